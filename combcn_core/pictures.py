@@ -1,0 +1,229 @@
+"""Pictures for reports and pages: labelled panels, x-t slices, strips, hole outlines.
+
+Everything takes and returns uint8 RGB arrays in [0, 255]; nothing is changed in place.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+
+_PAPER = (22, 24, 28)
+_INK, _FAINT_INK = (240, 240, 240), (176, 182, 190)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def side_by_side(
+    frames: Sequence[Image],
+    labels: Sequence[str],
+    *,
+    columns: int | None = None,
+    gap: int = 8,
+) -> Image:
+    """Panels in rows, each with its label underneath.
+
+    With n lines in the longest label, the picture is columns * (W + gap) + gap wide and
+    rows * (H + caption_pixels(H, n) + gap) + gap high.
+
+    Args:
+        frames: at least one (H, W, 3), all of one size.
+        labels: one per frame. A line after the first is set fainter, for figures such as
+            "hole PSNR 31.2 dB". A line that is too long for its panel is set smaller.
+        columns: panels in a row; None puts up to three in one row, more in a near-square.
+        gap: pixels between panels and around them.
+
+    Raises:
+        ValueError: no frames, frames of several sizes, or not one label per frame.
+    """
+    if not frames or len(frames) != len(labels):
+        raise ValueError(
+            f"{len(frames)} frames with {len(labels)} labels; pass one label per frame."
+        )
+    shapes = {frame.shape for frame in frames}
+    if len(shapes) > 1:
+        raise ValueError(f"frames of shapes {sorted(shapes)}; scale them to one size first.")
+    for frame in frames:
+        _check_image(frame)
+    if columns is None:
+        columns = len(frames) if len(frames) <= 3 else math.ceil(math.sqrt(len(frames)))
+    if columns < 1 or gap < 0:
+        raise ValueError(f"columns is {columns} and gap {gap}; they start at 1 and 0.")
+    height, width, _ = frames[0].shape
+    lines = [label.splitlines() for label in labels]
+    caption = caption_pixels(height, max(map(len, lines)))
+
+    rows = math.ceil(len(frames) / columns)
+    size = (rows * (height + caption + gap) + gap, columns * (width + gap) + gap, 3)
+    sheet = np.full(size, _PAPER, np.uint8)
+    for index, (frame, text) in enumerate(zip(frames, lines, strict=True)):
+        row, column = divmod(index, columns)
+        top, left = gap + row * (height + caption + gap), gap + column * (width + gap)
+        sheet[top : top + height, left : left + width] = frame
+        _write(sheet[top + height : top + height + caption, left : left + width], text, height)
+    return sheet
+
+
+def caption_pixels(height: int, num_lines: int) -> int:
+    """The height of a caption of that many lines under a panel of that height."""
+    return num_lines * _line_pixels(height) + _line_pixels(height) // 3 if num_lines else 0
+
+
+def _line_pixels(height: int) -> int:
+    return max(16, round(height * 0.08))
+
+
+def _write(strip: Image, lines: Sequence[str], height: int) -> None:
+    """Set lines of text into a caption strip, in place."""
+    line = _line_pixels(height)
+    for index, text in enumerate(lines):
+        thickness = max(1, line // 20)
+        (_, tall), _ = cv2.getTextSize("H", _FONT, 1, thickness)
+        scale = 0.6 * line / tall
+        (wide, _), _ = cv2.getTextSize(text, _FONT, scale, thickness)
+        scale *= min(1, strip.shape[1] / max(wide, 1))
+        ink = _FAINT_INK if index else _INK
+        origin = (0, (index + 1) * line)
+        # A view is not contiguous; OpenCV draws on a copy of it.
+        canvas = np.ascontiguousarray(strip)
+        cv2.putText(canvas, text, origin, _FONT, scale, ink, thickness, cv2.LINE_AA)
+        strip[:] = canvas
+
+
+def xt_slice(images: Image, row: int) -> Image:
+    """One row of every frame, the first frame on top: flicker shows as stripes.
+
+    Args:
+        images: (T, H, W, 3).
+        row: in [0, H).
+
+    Returns:
+        (T, W, 3), a copy.
+
+    Raises:
+        ValueError: row is outside the frames.
+    """
+    _check_clip(images)
+    if not 0 <= row < images.shape[1]:
+        raise ValueError(f"row is {row} but frames have {images.shape[1]} rows; count from 0.")
+    return images[:, row].copy()
+
+
+def strip(images: Image, indices: Sequence[int], *, gap: int = 4) -> Image:
+    """Chosen frames in a row.
+
+    Args:
+        images: (T, H, W, 3).
+        indices: at least one frame number in [0, T).
+        gap: pixels between frames.
+
+    Returns:
+        (H, n * W + (n - 1) * gap, 3).
+
+    Raises:
+        ValueError: no indices, or one outside the clip.
+    """
+    _check_clip(images)
+    outside = [index for index in indices if not 0 <= index < len(images)]
+    if len(indices) == 0 or outside:
+        raise ValueError(
+            f"frames {outside or 'none'} of a clip of {len(images)}; count from 0, take some."
+        )
+    _, height, width, _ = images.shape
+    row = np.full((height, len(indices) * (width + gap) - gap, 3), _PAPER, np.uint8)
+    for place, index in enumerate(indices):
+        row[:, place * (width + gap) : place * (width + gap) + width] = images[index]
+    return row
+
+
+def outline_mask(
+    image: Image,
+    mask: NDArray[np.bool_],
+    *,
+    color: tuple[int, int, int] = (255, 214, 10),
+) -> Image:
+    """The image with a line around each hole, on the known pixels next to it.
+
+    Args:
+        image: (H, W, 3).
+        mask: (H, W), nonzero inside the hole.
+        color: of the line; a thin dark rim sets it off from a background of the same colour.
+
+    Raises:
+        ValueError: mask and image differ in size.
+    """
+    _check_image(image)
+    if mask.shape != image.shape[:2]:
+        raise ValueError(
+            f"mask is {mask.shape} but image is {image.shape[:2]}; pass the mask of this frame."
+        )
+    hole = (mask != 0).astype(np.uint8)
+    width = max(1, round(min(mask.shape) / 270))
+    line = cv2.dilate(hole, _disc(width))
+    rim = cv2.dilate(hole, _disc(width + max(1, width // 2)))
+    outlined = image.copy()
+    edge = (rim > 0) & (line == 0)
+    outlined[edge] = (outlined[edge] * 0.45).astype(np.uint8)
+    outlined[(line > 0) & (hole == 0)] = color
+    return outlined
+
+
+def _disc(radius: int) -> Image:
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    return (np.hypot(x, y) <= radius + 0.5).astype(np.uint8)
+
+
+def save_picture(path: str | os.PathLike[str], image: Image) -> Path:
+    """Write a PNG or a JPEG, by the ending of its name; folders are made as needed.
+
+    It appears under its name only when it is whole.
+
+    Args:
+        path: ends in .png, .jpg or .jpeg.
+        image: (H, W, 3).
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: another ending, or not a picture.
+    """
+    path = Path(path)
+    ending = path.suffix.lower()
+    if ending not in (".png", ".jpg", ".jpeg"):
+        raise ValueError(f"picture is to be written to {path}; its name must end in .png or .jpg.")
+    _check_image(image)
+    # Full chroma: JPEG's default smears a coloured outline.
+    full = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    options = [] if ending == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 92, *full]
+    whole, data = cv2.imencode(ending, image[..., ::-1], options)
+    assert whole
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(data.tobytes())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _check_image(image: Image) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(
+            f"picture is {image.dtype} of shape {image.shape}; pass uint8 RGB of shape (H, W, 3)."
+        )
+
+
+def _check_clip(images: Image) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.size == 0:
+        raise ValueError(
+            f"clip is {images.dtype} of shape {images.shape}; pass uint8 RGB of shape (T, H, W, 3)."
+        )

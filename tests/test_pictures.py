@@ -1,0 +1,143 @@
+"""Pictures: where panels land, that the pixels in them are the caller's, and whole files only."""
+
+import cv2
+import numpy as np
+import pytest
+
+from combcn_core import pictures
+from combcn_core.pictures import (
+    caption_pixels,
+    outline_mask,
+    save_picture,
+    side_by_side,
+    strip,
+    xt_slice,
+)
+
+
+def _noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).integers(0, 256, shape, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("count", "columns", "rows_and_columns"),
+    [(1, None, (1, 1)), (3, None, (1, 3)), (4, None, (2, 2)), (7, None, (3, 3)), (5, 2, (3, 2))],
+)
+def test_side_by_side_puts_every_panel_in_its_place(count, columns, rows_and_columns):
+    height, width, gap = 61, 97, 5
+    frames = [_noise(height, width, 3) + np.uint8(index) for index in range(count)]
+    labels = [f"panel {index}\nPSNR 31.2 dB" for index in range(count)]
+    sheet = side_by_side(frames, labels, columns=columns, gap=gap)
+
+    rows, per_row = rows_and_columns
+    tall = height + caption_pixels(height, 2) + gap
+    assert sheet.shape == (gap + rows * tall, gap + per_row * (width + gap), 3)
+    for index, frame in enumerate(frames):
+        top, left = gap + index // per_row * tall, gap + index % per_row * (width + gap)
+        np.testing.assert_array_equal(sheet[top : top + height, left : left + width], frame)
+        caption = sheet[top + height : top + tall - gap, left : left + width]
+        assert caption.max() > 150  # text
+        assert sheet[top - 1, left].max() < 40  # gap
+
+
+def test_side_by_side_without_labels_has_no_captions():
+    sheet = side_by_side([_noise(20, 30, 3)] * 2, ["", ""], gap=3)
+    assert sheet.shape == (20 + 2 * 3, 2 * 30 + 3 * 3, 3)
+    assert caption_pixels(20, 0) == 0
+
+
+def test_side_by_side_keeps_long_labels_inside_their_panel():
+    frames = [_noise(80, 60, 3)] * 2
+    sheet = side_by_side(frames, ["a label that is far too long for its panel", ""], gap=6)
+    caption = sheet[6 + 80 : -6]
+    assert caption[:, 6 : 6 + 60].max() > 100
+    assert caption[:, 6 + 60 :].max() < 40
+
+
+@pytest.mark.parametrize(
+    ("frames", "labels", "message"),
+    [
+        ([], [], "0 frames with 0 labels"),
+        ([_noise(4, 4, 3)], ["a", "b"], "1 frames with 2 labels"),
+        ([_noise(4, 4, 3), _noise(4, 5, 3)], ["a", "b"], "one size"),
+        ([_noise(4, 4)], ["a"], "pass uint8 RGB"),
+        ([_noise(4, 4, 3) / 255], ["a"], "pass uint8 RGB"),
+    ],
+)
+def test_side_by_side_rejects_unfit_panels(frames, labels, message):
+    with pytest.raises(ValueError, match=message):
+        side_by_side(frames, labels)
+
+
+def test_xt_slice_against_numpy():
+    images = _noise(5, 7, 11, 3)
+    for row in range(7):
+        expected = np.stack([frame[row] for frame in images])
+        np.testing.assert_array_equal(xt_slice(images, row), expected)
+    xt_slice(images, 0)[:] = 0
+    assert images[:, 0].any()  # a copy
+    with pytest.raises(ValueError, match="row is 7 but frames have 7 rows"):
+        xt_slice(images, 7)
+
+
+def test_strip_against_numpy():
+    images = _noise(6, 7, 11, 3)
+    np.testing.assert_array_equal(
+        strip(images, [4, 0, 0], gap=0), np.concatenate([images[4], images[0], images[0]], axis=1)
+    )
+    row = strip(images, range(6), gap=2)
+    assert row.shape == (7, 6 * 11 + 5 * 2, 3)
+    np.testing.assert_array_equal(row[:, 5 * 13 :], images[5])
+    for indices in ([], [6], [-1]):
+        with pytest.raises(ValueError, match="of a clip of 6"):
+            strip(images, indices)
+
+
+def test_outline_mask_draws_next_to_the_hole_only():
+    image = _noise(90, 120, 3)
+    mask = np.zeros((90, 120), bool)
+    mask[30:60, 40:80] = True
+    outlined = outline_mask(image, mask, color=(1, 2, 3))
+
+    np.testing.assert_array_equal(outlined[mask], image[mask])
+    line = (outlined == (1, 2, 3)).all(axis=2)
+    assert line[29, 40:80].all()
+    assert line[30:60, 80].all()
+    changed = (outlined != image).any(axis=2)
+    distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)
+    assert distance[changed].max() < 4
+    np.testing.assert_array_equal(outline_mask(image, np.zeros_like(mask)), image)
+    with pytest.raises(ValueError, match="pass the mask of this frame"):
+        outline_mask(image, mask[:, :-1])
+
+
+def test_save_picture_round_trip(tmp_path):
+    image = _noise(13, 17, 3)
+    path = save_picture(tmp_path / "new" / "été.png", image)
+    read = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(read[..., ::-1], image)
+
+    smooth = cv2.resize(_noise(3, 3, 3), (64, 48), interpolation=cv2.INTER_LINEAR)
+    save_picture(str(tmp_path / "b.JPG"), smooth)
+    read = cv2.imread(str(tmp_path / "b.JPG"))[..., ::-1]
+    assert np.abs(read.astype(int) - smooth).max() < 16  # JPEG at quality 92, smooth content
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["b.JPG", "new"]
+
+
+def test_save_picture_leaves_the_old_one_when_writing_fails(tmp_path, monkeypatch):
+    path = save_picture(tmp_path / "a.png", _noise(5, 5, 3))
+    before = path.read_bytes()
+
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(pictures.os, "replace", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save_picture(path, _noise(6, 6, 3))
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_save_picture_rejects_other_endings(tmp_path):
+    with pytest.raises(ValueError, match=r"must end in \.png or \.jpg"):
+        save_picture(tmp_path / "a.webp", _noise(5, 5, 3))
