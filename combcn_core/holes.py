@@ -114,9 +114,9 @@ def _blob(rng: np.random.Generator, num_frames: int, height: int, width: int) ->
     xs = _wander(rng, num_frames, 0.7 * radius, width - 0.7 * radius, speed)
     ys = _wander(rng, num_frames, 0.7 * radius, height - 0.7 * radius, speed)
     waves = np.arange(2, 6)  # one wave would only shift the outline, many would make it rough
-    heights = rng.uniform(0, 0.35, size=4) / waves
+    heights = rng.uniform(0.1, 0.4, size=4) / waves
     phases = rng.uniform(0, 2 * math.pi, size=4)
-    drifts = rng.uniform(-0.08, 0.08, size=4)  # radians per frame
+    drifts = rng.uniform(-0.12, 0.12, size=4)  # radians per frame
 
     angles = np.linspace(0, 2 * math.pi, 96, endpoint=False)
     unit = np.stack([np.cos(angles), np.sin(angles)], axis=1)
