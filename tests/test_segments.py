@@ -83,6 +83,7 @@ def test_plan_segments_by_hand():
     ]
     assert plan_segments(10, 4, 2, frames=(3, 5)) == [Segment(3, 5, 1, 7)]
     assert plan_segments(0, 4, 2) == []
+    assert shots(0) == []
 
 
 @light
