@@ -40,6 +40,20 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+__all__ = [
+    "IMAGE_ENDINGS",
+    "ClipInfo",
+    "ColorTags",
+    "Frame",
+    "FrameReader",
+    "FrameWriter",
+    "MaskReader",
+    "count_frames",
+    "open_reader",
+    "open_writer",
+    "read_mask",
+]
+
 log = logging.getLogger("combcn")
 
 Item = TypeVar("Item")
@@ -210,10 +224,11 @@ def open_writer(path: PathLike, info: ClipInfo, *, fps: Fraction | None = None) 
     - `.mov`: ProRes 422 HQ, or 4444 where the width is odd.
     - none: a folder of PNG, 8 or 16 bits, named as the source's images or by frame number.
 
-    Rate, time stamps (Matroska rounds to milliseconds), colour tags and metadata are those of
-    `info`. RGB that becomes YUV takes the source's matrix and range, or BT.709 limited if the
-    source was RGB. Sound is copied packet by packet, all tracks, cut and shifted to the frames
-    of `info`; what the container cannot take is encoded (AAC in .mp4, PCM in .mov, FLAC in .mkv).
+    Rate, time stamps, colour tags and metadata are those of `info`; Matroska rounds variable time
+    stamps to milliseconds, and loses the aspect of pixels that are not square (a warning). RGB
+    that becomes YUV takes the source's matrix and range, or BT.709 limited if the source was RGB.
+    Sound is copied packet by packet, all tracks, cut and shifted to the frames of `info`; what the
+    container cannot take is encoded (AAC in .mp4, PCM in .mov, FLAC in .mkv).
 
     The result appears under its name only when `close`, or the end of a `with` block, has made it
     whole; an exception leaves nothing behind. A file of that name is replaced then. A folder is
@@ -253,11 +268,17 @@ def open_writer(path: PathLike, info: ClipInfo, *, fps: Fraction | None = None) 
             f"output {path} is a video but {info.path or 'the clip'} has no frame rate; pass "
             "--fps, or write a folder."
         )
-    return _VideoWriter(path, info, rate, _VIDEO_FORMATS[ending])
+    form = _VIDEO_FORMATS[ending]
+    if form.codec not in av.codecs_available:
+        raise ValueError(
+            f"output {path} needs the encoder {form.codec}, which this build of PyAV lacks; "
+            "install av from PyPI, or write another format."
+        )
+    return _VideoWriter(path, info, rate, form)
 
 
-class _Stream(Generic[Item]):
-    """Something to iterate over, as often as needed, that has a file open meanwhile."""
+class _Reader(Generic[Item]):
+    """Can be iterated over as often as needed; a file is open meanwhile."""
 
     def __init__(self) -> None:
         self._under_way: Generator[Item, None, None] | None = None
@@ -282,13 +303,13 @@ class _Stream(Generic[Item]):
         raise NotImplementedError
 
 
-class FrameReader(_Stream[Frame]):
+class FrameReader(_Reader[Frame]):
     """Yields the frames of a clip, in order; see `open_reader`."""
 
     info: ClipInfo
 
 
-class MaskReader(_Stream[Mask]):
+class MaskReader(_Reader[Mask]):
     """Yields a (H, W) bool array for each frame of the clip, True inside the hole.
 
     Never ends if the length of the clip is not known. The arrays are not to be written into: a
@@ -819,8 +840,8 @@ def _scan_container(container: InputContainer, path: Path, decode_all: bool) -> 
             indices = tuple(bisect_left(packet_pts, pts) for pts in shown)
         # In these, seeking finds the key frame asked for.
         if {"mp4", "matroska"} & set(container.format.name.split(",")):
-            keys = sorted(pts for pts, is_key in packets if is_key and pts is not None)
-            keyframes = [(bisect_left(packet_pts, pts), pts) for pts in keys if pts in packet_pts]
+            keys = {pts for pts, is_key in packets if is_key}
+            keyframes = [(index, pts) for index, pts in enumerate(packet_pts) if pts in keys]
     return _Scan(
         info=_describe(
             container,
@@ -905,7 +926,8 @@ def _frame_rate(stream: VideoStream, pts: Sequence[int]) -> tuple[Fraction | Non
     # Of those that fit, one that is whole or NTSC rather than an average of rounded times.
     for rate in sorted(rates, key=lambda rate: rate.denominator not in (1, 1001)):
         ticks_per_frame = float(1 / (rate * stream.time_base))
-        tolerance = 1.001 if ticks_per_frame > 4 else 0.501
+        # On a coarse clock, rounding cannot be told from frames out of place.
+        tolerance = 1.001 if ticks_per_frame > 4 else 0.001
         if np.abs(ticks - np.arange(len(pts)) * ticks_per_frame).max() <= tolerance:
             return rate, True
     return (len(pts) - 1) / (int(ticks[-1]) * stream.time_base), False
@@ -1181,8 +1203,10 @@ def _h264_settings(info: ClipInfo) -> tuple[str, dict[str, str]]:
 
 
 def _ffv1_settings(info: ClipInfo) -> tuple[str, dict[str, str]]:
-    slices = "4" if min(info.width, info.height) >= 16 else "1"
-    options = {"level": "3", "g": "1", "slices": slices, "slicecrc": "1"}
+    # One thread works on a slice; FFmpeg 7 fails on those of a few pixels.
+    short_side = min(info.width, info.height)
+    slices = 1 if short_side < 16 else 4 if short_side < 720 else 16
+    options = {"level": "3", "g": "1", "slices": str(slices), "slicecrc": "1"}
     return "gbrp16le" if info.dtype == np.uint16 else "bgr0", options
 
 
@@ -1258,7 +1282,7 @@ class _VideoWriter(FrameWriter):
                     "%s will show its pixels square; the source has an aspect of %s.",
                     *(self._path, info.sample_aspect_ratio),
                 )
-        # PyAV's default, slices, costs H.264 quality and makes the result depend on the machine.
+        # PyAV's default has x264 cut frames into slices, which costs quality.
         context.thread_type = "AUTO"
         self._time_base = 1 / self._fps
         if info.pts is not None and info.time_base is not None:
@@ -1313,37 +1337,34 @@ class _VideoWriter(FrameWriter):
             self._container = None
 
 
+class _SoundTrack(NamedTuple):
+    output: AudioStream
+    encodes: bool  # or copies
+    padding_seconds: Fraction  # that a Matroska player skips
+
+
 class _Sound:
     """Takes the sound tracks of a clip over into an output, alongside its frames."""
 
     def __init__(self, container: OutputContainer, info: ClipInfo, form: _VideoFormat) -> None:
         assert info.path is not None
         self._container = container
+        self._in_matroska = form.container == "matroska"
         self._start = info.start_seconds
         self._stop = info.stop_seconds
-        self._cut_start = bool(info.indices) and info.indices[0] > 0  # type: ignore[index]
+        self._starts_midway = bool(info.indices) and info.indices[0] > 0  # type: ignore[index]
         self._input = av.open(str(info.path.absolute()), metadata_errors="ignore")
-        self._outputs: dict[int, tuple[AudioStream, bool]] = {}  # stream, whether it is encoded
-        for track in self._input.streams.audio:
-            if track.codec_context is None:
-                log.warning(
-                    "sound track %d of %s has no decoder; left out.", track.index, info.path
-                )
+        self._tracks: dict[int, _SoundTrack] = {}
+        for stream in self._input.streams.audio:
+            if stream.codec_context is None:
+                log.warning("sound of stream %d is of an unknown kind; left out.", stream.index)
                 continue
-            copies = _takes_sound(form.container, track)
-            if copies:
-                output = container.add_stream_from_template(track)
-            else:
-                log.info(
-                    "%s sound does not go into .%s; encoded as %s.",
-                    *(track.codec_context.name, form.container, form.sound_codec),
-                )
-                output = _add_encoder(container, track, form.sound_codec)
-            language_and_title = {"language", "title"} & track.metadata.keys()
-            output.metadata.update({key: track.metadata[key] for key in language_and_title})
-            self._outputs[track.index] = (output, not copies)
-        tracks = [self._input.streams[index] for index in self._outputs]
-        self._packets: Iterator[Any] = self._input.demux(*tracks) if tracks else iter(())
+            track = _add_track(container, stream, form)
+            for key in {"language", "title"} & stream.metadata.keys():
+                track.output.metadata[key] = stream.metadata[key]
+            self._tracks[stream.index] = track
+        streams = [self._input.streams[index] for index in self._tracks]
+        self._packets: Iterator[Any] = self._input.demux(*streams) if streams else iter(())
         self._pending: Any = None
 
     def copy(self, until_seconds: Fraction | None) -> None:
@@ -1353,7 +1374,7 @@ class _Sound:
                 try:
                     self._pending = next(self._packets, None)
                 except av.FFmpegError:  # the picture decides whether the file is too damaged
-                    log.warning("sound breaks off after a damaged packet.")
+                    log.warning("the sound breaks off at a damaged packet.")
             packet = self._pending
             if packet is None:
                 return
@@ -1362,30 +1383,33 @@ class _Sound:
                 if ahead > 0:
                     return
             self._pending = None
-            output, encodes = self._outputs[packet.stream.index]
-            if encodes:
-                self._encode(packet, output)
+            track = self._tracks[packet.stream.index]
+            if track.encodes:
+                self._encode(packet, track.output)
             else:
-                self._copy(packet, output)
+                self._copy(packet, track)
 
     def close(self) -> None:
         self._input.close()
 
-    def _copy(self, packet: Packet[Any], output: AudioStream) -> None:
+    def _copy(self, packet: Packet[Any], track: _SoundTrack) -> None:
         if packet.pts is None or not packet.size:
             return
         time = packet.pts * packet.time_base
-        # One packet more ahead: a decoder needs it to begin. It is shown before the first frame,
-        # that is, not at all.
-        reach = 2 * (packet.duration or 0) * packet.time_base
-        if self._cut_start and time + reach <= self._start:
-            return
         if self._stop is not None and time >= self._stop:
+            return
+        # Decoders need a packet ahead of the first to be heard. MP4 hides what comes before the
+        # first frame; Matroska cannot, and a start half a frame early makes tools repeat a frame.
+        if self._in_matroska:
+            ahead = track.padding_seconds + Fraction(5, 1000)
+        else:
+            ahead = 2 * (packet.duration or 0) * packet.time_base
+        if (self._in_matroska or self._starts_midway) and time < self._start - ahead:
             return
         shift = round(self._start / packet.time_base)
         packet.pts -= shift
         packet.dts = packet.pts if packet.dts is None else packet.dts - shift
-        packet.stream = output
+        packet.stream = track.output
         self._container.mux(packet)
 
     def _encode(self, packet: Packet[AudioStream], output: AudioStream) -> None:
@@ -1406,29 +1430,43 @@ class _Sound:
             self._container.mux(output.encode(None))
 
 
-def _takes_sound(container_name: str, track: AudioStream) -> bool:
-    """Whether a container takes the packets of a track as they are: some only say so in the end."""
+def _add_track(container: OutputContainer, stream: AudioStream, form: _VideoFormat) -> _SoundTrack:
+    context = stream.codec_context
+    codec = context.name if _takes_sound(form.container, stream) else form.sound_codec
+    encodes = codec != context.name
+    padded = form.container == "matroska" and codec == "aac" and context.profile == "LC"
+    if not encodes and not (padded and context.extradata):
+        return _SoundTrack(container.add_stream_from_template(stream), False, Fraction(0))
+
+    if encodes:
+        log.info("%s sound does not go into .%s; encoded.", context.name, form.container)
+    rates = av.Codec(codec, "w").audio_rates
+    rate = stream.rate if not rates or stream.rate in rates else 48000
+    output = container.add_stream(codec, rate=rate)
+    assert isinstance(output, AudioStream)
+    # AVI and raw PCM count channels but do not name them.
+    num_channels = stream.layout.nb_channels
+    layout = {1: "mono", 2: "stereo"}.get(num_channels, stream.layout.name)
+    output.codec_context.layout = layout
+    if codec == "aac":
+        output.codec_context.bit_rate = min(96_000, 4 * rate) * num_channels
+    if encodes:
+        return _SoundTrack(output, True, Fraction(0))
+    # Copied all the same: only an open encoder tells Matroska of the samples to skip at the start.
+    output.codec_context.open()
+    output.codec_context.extradata = context.extradata
+    return _SoundTrack(output, False, Fraction(1024, rate))
+
+
+def _takes_sound(container_name: str, stream: AudioStream) -> bool:
+    """Whether a container takes packets of a stream as they are; some only say so on writing."""
     try:
         with av.open(io.BytesIO(), "w", format=container_name) as trial:
-            trial.add_stream_from_template(track)
+            trial.add_stream_from_template(stream)
             trial.start_encoding()
     except (ValueError, av.FFmpegError):
         return False
     return True
-
-
-def _add_encoder(container: OutputContainer, track: AudioStream, codec: str) -> AudioStream:
-    rates = av.Codec(codec, "w").audio_rates
-    rate = track.rate if not rates or track.rate in rates else 48000
-    output = container.add_stream(codec, rate=rate)
-    assert isinstance(output, AudioStream)
-    # AVI and raw PCM count channels but do not name them.
-    num_channels = track.layout.nb_channels
-    layout = {1: "mono", 2: "stereo"}.get(num_channels, track.layout.name)
-    output.codec_context.layout = layout
-    if codec == "aac":
-        output.codec_context.bit_rate = min(96_000, 4 * rate) * num_channels
-    return output
 
 
 class _ImageWriter(FrameWriter):
