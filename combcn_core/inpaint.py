@@ -1,0 +1,670 @@
+"""The way of a frame: propagate, fill the rest, temporal, upsample, detail, composite.
+
+Every stage needs a bounded neighbourhood in time only, so a segment of a shot, computed with its
+halo, equals the same frames of the whole shot (`ShotInpainter`). The public stages take whole clips
+as tensors: images (T, H, W, 3) RGB, uint8, uint16 or float in [0, 1]; masks (T, H, W), 1 inside the
+hole.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from combcn_core import flow
+from combcn_core import masks as masks_module
+from combcn_core.flow import Array, Mask, Motion, Pixels, Trace
+from combcn_core.masks import check_masks, composite, downsample_known, grow, to_float
+from combcn_core.networks import (
+    DETAIL_CONTEXT_PIXELS,
+    DETAIL_MULTIPLE_PIXELS,
+    CombCN,
+    fill_mean,
+    temporal_halo,
+    time_multiple,
+)
+from combcn_core.segments import Segment, crop_box, plan_shot
+
+KEY_STEP = 8  # frames between two fills of what was never seen; between them it is carried along
+COARSE_SIDE_PIXELS = 128  # low-resolution short side at most, so that 3DCN sees the whole frame
+GRAIN_CONTEXT_PIXELS = 24  # of known frame around the hole, whose grain is measured
+
+Upsampling = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+@dataclass(frozen=True)
+class InpaintConfig:
+    """Settings of `inpaint` and `combcn inpaint`."""
+
+    propagate: bool = True
+    """Carry known pixels along optical flow into the holes first."""
+    network: bool | None = None
+    """Let the networks restore what propagation could not fill. None: if a model is given."""
+    reach: int = 48
+    """Frames that a pixel may be carried, at most."""
+    grow_pixels: int = 0
+    """Grow the masks by so many pixels first, to cover soft edges."""
+    feather_pixels: int = 0
+    """Blend from the source to the result over so many pixels inside the mask's edge. It lets
+    through what the mask covers there: only for masks that are wider than the object."""
+    match_grain: bool = True
+    """Give what is filled smoothly the grain of its surroundings."""
+    segment_frames: int = 32
+    """Output frames computed at a time: memory and speed, never the result."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the networks run."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the networks. auto: fp32 on the CPU, fp16 on a GPU."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("reach", 1), ("feather_pixels", 0), ("segment_frames", 1)):
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"{name} is {value}; give {least} or more.")
+
+
+@dataclass
+class SegmentResult:
+    """Output frames of a segment, in the source's type, and what was done for them."""
+
+    frames: list[Pixels]
+    seconds: dict[str, float] = field(default_factory=dict)
+    hole_pixels: int = 0
+    propagated_pixels: int = 0
+    filled_pixels: int = 0
+    network_pixels: int = 0
+
+
+def inpaint(
+    images: Tensor,
+    masks: Tensor,
+    model: CombCN | None = None,
+    config: InpaintConfig = InpaintConfig(),
+) -> Tensor:
+    """Fill the holes of a clip.
+
+    Args:
+        images: (T, H, W, 3) RGB, uint8, uint16 or float in [0, 1].
+        masks: (T, H, W), or (H, W) for all frames; 1 inside the hole.
+        model: networks for what propagation cannot fill; without one a classical fill does it.
+        config: settings.
+
+    Returns:
+        As images. Outside the (grown) masks every value is that of `images`, bit for bit.
+
+    Raises:
+        ValueError: shapes or types that do not fit, or no known pixel in any frame.
+    """
+    holes = grow(_check_clip(images, masks), config.grow_pixels)
+    if holes.all():
+        raise ValueError(
+            "mask covers every pixel of every frame; leave something to fill it from, "
+            "or give a clean frame."
+        )
+    frames, hole_list = _to_arrays(images), list(holes.numpy())
+    inpainter = ShotInpainter(config, model)
+    done: list[Pixels] = []
+    for segment, shot_start in _plan(frames, config.segment_frames, inpainter.halo):
+        window = slice(segment.read_start, segment.read_stop)
+        done += inpainter.run(frames[window], hole_list[window], segment, shot_start).frames
+    return torch.where(holes[..., None], _to_tensor(done, images), images)
+
+
+def propagate(images: Tensor, masks: Tensor, *, reach: int = 48) -> tuple[Tensor, Tensor]:
+    """Carry known pixels along optical flow into the holes.
+
+    Args:
+        images: (T, H, W, 3), as in `inpaint`.
+        masks: (T, H, W) or (H, W), 1 inside the hole. A frame without a hole is a source: paint or
+            bring a clean plate for one frame and it propagates.
+        reach: frames that a pixel may be carried, at most.
+
+    Returns:
+        The images, filled where something was seen and sure; and (T, H, W) bool, True where not.
+        There, a smooth fill stands for now.
+
+    Raises:
+        ValueError: shapes or types that do not fit.
+    """
+    holes = _check_clip(images, masks)
+    frames = _to_arrays(images)
+    window = _Window(reach)
+    filled, remaining = [], []
+    for start, stop in _find_shots(frames):
+        window.slide(start, frames[start:stop], list(holes[start:stop].numpy()), start, stop)
+        for frame, rest in window.propagated(start, stop).values():
+            filled.append(frame)
+            remaining.append(rest)
+    result = torch.where(holes[..., None], _to_tensor(filled, images), images)
+    return result, torch.from_numpy(np.stack(remaining))
+
+
+def fill_rest(images: Tensor, masks: Tensor) -> Tensor:
+    """Fill holes without networks: smoothly within a frame, steadily in time.
+
+    Every eighth frame of a shot is filled from its own surroundings; these fills are carried along
+    optical flow to the frames between and faded into each other.
+
+    Args:
+        images: (T, H, W, 3), as in `inpaint`.
+        masks: (T, H, W) or (H, W), 1 inside the hole.
+
+    Returns:
+        As images; known pixels untouched.
+    """
+    holes = _check_clip(images, masks)
+    frames = _to_arrays(images)
+    window = _Window(KEY_STEP)
+    filled: list[Pixels] = []
+    for start, stop in _find_shots(frames):
+        window.slide(start, frames[start:stop], list(holes[start:stop].numpy()), start, stop)
+        given = {t: (window.frame(t), window.mask(t)) for t in range(start, stop)}
+        filled += window.rest(given, start, stop, start).values()
+    return torch.where(holes[..., None], _to_tensor(filled, images), images)
+
+
+def infer_temporal(
+    model: CombCN, images: Tensor, masks: Tensor, *, size: tuple[int, int] | None = None
+) -> Tensor:
+    """3DCN: complete the clip at low resolution, all frames at once.
+
+    Args:
+        model: the networks.
+        images: (T, H, W, 3), as in `inpaint`; what is in the hole is not looked at, unless the
+            model starts from a classical fill: then the hole holds that fill.
+        masks: (T, H, W) or (H, W), 1 inside the hole.
+        size: (h, w) of the result; None: see `coarse_size`.
+
+    Returns:
+        (T, h, w, 3) float32, RGB: the prediction inside the low-resolution hole, the downsampled
+        source outside it. Not clamped.
+
+    Source: METHOD "3DCN"; section "Temporal structure" and Table 1 of the paper.
+    """
+    holes = _check_clip(images, masks)
+    size = size or coarse_size(model, *images.shape[1:3])
+    small, small_holes = downsample_known(images, holes, size=size)
+    small = small.float()
+    if model.config.input_fill == "classical":
+        whole = functional.interpolate(
+            to_float(images).permute(0, 3, 1, 2), size, mode="area"
+        ).permute(0, 2, 3, 1)
+        small = torch.where(small_holes[..., None], whole, small)
+    clip, hole = _to_volume(small), small_holes.float()[None, None]
+    if model.config.input_fill == "mean":
+        clip = fill_mean(clip, hole, model.config.mean_pixel)
+    parameter = next(model.parameters())
+    with torch.inference_mode():
+        prediction = model.temporal(clip.to(parameter), hole.to(parameter))
+    coarse = prediction[0].permute(1, 2, 3, 0).float().to(images.device)
+    return torch.where(small_holes[..., None], coarse, small).clone()
+
+
+def coarse_size(model: CombCN, height: int, width: int) -> tuple[int, int]:
+    """(h, w) that 3DCN runs at: the frame by the model's ratio, its short side at most 128."""
+    ratio = max(float(model.config.ratio), min(height, width) / COARSE_SIDE_PIXELS)
+    return -int(-height // ratio), -int(-width // ratio)
+
+
+def upsample_guidance(
+    coarse: Tensor, size: tuple[int, int], *, method: Upsampling = "bicubic"
+) -> Tensor:
+    """Bring coarse frames to the size at which the detail network takes them in.
+
+    Args:
+        coarse: (T, h, w, 3) float.
+        size: (height, width) wanted; the same size returns `coarse` itself.
+        method: interpolation; area averaging where the size shrinks.
+
+    Returns:
+        (T, height, width, 3) float32.
+    """
+    if tuple(coarse.shape[1:3]) == tuple(size):
+        return coarse
+    modes = {
+        "nearest": cv2.INTER_NEAREST,
+        "bilinear": cv2.INTER_LINEAR,
+        "bicubic": cv2.INTER_CUBIC,
+        "lanczos": cv2.INTER_LANCZOS4,
+    }
+    if method not in modes:
+        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(modes)}.")
+    shrinks = size[0] < coarse.shape[1] and size[1] < coarse.shape[2]
+    mode = cv2.INTER_AREA if shrinks else modes[method]
+    frames = coarse.float().cpu().numpy()
+    resized = [cv2.resize(frame, (size[1], size[0]), interpolation=mode) for frame in frames]
+    return torch.from_numpy(np.stack(resized)).to(coarse.device)
+
+
+def restore_detail(
+    model: CombCN, images: Tensor, masks: Tensor, guidance: Tensor | None = None
+) -> Tensor:
+    """CombCN: restore detail at full resolution, frame by frame, and composite.
+
+    Each frame runs on a crop around its hole with the network's field of view as context, which
+    equals the whole frame.
+
+    Args:
+        model: the networks.
+        images: (T, H, W, 3), as in `inpaint`; the hole as in `infer_temporal`.
+        masks: (T, H, W) or (H, W), 1 inside the hole.
+        guidance: (T, h, w, 3) coarse frames, resized here if they are not (H/ratio, W/ratio); None
+            for a model without guidance.
+
+    Returns:
+        As images; known pixels untouched.
+
+    Source: METHOD "CombCN"; section "Spatial details" and Table 1 of the paper.
+    """
+    holes = _check_clip(images, masks)
+    height, width = images.shape[1:3]
+    ratio = model.config.ratio
+    if guidance is not None:
+        if len(guidance) != len(images):
+            raise ValueError(
+                f"guidance has {len(guidance)} frames but images has {len(images)}; "
+                f"give one for each."
+            )
+        guidance = upsample_guidance(guidance, (-(-height // ratio), -(-width // ratio)))
+    parameter = next(model.parameters())
+    results = []
+    for t in range(len(images)):
+        hole = holes[t]
+        box = flow.find_box(hole.numpy(force=True))
+        if box is None:
+            results.append(images[t])
+            continue
+        box = crop_box(box, DETAIL_CONTEXT_PIXELS, DETAIL_MULTIPLE_PIXELS, height, width)
+        rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
+        frame = to_float(images[t : t + 1, rows, columns]).permute(0, 3, 1, 2)
+        mask = hole[None, None, rows, columns].float()
+        if model.config.input_fill == "mean":
+            frame = fill_mean(frame, mask, model.config.mean_pixel)
+        guide = None
+        if guidance is not None:
+            guide_rows = slice(box.top // ratio, -(-box.bottom // ratio))
+            guide_columns = slice(box.left // ratio, -(-box.right // ratio))
+            guide = guidance[t : t + 1, guide_rows, guide_columns].permute(0, 3, 1, 2)
+            guide = guide.to(parameter)
+        with torch.inference_mode():
+            prediction = model.detail(frame.to(parameter), mask.to(parameter), guide)
+        result = images[t : t + 1].clone()
+        painted = prediction.permute(0, 2, 3, 1).float().to(images.device)
+        result[:, rows, columns] = composite(
+            painted, images[t : t + 1, rows, columns], holes[t : t + 1, rows, columns]
+        )
+        results.append(result[0])
+    return torch.stack(results)
+
+
+class ShotInpainter:
+    """Inpaints segments of shots in any order; flow is kept from one segment to the next.
+
+    Memory is bounded by one segment and its halo.
+    """
+
+    def __init__(self, config: InpaintConfig, model: CombCN | None = None) -> None:
+        """Bring the model to its device and precision.
+
+        Raises:
+            ValueError: networks asked for without a model, or a device that is not there.
+        """
+        if config.network and model is None:
+            raise ValueError("network is on but there is no model; give one, or turn it off.")
+        self.config = config
+        self.model = None if config.network is False else model
+        if self.model is not None:
+            self.model = _placed(self.model, config)
+        self._window = _Window(config.reach)
+
+    @property
+    def halo(self) -> int:
+        """Frames of the shot needed on each side of a segment."""
+        halo = KEY_STEP + self._window.halo(self.config.propagate)
+        if self.model is not None:
+            halo += temporal_halo(self.model.config) + time_multiple(self.model.config) - 1
+        return halo
+
+    def run(
+        self,
+        frames: Sequence[Pixels],
+        masks: Sequence[Mask],
+        segment: Segment,
+        shot_start: int,
+    ) -> SegmentResult:
+        """Inpaint the output frames of a segment.
+
+        Args:
+            frames: source frames segment.read_start to segment.read_stop - 1, (H, W, 3) each.
+            masks: theirs, (H, W) bool, already grown.
+            segment: as planned with `halo`.
+            shot_start: the first frame of the shot; the same for all its segments.
+        """
+        config, window = self.config, self._window
+        seconds: dict[str, float] = {}
+        low, high = segment.read_start, segment.read_stop
+        context = 0
+        if self.model is not None:
+            context = temporal_halo(self.model.config)
+        start, stop = max(low, segment.start - context), min(high, segment.stop + context)
+        if self.model is not None:
+            start -= (start - shot_start) % time_multiple(self.model.config)
+
+        with _timed(seconds, "flow"):
+            window.slide(low, frames, masks, start - KEY_STEP, stop + KEY_STEP)
+            window.find_motions(config.propagate)
+        with _timed(seconds, "propagate"):
+            first, last = max(low, start - KEY_STEP), min(high, stop + KEY_STEP)
+            given = {t: (window.frame(t), window.mask(t)) for t in range(first, last)}
+            if config.propagate:
+                given = window.propagated(first, last)
+        with _timed(seconds, "rest"):
+            filled = window.rest(given, start, stop, shot_start)
+
+        result = SegmentResult([], seconds)
+        span = range(segment.start, segment.stop)
+        result.hole_pixels = sum(int(window.mask(t).sum()) for t in span)
+        rest_pixels = sum(int(given[t][1].sum()) for t in span)
+        result.propagated_pixels = result.hole_pixels - rest_pixels
+        if self.model is not None and rest_pixels:
+            with _timed(seconds, "networks"):
+                painted = self._run_networks(filled, given, segment)
+            filled.update(painted)
+            result.network_pixels = rest_pixels
+        else:
+            result.filled_pixels = rest_pixels
+        with _timed(seconds, "composite"):
+            for t in span:
+                frame = filled[t]
+                if config.match_grain:
+                    frame = match_grain(frame, given[t][1], window.mask(t), seed=t)
+                result.frames.append(
+                    _put_back(frame, window.frame(t), window.mask(t), config.feather_pixels)
+                )
+        return result
+
+    def _run_networks(
+        self,
+        filled: Mapping[int, Pixels],
+        given: Mapping[int, tuple[Pixels, Mask]],
+        segment: Segment,
+    ) -> dict[int, Pixels]:
+        assert self.model is not None
+        images = torch.from_numpy(np.stack([filled[t] for t in filled]))
+        holes = torch.from_numpy(np.stack([given[t][1] for t in filled]))
+        begin = segment.start - next(iter(filled))
+        span = slice(begin, begin + segment.num_frames)
+        guidance = None
+        if self.model.config.guidance:
+            guidance = infer_temporal(self.model, images, holes)[span]
+        painted = restore_detail(self.model, images[span], holes[span], guidance)
+        return dict(zip(range(segment.start, segment.stop), painted.numpy(), strict=True))
+
+
+class _Window:
+    """Consecutive frames of one shot, and the motion between them, found once."""
+
+    def __init__(self, reach: int) -> None:
+        self.reach = reach
+        self.start = 0
+        self.frames: Sequence[Pixels] = []
+        self.masks: Sequence[Mask] = []
+        self._wanted = (0, 0)
+        self._raw: dict[int, tuple[Motion, Motion] | None] = {}
+        self._settled: dict[int, tuple[Motion | None, Motion | None]] = {}
+
+    def halo(self, propagates: bool) -> int:
+        """Frames beyond those to be filled that the result depends on."""
+        return (self.reach if propagates else KEY_STEP) + 1 + flow.PROPAGATE_MARGIN
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.frames)
+
+    def frame(self, t: int) -> Pixels:
+        return self.frames[t - self.start]
+
+    def mask(self, t: int) -> Mask:
+        return self.masks[t - self.start]
+
+    def slide(
+        self,
+        start: int,
+        frames: Sequence[Pixels],
+        masks: Sequence[Mask],
+        wanted_start: int,
+        wanted_stop: int,
+    ) -> None:
+        """Look at other frames; what is known of the motion between those that stay is kept."""
+        if not (self.start <= start < self.stop):
+            self._raw.clear()
+            self._settled.clear()
+        self.start, self.frames, self.masks = start, frames, masks
+        self._wanted = wanted_start, wanted_stop
+        for kept in (self._raw, self._settled):
+            for t in [t for t in kept if not start <= t < self.stop]:
+                del kept[t]
+
+    def find_motions(self, propagates: bool = True) -> None:
+        """Motion of every pair of frames that the wanted ones depend on."""
+        reach = (self.reach if propagates else KEY_STEP) + 1
+        low = max(self.start, self._wanted[0] - reach)
+        high = min(self.stop, self._wanted[1] + reach)
+        missing = [t for t in range(low, high) if t not in self._settled]
+        if not missing:
+            return
+        first = max(self.start, missing[0] - flow.SETTLE_ROUNDS)
+        last = min(self.stop, missing[-1] + 1 + flow.SETTLE_ROUNDS)
+        pairs = [t for t in range(first, last - 1) if t not in self._raw]
+        with flow.one_thread(), flow.parallel(_num_threads()) as workers:
+            self._raw.update(zip(pairs, workers.map(self._find_motion, pairs), strict=True))
+            forward, backward = {}, {}
+            for t in range(first, last - 1):
+                pair = self._raw[t]
+                if pair is not None:
+                    forward[t], backward[t + 1] = pair
+            forward, backward = flow.settle(forward, backward, workers.map)
+        for t in missing:
+            self._settled[t] = forward.get(t), backward.get(t)
+
+    def _find_motion(self, t: int) -> tuple[Motion, Motion] | None:
+        if not (self.mask(t).any() or self.mask(t + 1).any()):
+            return None
+        return flow.find_motion(self.frame(t), self.frame(t + 1), self.mask(t), self.mask(t + 1))
+
+    def propagated(self, start: int, stop: int) -> dict[int, tuple[Pixels, Mask]]:
+        """Frames filled with what is seen of their holes elsewhere, and what remains of these."""
+        self.find_motions()
+        span = range(max(self.start, start - self.reach), min(self.stop, stop + self.reach))
+        holes = {t: self.mask(t) for t in span}
+        paths = self._traces(holes, start, stop, self.reach)
+
+        def fill(t: int) -> tuple[Pixels, Mask]:
+            colors = [flow.gather(path, frames, self._log_gains(t, path)) for path in paths[t]]
+            return flow.merge(self.frame(t), self.mask(t), paths[t], colors)
+
+        with flow.one_thread(), flow.parallel(_num_threads()) as workers:
+            smooth = workers.map(flow.fill_smoothly, map(self.frame, span), map(self.mask, span))
+            frames = dict(zip(span, smooth, strict=True))
+            return dict(zip(paths, workers.map(fill, paths), strict=True))
+
+    def rest(
+        self,
+        given: Mapping[int, tuple[Pixels, Mask]],
+        start: int,
+        stop: int,
+        shot_start: int,
+    ) -> dict[int, Pixels]:
+        """Fill what remains in frames start to stop - 1, without networks."""
+        frames = {t: pair[0] for t, pair in given.items()}
+        holes = {t: pair[1] for t, pair in given.items()}
+        if not any(hole.any() for hole in holes.values()):
+            return {t: frames[t] for t in range(start, stop)}
+        self.find_motions(False)
+        for t in frames:
+            if (t - shot_start) % KEY_STEP == 0:
+                frames[t] = flow.fill_smoothly(*given[t])
+                holes[t] = np.zeros_like(holes[t])
+        paths = self._traces(holes, start, stop, KEY_STEP)
+
+        def fill(t: int) -> Pixels:
+            if not holes[t].any():
+                return frames[t]
+            colors = [flow.gather(path, frames, self._log_gains(t, path)) for path in paths[t]]
+            fades = [1 - np.abs(path.source - t) / KEY_STEP for path in paths[t]]
+            return flow.merge(frames[t], holes[t], paths[t], colors, fades)[0]
+
+        with flow.one_thread(), flow.parallel(_num_threads()) as workers:
+            return dict(zip(paths, workers.map(fill, paths), strict=True))
+
+    def _traces(
+        self, holes: Mapping[int, Mask], start: int, stop: int, reach: int
+    ) -> dict[int, list[Trace]]:
+        """Traces forward and backward in time of frames start to stop - 1."""
+        low, high = min(holes), max(holes)
+        forward = {t: pair[0] for t, pair in self._settled.items() if pair[0] is not None}
+        backward = {t: pair[1] for t, pair in self._settled.items() if pair[1] is not None}
+        paths: dict[int, list[Trace]] = {t: [] for t in range(start, stop)}
+        down = range(min(high, stop - 1 + reach), start - 1, -1)
+        up = range(max(low, start - reach), stop)
+        for motions, order in ((forward, down), (backward, up)):
+            for t, path in flow.trace(motions, holes, order, reach):
+                if t in paths:
+                    paths[t].append(path)
+        return paths
+
+    def _log_gains(self, t: int, path: Trace) -> dict[int, Array]:
+        """How much brighter the sources of a trace are than frame t."""
+        gains: dict[int, Array] = {}
+        sources = path.source[path.source >= 0]
+        if len(sources) == 0:
+            return gains
+        total = np.zeros(3)
+        step, side = (1, 0) if sources[0] > t else (-1, 1)
+        last = int(sources.max() if step == 1 else sources.min())
+        for s in range(t, last, step):
+            motion = self._settled[s][side]
+            if motion is not None:
+                total = total + motion.log_gain
+            gains[s + step] = total
+        return gains
+
+
+def match_grain(frame: Pixels, smooth: Mask, hole: Mask, *, seed: int) -> Pixels:
+    """Add grain to smoothly filled pixels, as strong as in the known pixels around the hole.
+
+    Args:
+        frame: (H, W, 3).
+        smooth: (H, W), the pixels that lack grain.
+        hole: (H, W), all pixels that are not known.
+        seed: of the grain; the number of the frame, so that grain is the same in any segment.
+
+    Returns:
+        The frame with grain; other pixels untouched.
+
+    Source: noise estimate of Immerkaer, "Fast noise variance estimation", CVIU 1996, with a median
+    in place of the mean, so that edges do not count as grain.
+    """
+    box = flow.find_box(smooth)
+    if box is None:
+        return frame
+    box = crop_box(box, GRAIN_CONTEXT_PIXELS, 1, *smooth.shape)
+    pixels = flow.to_unit(flow.crop(frame, box))
+    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
+    response = np.abs(cv2.filter2D(pixels, -1, kernel))
+    known = ~flow.dilate(flow.crop(hole, box), 2)
+    if known.sum() < 64:
+        return frame
+    deviation = np.median(response[known], axis=0) / (6 * 0.6745)
+    generator = np.random.default_rng(seed)
+    noise = generator.standard_normal(pixels.shape, np.float32) * deviation.astype(np.float32)
+    here = flow.crop(smooth, box)
+    result = frame.copy()
+    flow.crop(result, box)[here] = flow.from_unit((pixels + noise)[here], frame.dtype)
+    return result
+
+
+def _put_back(frame: Pixels, source: Pixels, hole: Mask, feather_pixels: int) -> Pixels:
+    """Composite: the source outside the hole, bit for bit."""
+    if feather_pixels:
+        weights = masks_module.feather_weights(torch.from_numpy(hole[None]), feather_pixels)
+        share = weights[0].numpy()[..., None]
+        mixed = flow.to_unit(frame) * share + flow.to_unit(source) * (1 - share)
+        frame = flow.from_unit(mixed, source.dtype)
+    return np.where(hole[..., None], frame, source)
+
+
+# --- clips as tensors ------------------------------------------------------------------------
+
+
+def _check_clip(images: Tensor, masks: Tensor) -> Tensor:
+    """The masks as (T, H, W) bool."""
+    if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}; give (frames, height, width, 3)."
+        )
+    return check_masks(masks, *images.shape[:3]).to(images.device)
+
+
+def _to_arrays(images: Tensor) -> list[Pixels]:
+    if images.dtype not in (torch.uint8, torch.uint16, torch.float32):
+        images = images.float()
+    return [np.ascontiguousarray(frame.numpy(force=True)) for frame in images]
+
+
+def _to_tensor(frames: Sequence[Pixels], like: Tensor) -> Tensor:
+    return torch.from_numpy(np.stack(frames)).to(like.device, like.dtype)
+
+
+def _to_volume(images: Tensor) -> Tensor:
+    """(T, H, W, 3) -> (1, 3, T, H, W)"""
+    return images.permute(3, 0, 1, 2)[None]
+
+
+def _find_shots(frames: Sequence[Pixels]) -> list[tuple[int, int]]:
+    cuts = [t for t, pair in enumerate(pairwise(frames), 1) if flow.is_cut(*pair)]
+    return list(pairwise([0, *cuts, len(frames)]))
+
+
+def _plan(frames: Sequence[Pixels], length: int, halo: int) -> Iterator[tuple[Segment, int]]:
+    for start, stop in _find_shots(frames):
+        for segment in plan_shot(start, stop, length, halo):
+            yield segment, start
+
+
+def _placed(model: CombCN, config: InpaintConfig) -> CombCN:
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    missing = (device == "cuda" and not torch.cuda.is_available()) or (
+        device == "mps" and not torch.backends.mps.is_available()
+    )
+    if missing:
+        raise ValueError(f"device {device} is not available here; use cpu, or auto.")
+    precision = config.precision
+    if precision == "auto":
+        precision = "fp32" if device == "cpu" else "fp16"
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return model.to(torch.device(device), types[precision]).eval()
+
+
+def _num_threads() -> int:
+    return max(1, min(8, os.cpu_count() or 1))
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
