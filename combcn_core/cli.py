@@ -1,0 +1,375 @@
+"""The `combcn` command: its flags are the fields of the dataclasses below and of `InpaintConfig`.
+
+Exit codes: 0 done; 2 a mistake of the caller, said in one sentence; 130 Ctrl-C; 1 anything else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Union
+
+import av
+import cv2
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm.contrib.logging import logging_redirect_tqdm  # type: ignore[import-untyped]
+from tyro.conf import FlagCreatePairsOff, OmitSubcommandPrefixes, Positional, UseAppendAction, arg
+
+from combcn_core.inpaint import InpaintConfig
+from combcn_core.segments import GIB
+from combcn_core.video import ClipInfo, Pixels, open_reader, open_writer
+
+if TYPE_CHECKING:
+    from combcn_core.demo import DemoClip
+    from combcn_core.networks import CombCN
+    from combcn_core.stream import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Files:
+    """The flags of `combcn inpaint` that are about files and machines."""
+
+    input: Positional[Annotated[Path, arg(metavar="INPUT")]]
+    """Video file, or folder of frames (PNG, JPEG, TIFF; 8 or 16 bits)."""
+    mask: Annotated[str, arg(metavar="MASK")]
+    """What to remove, in white: an image, a folder of images, a video; or x,y,w,h in pixels."""
+    output: Annotated[Path, arg(metavar="OUTPUT")]
+    """.mp4 (H.264), .mkv (FFV1, lossless), .mov (ProRes), or a folder for PNG images."""
+    frames: Annotated[str | None, arg(metavar="A-B")] = None
+    """First and last frame to write, counted from 0. They come out as with the whole clip."""
+    reference: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="N=IMAGE")]] = ()
+    """A picture of frame N without the object; other frames are filled from it too."""
+    fit_mask: FlagCreatePairsOff[bool] = False
+    """Resize a mask that has another size than the frames."""
+    allow_truncated: FlagCreatePairsOff[bool] = False
+    """Go on with what decodes of a damaged file."""
+    fps: Annotated[str | None, arg(metavar="RATE")] = None
+    """Frames per second, such as 25 or 24000/1001, of a folder of frames that becomes a video."""
+    weights: Annotated[str, arg(metavar="NAME|PATH")] = "default"
+    """Weights of the networks: a name that comes with CombCN, or a .safetensors file."""
+    memory_limit: Annotated[float | None, arg(metavar="GIB")] = None
+    """Compute fewer frames at a time, so that about this much memory is enough."""
+    report: Annotated[Path | None, arg(metavar="REPORT.JSON")] = None
+    """Write what was done, how long it took and how much memory it needed to this file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inpaint(InpaintConfig, _Files):
+    """Remove what a mask covers from a video. Pixels outside the mask are not touched."""
+
+    network: bool = True
+    """Let the networks paint what no frame shows, where there are weights."""
+
+    def __post_init__(self) -> None:
+        pass  # `config` checks the values: the parser would put a box around the sentence
+
+    def config(self) -> InpaintConfig:
+        names = [field.name for field in dataclasses.fields(InpaintConfig)]
+        settings = {name: getattr(self, name) for name in names}
+        return InpaintConfig(**{**settings, "network": None if self.network else False})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Remove a van from a built-in clip, and measure the result against the truth."""
+
+    output: Annotated[Path, arg(metavar="FOLDER")] = Path("combcn_demo")
+    """Where input.mp4, mask.mkv, truth.mp4, result.mp4 and comparison.png go."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Args:
+        argv: arguments without the program's name; those of the process if None.
+    """
+    logging.basicConfig(format="combcn: %(message)s")
+    logging.getLogger("combcn").setLevel(logging.INFO)
+    try:
+        command = tyro.cli(
+            Union[  # noqa: UP007 (subcommands carry their names in annotations)
+                Annotated[Inpaint, tyro.conf.subcommand("inpaint")],
+                Annotated[Demo, tyro.conf.subcommand("demo")],
+            ],
+            prog="combcn",
+            description="Fill the holes of a video through time first, paint detail second.",
+            args=argv,
+            config=(OmitSubcommandPrefixes,),
+        )
+        if isinstance(command, Inpaint):
+            _inpaint(command)
+        else:
+            _demo(command.output)
+    except SystemExit as stop:  # tyro: 0 after --help, 2 after a wrong flag
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        _say("stopped.")
+        return 130
+    except ValueError as error:
+        _say(f"{str(error).rstrip('.')}.")
+        return 2
+    except MemoryError:
+        _say("out of memory; try again with --memory-limit GIB.")
+        return 1
+    except OSError as error:
+        _say(f"{error}.")
+        return 1
+    return 0
+
+
+def _say(text: str) -> None:
+    print(f"combcn: {text}", file=sys.stderr)
+
+
+# --- combcn inpaint -------------------------------------------------------------------------------
+
+
+def _inpaint(command: Inpaint) -> None:
+    from combcn_core.stream import inpaint_file
+
+    config = command.config()
+    frames = None if command.frames is None else _parse_frames(command.frames)
+    references = _parse_references(command.reference)
+    fps = None if command.fps is None else _parse_rate(command.fps)
+    if command.memory_limit is not None and command.memory_limit <= 0:
+        raise ValueError(f"--memory-limit is {command.memory_limit:g}; give GiB, above 0.")
+    if command.report is not None:
+        _check_report(command)
+    # Before the weights are read, which may take longer.
+    open_reader(command.input, frames=frames, allow_truncated=command.allow_truncated)
+    model = _load_weights(command.weights, command.network)
+    with logging_redirect_tqdm(), _bar(command.output.name) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        report = inpaint_file(
+            command.input,
+            command.mask,
+            command.output,
+            config=config,
+            model=model,
+            frames=frames,
+            references=references,
+            fit_mask=command.fit_mask,
+            allow_truncated=command.allow_truncated,
+            fps=fps,
+            memory_limit_gib=command.memory_limit,
+            progress=progress,
+        )
+    if command.report is not None:
+        report.save(command.report)
+    print(_summary(command.output, report))
+
+
+def _bar(name: str) -> tqdm:
+    """A progress bar on stderr; none where that is no terminal."""
+    return tqdm(desc=name, unit="frame", smoothing=0, disable=None, dynamic_ncols=True)
+
+
+def _summary(output: Path, report: Report) -> str:
+    done = f"{output}: {report.frames} frames in {report.seconds['total']:.1f} s"
+    if report.hole_pixels == 0:
+        return f"{done}; the mask is empty, so all of them are copies of the source."
+    parts = {
+        "from references": report.reference_pixels,
+        "from other frames": report.propagated_pixels,
+        "by the smooth fill": report.filled_pixels,
+        "by the networks": report.network_pixels,
+    }
+    shares = [f"{pixels / report.hole_pixels:.1%} {how}" for how, pixels in parts.items() if pixels]
+    summary = f"{done}; hole filled {', '.join(shares)}"
+    if report.peak_memory_bytes is not None:
+        summary += f"; peak memory {report.peak_memory_bytes / GIB:.2f} GiB"
+    if report.changed_outside_mask is not None:
+        summary += f"; {report.changed_outside_mask} pixels changed outside the mask"
+    return f"{summary}."
+
+
+def _load_weights(name: str, wanted: bool) -> CombCN | None:
+    from combcn_core.checkpoint import WEIGHTS_FOLDER, load_model
+
+    is_default = name == "default"
+    if not wanted:
+        if not is_default:
+            raise ValueError(f"--weights {name} is of no use with --no-network; leave one out.")
+        return None
+    if is_default and not (WEIGHTS_FOLDER / "default.safetensors").is_file():
+        _say(
+            "no weights come with this version, so the networks are off and a smooth fill stands "
+            "in for them; --weights PATH turns them on."
+        )
+        return None
+    return load_model(name)
+
+
+def _parse_frames(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)-(\d+)", text)
+    if match is None:
+        raise ValueError(f"--frames is {text}; give the first and the last one, such as 0-99.")
+    return int(match[1]), int(match[2])
+
+
+def _parse_references(texts: Iterable[str]) -> dict[int, Path]:
+    references: dict[int, Path] = {}
+    for text in texts:
+        match = re.fullmatch(r"(\d+)=(.+)", text)
+        if match is None:
+            raise ValueError(
+                f"--reference is {text}; give a frame number and a picture, such as 12=plate.png."
+            )
+        if int(match[1]) in references:
+            raise ValueError(f"--reference names frame {match[1]} twice; give one picture for it.")
+        references[int(match[1])] = Path(match[2])
+    return references
+
+
+def _parse_rate(text: str) -> Fraction:
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate <= 0:
+        raise ValueError(f"--fps is {text}; give a rate such as 25, 23.976 or 24000/1001.")
+    return rate
+
+
+def _check_report(command: Inpaint) -> None:
+    report = command.report
+    assert report is not None
+    folder = report.absolute().parent
+    if report.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(
+            f"report {report} cannot be written; give a file name in a folder of yours."
+        )
+    if report.resolve() in {Path(path).resolve() for path in _paths(command)}:
+        raise ValueError(f"report {report} is also an input or the output; give another name.")
+
+
+def _paths(command: Inpaint) -> list[str | Path]:
+    return [
+        command.input,
+        command.mask,
+        command.output,
+        *_parse_references(command.reference).values(),
+    ]
+
+
+# --- combcn demo ----------------------------------------------------------------------------------
+
+
+def _demo(folder: Path) -> None:
+    import torch
+
+    from combcn_core.demo import render_demo
+    from combcn_core.metrics import hole_psnr
+    from combcn_core.stream import inpaint_file
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"folder {folder} cannot be made ({reason}); give another one.") from error
+    _say("painting the clip ...")
+    clip = render_demo()
+    _write_demo(clip, folder)
+
+    _say("removing the van ...")
+    model = _load_weights("default", wanted=True)
+    with logging_redirect_tqdm(), _bar("result.mp4") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        report = inpaint_file(
+            folder / "input.mp4",
+            folder / "mask.mkv",
+            folder / "result.mp4",
+            model=model,
+            progress=progress,
+        )
+
+    # Both as they stand in files, so that compression costs both the same.
+    source, result = (_read_all(folder / name) for name in ("input.mp4", "result.mp4"))
+    telea = np.stack(
+        [
+            cv2.inpaint(frame, mask.astype(np.uint8), 3, cv2.INPAINT_TELEA)
+            for frame, mask in zip(source, clip.masks, strict=True)
+        ]
+    )
+    truth, masks = torch.from_numpy(clip.truth), torch.from_numpy(clip.masks)
+    ours, theirs = (hole_psnr(torch.from_numpy(frames), truth, masks) for frames in (result, telea))
+    _save_comparison(folder / "comparison.png", clip, source, result, telea, (ours, theirs))
+    print(_summary(folder / "result.mp4", report))
+    print(f"hole PSNR against the truth: CombCN {ours:.2f} dB, cv2.inpaint {theirs:.2f} dB.")
+    print(f"{folder / 'comparison.png'} shows both.")
+
+
+def _write_demo(clip: DemoClip, folder: Path) -> None:
+    """Write input.mp4, with sound, mask.mkv and truth.mp4."""
+    height, width = clip.masks.shape[1:]
+    silent = ClipInfo(width=width, height=height, fps=clip.fps)
+    masks = np.repeat(clip.masks[..., None], 3, axis=3) * np.uint8(255)
+    with tempfile.TemporaryDirectory() as scratch:
+        sound = Path(scratch) / "sound.m4a"
+        _write_sound(sound, clip)
+        loud = dataclasses.replace(silent, path=sound, has_sound=True)
+        for name, info, frames in (
+            ("input.mp4", loud, clip.images),
+            ("mask.mkv", silent, masks),
+            ("truth.mp4", loud, clip.truth),
+        ):
+            with open_writer(folder / name, info) as writer:
+                for frame in frames:
+                    writer.write(frame)
+
+
+def _write_sound(path: Path, clip: DemoClip) -> None:
+    """Write the sound alone, as AAC."""
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=clip.sample_rate, layout="stereo")
+        samples = np.ascontiguousarray(clip.sound.T)
+        frame = av.AudioFrame.from_ndarray(samples, "fltp", "stereo")
+        frame.sample_rate = clip.sample_rate
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _read_all(path: Path) -> Pixels:
+    """(T, H, W, 3)"""
+    with open_reader(path) as reader:
+        return np.stack([frame.pixels for frame in reader])
+
+
+def _save_comparison(
+    path: Path,
+    clip: DemoClip,
+    source: NDArray[np.uint8],
+    result: NDArray[np.uint8],
+    telea: NDArray[np.uint8],
+    psnr: tuple[float, float],
+) -> None:
+    """Draw the frame in the middle: source, result, cv2.inpaint and truth."""
+    from combcn_core.pictures import outline_mask, save_picture, side_by_side
+
+    middle = len(source) // 2
+    panels = {
+        "Source\nwhat is to be removed": outline_mask(source[middle], clip.masks[middle]),
+        f"CombCN\nhole PSNR {psnr[0]:.2f} dB": result[middle],
+        f"cv2.inpaint, Telea\nhole PSNR {psnr[1]:.2f} dB": telea[middle],
+        "Truth\nrendered without the van": clip.truth[middle],
+    }
+    save_picture(path, side_by_side(list(panels.values()), list(panels), columns=2))
