@@ -46,6 +46,11 @@ REFERENCE_ROWS = 240
 SHARPNESS = 4  # how much the surer of two traces outweighs the other
 MAX_LEVEL_STEP = 0.05  # what is larger is an edge out of place, not a difference of level
 CUT_AGREEMENT, CUT_HISTOGRAM = 0.25, 0.5
+STILL_PIXELS = 0.5  # the camera stands still between frames if the flow of most pixels is less,
+DRIFT_PIXELS = 0.5  # and over many frames, if their median motions do not add up to more than this
+PLATE_FRAMES = 3  # fewer sightings make no plate
+PLATE_ERROR = -0.15  # with LEAST_ERROR: a plate outweighs single sightings where there is one
+PLATE_STEPS = 2**16  # levels that a float in [0, 1] is counted in, so that sums are exact
 
 PROPAGATE_MARGIN = SETTLE_ROUNDS + 1  # frames beyond `reach` that a propagated frame depends on
 
@@ -95,6 +100,7 @@ class Motion(NamedTuple):
     field: Array  # (h, w, 3): residual x, residual y, expected error
     inside: Array  # (2, N): rows and columns of grid points inside the hole
     log_gain: Array  # (3,): log(level of the neighbour / level of this frame)
+    drift: Array  # (4,): median shift x and y, zoom and turn, NaN where most pixels move
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -170,7 +176,8 @@ def find_motion(
         affine, field = _complete(flows[here] * to_frame, trusted, box)
         gain = _log_gain(views[here], views[there], flows[here], trusted)
         inside = np.stack(np.nonzero(views[here].mask))
-        motions.append(Motion(box, affine, field, inside, gain))
+        drift = _drift(flows[here] * to_frame, trusted > 0)
+        motions.append(Motion(box, affine, field, inside, gain, drift))
     return motions[0], motions[1]
 
 
@@ -273,6 +280,24 @@ def _fit_affine(basis: Array, flow: Array, trusted: Array) -> Array:
         error = np.sqrt(((terms @ affine - wanted) ** 2).sum(1))
         weights = 1 / (1 + (error / max(1.5 * np.median(error), 0.1)) ** 2)
     return affine
+
+
+def _drift(flow: Array, trusted: Mask) -> Array:
+    """(4,): shift x and y, zoom and turn, in pixels half a side off the centre.
+
+    Medians: what passes by a still camera does not move it.
+    """
+    if trusted.sum() < trusted.size / 4:
+        return np.full(4, np.nan)
+    height, width = trusted.shape
+    moved = flow[trusted]
+    if np.median((moved**2).sum(-1)) > STILL_PIXELS**2:
+        return np.full(4, np.nan)
+    arm = (_grid(height, width)[trusted] - [(width - 1) / 2, (height - 1) / 2]) / max(trusted.shape)
+    square = np.maximum((arm**2).sum(-1), 1e-3)
+    zoom = (arm * moved).sum(-1) / square
+    turn = (arm[:, 0] * moved[:, 1] - arm[:, 1] * moved[:, 0]) / square
+    return np.array([*np.median(moved, axis=0), np.median(zoom) / 2, np.median(turn) / 2])
 
 
 def _log_gain(here: _View, there: _View, flow: Array, trusted: Array) -> Array:
@@ -486,6 +511,58 @@ def gather(path: Trace, frames: Mapping[int, Pixels], log_gains: Mapping[int, Ar
         read = sample(frames[source], path.x[here], path.y[here], cv2.INTER_CUBIC)
         colors[here] = to_unit(read) * np.exp(-log_gains[source]).astype(np.float32)
     return colors
+
+
+class Plate:
+    """The mean of all sightings of each pixel while the camera stands still.
+
+    Frames come and go one by one; sums are of whole numbers, so they do not depend on the order.
+    """
+
+    def __init__(self) -> None:
+        self._frames: dict[int, tuple[Array, Mask]] = {}
+
+    def look(self, frames: Mapping[int, tuple[Pixels, Mask]]) -> None:
+        """Hold exactly these frames and their holes."""
+        gone = [t for t in self._frames if t not in frames]
+        if len(gone) == len(self._frames):
+            shape = next(iter(frames.values()))[0].shape
+            self._frames.clear()
+            gone = []
+            self._sum, self._count = np.zeros(shape, np.int64), np.zeros(shape[:2], np.int32)
+        for t in gone:
+            self._add(*self._frames.pop(t), -1)
+        for t, (frame, hole) in frames.items():
+            if t not in self._frames:
+                self._frames[t] = frame, hole
+                self._add(frame, hole, 1)
+
+    def _add(self, frame: Array, hole: Mask, sign: int) -> None:
+        counted = frame
+        if not np.issubdtype(frame.dtype, np.integer):
+            counted = np.rint(to_unit(frame) * PLATE_STEPS).astype(np.int64)
+        np.add(
+            self._sum,
+            counted if sign > 0 else -counted.astype(np.int64),
+            out=self._sum,
+            where=~hole[..., None],
+        )
+        self._count += sign * ~hole
+
+    def sight(self, hole: Mask) -> tuple[Trace, Array]:
+        """What the plate shows of a hole, as `merge` takes it: traces and their colours."""
+        rows, columns = np.nonzero(hole)
+        count = self._count[rows, columns]
+        seen = count >= PLATE_FRAMES
+        rows, columns, count = rows[seen], columns[seen], count[seen]
+        dtype = next(iter(self._frames.values()))[0].dtype
+        full = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else PLATE_STEPS
+        colors = self._sum[rows, columns] / (count[:, None] * np.float64(full))
+        nothing = np.zeros(len(rows), np.float32)
+        path = Trace(
+            rows, columns, np.zeros(len(rows), np.int32), nothing, nothing, nothing + PLATE_ERROR
+        )
+        return path, colors.astype(np.float32)
 
 
 def fill_smoothly(frame: Pixels, hole: Mask) -> Pixels:

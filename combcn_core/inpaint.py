@@ -489,15 +489,42 @@ class _Window:
         span = range(max(self.start, start - self.reach), min(self.stop, stop + self.reach))
         holes = {t: self.mask(t) for t in span}
         paths = self._traces(holes, start, stop, self.reach)
+        plates = dict(self._plates(start, stop))
 
         def fill(t: int) -> tuple[Pixels, Mask]:
             colors = [flow.gather(path, frames, self._log_gains(t, path)) for path in paths[t]]
+            if t in plates:
+                path, seen = plates[t]
+                return flow.merge(self.frame(t), self.mask(t), [*paths[t], path], [*colors, seen])
             return flow.merge(self.frame(t), self.mask(t), paths[t], colors)
 
         with flow.one_thread(), flow.parallel(_num_threads()) as workers:
             smooth = workers.map(flow.fill_smoothly, map(self.frame, span), map(self.mask, span))
             frames = dict(zip(span, smooth, strict=True))
             return dict(zip(paths, workers.map(fill, paths), strict=True))
+
+    def _plates(self, start: int, stop: int) -> Iterator[tuple[int, tuple[Trace, Array]]]:
+        """What a still camera shows of the holes of frames start to stop - 1 within reach."""
+        plate = flow.Plate()
+        for t in range(start, stop):
+            low = self._stands_still(t, -1, max(self.start, t - self.reach))
+            high = self._stands_still(t, 1, min(self.stop - 1, t + self.reach))
+            if high > low and self.mask(t).any():
+                plate.look({s: (self.frame(s), self.mask(s)) for s in range(low, high + 1)})
+                yield t, plate.sight(self.mask(t))
+
+    def _stands_still(self, t: int, step: int, last: int) -> int:
+        """The farthest frame towards `last` until which the camera stays where it is at t."""
+        drift = np.zeros(4)
+        while t != last:
+            motion = self._settled.get(t, (None, None))[0 if step == 1 else 1]
+            if motion is None:
+                break
+            drift = drift + motion.drift
+            if not np.abs(drift).max() < flow.DRIFT_PIXELS:
+                break
+            t += step
+        return t
 
     def rest(
         self,
@@ -562,36 +589,43 @@ class _Window:
 
 
 def match_grain(frame: Pixels, smooth: Mask, hole: Mask, *, seed: int) -> Pixels:
-    """Add grain to smoothly filled pixels, as strong as in the known pixels around the hole.
+    """Add the grain that filled pixels lack beside the known pixels around the hole.
 
     Args:
         frame: (H, W, 3).
-        smooth: (H, W), the pixels that lack grain.
-        hole: (H, W), all pixels that are not known.
+        smooth: (H, W), the pixels that were filled smoothly.
+        hole: (H, W), all pixels that are not known; those not smooth came from other frames, and
+            lost grain where several were averaged.
         seed: of the grain; the number of the frame, so that grain is the same in any segment.
 
     Returns:
-        The frame with grain; other pixels untouched.
+        The frame with grain; known pixels untouched.
 
-    Source: noise estimate of Immerkaer, "Fast noise variance estimation", CVIU 1996, with a median
-    in place of the mean, so that edges do not count as grain.
+    Source: noise estimate of Immerkaer, "Fast noise variance estimation", CVIU 1996, with a
+    quartile in place of the mean, so that edges do not count as grain.
     """
-    box = flow.find_box(smooth)
+    box = flow.find_box(hole)
     if box is None:
         return frame
-    box = crop_box(box, GRAIN_CONTEXT_PIXELS, 1, *smooth.shape)
+    box = crop_box(box, GRAIN_CONTEXT_PIXELS, 1, *hole.shape)
     pixels = flow.to_unit(flow.crop(frame, box))
     kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
     response = np.abs(cv2.filter2D(pixels, -1, kernel))
-    known = ~flow.dilate(flow.crop(hole, box), 2)
-    if known.sum() < 64:
-        return frame
-    deviation = np.median(response[known], axis=0) / (6 * 0.6745)
-    generator = np.random.default_rng(seed)
-    noise = generator.standard_normal(pixels.shape, np.float32) * deviation.astype(np.float32)
-    here = flow.crop(smooth, box)
+
+    def variance(where: Mask) -> Array:
+        if where.sum() < 64:
+            return np.full(3, np.nan)
+        return (np.quantile(response[where], 0.25, axis=0) / (6 * 0.3186)) ** 2
+
+    hole, smooth = flow.crop(hole, box), flow.crop(smooth, box)
+    wanted = variance(~flow.dilate(hole, 2))
+    noise = np.random.default_rng(seed).standard_normal(pixels.shape, np.float32)
     result = frame.copy()
-    flow.crop(result, box)[here] = flow.from_unit((pixels + noise)[here], frame.dtype)
+    for region in (smooth, hole & ~smooth):
+        lacking = np.nan_to_num(np.maximum(wanted - variance(region), 0)).astype(np.float32)
+        grainy = pixels[region] + noise[region] * np.sqrt(lacking)
+        if lacking.any():
+            flow.crop(result, box)[region] = flow.from_unit(grainy, frame.dtype)
     return result
 
 
