@@ -1,3 +1,41 @@
-"""CombCN: fill the holes of a video through time first, paint detail second."""
+"""CombCN: fill the holes of a video through time first, paint detail second.
 
-__version__ = "0.1.0"
+Images are (T, H, W, 3) RGB tensors, uint8, uint16 or float in [0, 1]; masks (T, H, W), 1 inside the
+hole. See `inpaint` for clips in memory and `inpaint_file` for files of any length.
+"""
+
+from combcn_core.checkpoint import load_model, read_model_info, save_model
+from combcn_core.inpaint import (
+    InpaintConfig,
+    coarse_size,
+    fill_rest,
+    infer_temporal,
+    inpaint,
+    propagate,
+    restore_detail,
+    upsample_guidance,
+)
+from combcn_core.masks import composite
+from combcn_core.networks import CombCN, NetworkConfig
+from combcn_core.stream import Report, inpaint_file
+from combcn_core.version import __version__
+
+__all__ = [
+    "CombCN",
+    "InpaintConfig",
+    "NetworkConfig",
+    "Report",
+    "__version__",
+    "coarse_size",
+    "composite",
+    "fill_rest",
+    "infer_temporal",
+    "inpaint",
+    "inpaint_file",
+    "load_model",
+    "propagate",
+    "read_model_info",
+    "restore_detail",
+    "save_model",
+    "upsample_guidance",
+]

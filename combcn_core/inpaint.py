@@ -23,9 +23,15 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from combcn_core import flow
-from combcn_core import masks as masks_module
 from combcn_core.flow import Array, Mask, Motion, Pixels, Trace
-from combcn_core.masks import check_masks, composite, downsample_known, grow, to_float
+from combcn_core.masks import (
+    check_masks,
+    composite,
+    downsample_known,
+    feather_weights,
+    grow,
+    to_float,
+)
 from combcn_core.networks import (
     DETAIL_CONTEXT_PIXELS,
     DETAIL_MULTIPLE_PIXELS,
@@ -56,8 +62,7 @@ class InpaintConfig:
     grow_pixels: int = 0
     """Grow the masks by so many pixels first, to cover soft edges."""
     feather_pixels: int = 0
-    """Blend from the source to the result over so many pixels inside the mask's edge. It lets
-    through what the mask covers there: only for masks that are wider than the object."""
+    """Blend into the result over so many pixels inside the mask's edge, for wide masks."""
     match_grain: bool = True
     """Give what is filled smoothly the grain of its surroundings."""
     segment_frames: int = 32
@@ -421,12 +426,18 @@ class _Window:
         self.frames: Sequence[Pixels] = []
         self.masks: Sequence[Mask] = []
         self._wanted = (0, 0)
+        # The same threads throughout: memory that new ones would take is not given back.
+        self._workers = flow.parallel(max(1, min(8, os.cpu_count() or 1)))
         self._raw: dict[int, tuple[Motion, Motion] | None] = {}
         self._settled: dict[int, tuple[Motion | None, Motion | None]] = {}
 
     def halo(self, propagates: bool) -> int:
         """Frames beyond those to be filled that the result depends on."""
-        return (self.reach if propagates else KEY_STEP) + 1 + flow.PROPAGATE_MARGIN
+        return self._distance(propagates) + flow.PROPAGATE_MARGIN
+
+    def _distance(self, propagates: bool) -> int:
+        """Frames that traces and the judgement of their ends reach out."""
+        return 1 + (max(self.reach, KEY_STEP) if propagates else KEY_STEP)
 
     @property
     def stop(self) -> int:
@@ -458,7 +469,7 @@ class _Window:
 
     def find_motions(self, propagates: bool = True) -> None:
         """Motion of every pair of frames that the wanted ones depend on."""
-        reach = (self.reach if propagates else KEY_STEP) + 1
+        reach = self._distance(propagates)
         low = max(self.start, self._wanted[0] - reach)
         high = min(self.stop, self._wanted[1] + reach)
         missing = [t for t in range(low, high) if t not in self._settled]
@@ -467,16 +478,18 @@ class _Window:
         first = max(self.start, missing[0] - flow.SETTLE_ROUNDS)
         last = min(self.stop, missing[-1] + 1 + flow.SETTLE_ROUNDS)
         pairs = [t for t in range(first, last - 1) if t not in self._raw]
-        with flow.one_thread(), flow.parallel(_num_threads()) as workers:
-            self._raw.update(zip(pairs, workers.map(self._find_motion, pairs), strict=True))
+        with flow.one_thread():
+            self._raw.update(zip(pairs, self._workers.map(self._find_motion, pairs), strict=True))
             forward, backward = {}, {}
             for t in range(first, last - 1):
                 pair = self._raw[t]
                 if pair is not None:
                     forward[t], backward[t + 1] = pair
-            forward, backward = flow.settle(forward, backward, workers.map)
+            forward, backward = flow.settle(forward, backward, self._workers.map)
         for t in missing:
             self._settled[t] = forward.get(t), backward.get(t)
+        for t in [t for t in self._raw if t < last - 2 * flow.SETTLE_ROUNDS - 1]:
+            del self._raw[t]
 
     def _find_motion(self, t: int) -> tuple[Motion, Motion] | None:
         if not (self.mask(t).any() or self.mask(t + 1).any()):
@@ -498,10 +511,12 @@ class _Window:
                 return flow.merge(self.frame(t), self.mask(t), [*paths[t], path], [*colors, seen])
             return flow.merge(self.frame(t), self.mask(t), paths[t], colors)
 
-        with flow.one_thread(), flow.parallel(_num_threads()) as workers:
-            smooth = workers.map(flow.fill_smoothly, map(self.frame, span), map(self.mask, span))
+        with flow.one_thread():
+            smooth = self._workers.map(
+                flow.fill_smoothly, map(self.frame, span), map(self.mask, span)
+            )
             frames = dict(zip(span, smooth, strict=True))
-            return dict(zip(paths, workers.map(fill, paths), strict=True))
+            return dict(zip(paths, self._workers.map(fill, paths), strict=True))
 
     def _plates(self, start: int, stop: int) -> Iterator[tuple[int, tuple[Trace, Array]]]:
         """What a still camera shows of the holes of frames start to stop - 1 within reach."""
@@ -552,8 +567,8 @@ class _Window:
             fades = [1 - np.abs(path.source - t) / KEY_STEP for path in paths[t]]
             return flow.merge(frames[t], holes[t], paths[t], colors, fades)[0]
 
-        with flow.one_thread(), flow.parallel(_num_threads()) as workers:
-            return dict(zip(paths, workers.map(fill, paths), strict=True))
+        with flow.one_thread():
+            return dict(zip(paths, self._workers.map(fill, paths), strict=True))
 
     def _traces(
         self, holes: Mapping[int, Mask], start: int, stop: int, reach: int
@@ -632,7 +647,7 @@ def match_grain(frame: Pixels, smooth: Mask, hole: Mask, *, seed: int) -> Pixels
 def _put_back(frame: Pixels, source: Pixels, hole: Mask, feather_pixels: int) -> Pixels:
     """Composite: the source outside the hole, bit for bit."""
     if feather_pixels:
-        weights = masks_module.feather_weights(torch.from_numpy(hole[None]), feather_pixels)
+        weights = feather_weights(torch.from_numpy(hole[None]), feather_pixels)
         share = weights[0].numpy()[..., None]
         mixed = flow.to_unit(frame) * share + flow.to_unit(source) * (1 - share)
         frame = flow.from_unit(mixed, source.dtype)
@@ -691,10 +706,6 @@ def _placed(model: CombCN, config: InpaintConfig) -> CombCN:
         precision = "fp32" if device == "cpu" else "fp16"
     types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     return model.to(torch.device(device), types[precision]).eval()
-
-
-def _num_threads() -> int:
-    return max(1, min(8, os.cpu_count() or 1))
 
 
 @contextmanager

@@ -29,12 +29,12 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-import combcn_core
 from combcn_core.flow import is_cut
 from combcn_core.inpaint import InpaintConfig, SegmentResult, ShotInpainter
 from combcn_core.masks import grow
 from combcn_core.networks import CombCN
 from combcn_core.segments import GIB, Segment, plan_shot, segment_length
+from combcn_core.version import __version__
 from combcn_core.video import (
     ClipInfo,
     FrameReader,
@@ -171,7 +171,7 @@ def inpaint_file(
     with tally.stage("check"):
         changed = _changed_outside_mask(clip, config.grow_pixels, Path(output))
     return Report(
-        version=combcn_core.__version__,
+        version=__version__,
         frames=num_written,
         hole_pixels=tally.hole_pixels,
         reference_pixels=tally.reference_pixels,
