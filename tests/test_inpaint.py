@@ -1,0 +1,654 @@
+import functools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from combcn_core.flow import is_cut
+from combcn_core.inpaint import (
+    InpaintConfig,
+    ShotInpainter,
+    coarse_size,
+    fill_rest,
+    infer_temporal,
+    inpaint,
+    match_grain,
+    propagate,
+    restore_detail,
+    upsample_guidance,
+)
+from combcn_core.masks import downsample_known
+from combcn_core.networks import CombCN, NetworkConfig, temporal_halo
+from combcn_core.segments import plan_segments, plan_shot
+
+LEVEL = 1 / 255
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Many small layers: handing them to threads costs more than computing them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_clip(num_frames, height, width, step=(2, 1), seed=0, level=(0.5, 0.5, 0.5)):
+    """(T, H, W, 3) float32 in [0, 1]: waves seen by a camera that moves by `step` a frame."""
+    random = np.random.default_rng(seed)
+    length = random.uniform(7, 40, 30)
+    angle = random.uniform(0, 2 * np.pi, 30)
+    wave_x, wave_y = 2 * np.pi / length * (np.cos(angle), np.sin(angle))
+    phases = random.uniform(0, 2 * np.pi, (30, 3))
+    t, y, x = np.mgrid[:num_frames, :height, :width][..., None].astype(float)
+    inner = (x + t * step[0]) * wave_x + (y + t * step[1]) * wave_y
+    waves = np.sin(inner[..., None] + phases).sum(-2)
+    return torch.from_numpy((np.array(level) + 0.03 * waves).clip(0, 1)).float()
+
+
+def make_masks(num_frames, height, width, drift=0):
+    """(T, H, W) bool: a box in the middle that may drift by pixels a frame, to and fro."""
+    masks = torch.zeros(num_frames, height, width, dtype=torch.bool)
+    for t in range(num_frames):
+        left = width // 3 + drift * (t % 5)
+        masks[t, height // 4 : height * 2 // 3, left : left + width // 4] = True
+    return masks
+
+
+@functools.cache
+def make_model(**fields):
+    """Random weights, strong enough that what goes in decides what comes out."""
+    torch.manual_seed(0)
+    model = CombCN(NetworkConfig(**fields)).eval()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+            nn.init.kaiming_normal_(module.weight)
+    for network in (model.temporal, model.detail):
+        last = network.layers[str(len(network.table))][0]
+        nn.init.normal_(last.weight, std=0.01)
+        nn.init.constant_(last.bias, 0.5 if model.config.input_fill == "mean" else 0.02)
+    return model
+
+
+def as_type(clip, dtype):
+    if dtype == torch.uint8:
+        return (clip * 255).round().to(dtype)
+    if dtype == torch.uint16:
+        return (clip * 65535).round().to(torch.int32).to(dtype)
+    return clip.to(dtype)
+
+
+def bits(images):
+    """Every value as the bytes it is stored in: NaN equals itself, -0 is not 0."""
+    return torch.from_numpy(images.contiguous().numpy().view(np.uint8))
+
+
+def assert_known_kept(result, images, masks):
+    assert result.dtype == images.dtype
+    assert result.shape == images.shape
+    known = ~masks.expand(images.shape[:3])
+    itemsize = images.element_size()
+    same = (bits(result) == bits(images)).unflatten(-1, (3, itemsize)).all(-1).all(-1)
+    assert same[known].all()
+
+
+FAST = InpaintConfig(reach=4)
+PLAIN = InpaintConfig(reach=4, match_grain=False)
+
+
+# --- segments --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def long_clip():
+    """Two shots, the hole now small, now large, now absent."""
+    first = make_clip(27, 42, 56, (1.3, 0.4), seed=1, level=(0.7, 0.4, 0.3))
+    second = make_clip(13, 42, 56, (-0.6, 1.1), seed=2, level=(0.2, 0.4, 0.8))
+    clip = torch.cat([first, second])
+    assert is_cut(clip[26].numpy(), clip[27].numpy())
+    masks = make_masks(40, 42, 56, drift=2)
+    masks[::6, 8:20, 16:40] = True
+    masks[9] = False
+    masks[31:33] = False
+    return clip, masks
+
+
+@pytest.mark.parametrize("propagates", [True, False])
+@pytest.mark.parametrize("length", [3, 7])
+def test_segments_equal_the_whole_without_networks(long_clip, length, propagates):
+    settings = {"reach": 4, "propagate": propagates}
+    whole = inpaint(*long_clip, config=InpaintConfig(**settings, segment_frames=100))
+    parts = inpaint(*long_clip, config=InpaintConfig(**settings, segment_frames=length))
+    assert torch.equal(whole, parts)
+    assert not torch.equal(whole, long_clip[0])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"input_fill": "mean"},
+        {"input_fill": "classical"},
+        {"input_fill": "mean", "time_stride": True},
+        {"input_fill": "classical", "guidance": False},
+    ],
+    ids=["mean", "classical", "time_stride", "2dcn"],
+)
+def test_segments_equal_the_whole_with_networks(fields):
+    model = make_model(**fields)
+    clip, masks = make_clip(32, 16, 20, (0.4, 0.2), seed=3), make_masks(32, 16, 20)
+    settings = {"reach": 4, "precision": "fp32", "device": "cpu"}
+    results = [
+        inpaint(clip, masks, model, InpaintConfig(**settings, segment_frames=length))
+        for length in (100, 6)
+    ]
+    # Other sizes make the convolutions add in another order; far less than a level of 8 bits.
+    assert (results[0] - results[1]).abs().max() <= LEVEL
+    plain = inpaint(clip, masks, None, InpaintConfig(**settings))
+    assert (results[0] - plain).abs().max() > 20 * LEVEL  # the networks did work
+
+
+def test_network_result_depends_on_so_many_frames():
+    # Without this the test above would pass with any halo.
+    model = make_model(input_fill="mean")
+    halo = temporal_halo(model.config)
+    clip, masks = make_clip(2 * halo + 1, 16, 20, (0, 0), seed=4), make_masks(2 * halo + 1, 16, 20)
+    other = clip.clone()
+    other[0] = 1 - other[0]
+    one, two = infer_temporal(model, clip, masks), infer_temporal(model, other, masks)
+    changed = (one - two).abs().amax((1, 2, 3)) > 0
+    assert changed[: halo + 1].all()
+    assert not changed[halo + 1 :].any()
+
+
+def test_segments_in_any_order(long_clip):
+    clip, masks = long_clip
+    expected = inpaint(clip, masks, config=FAST)
+    inpainter = ShotInpainter(FAST)
+    frames, holes = list(clip.numpy()), list(masks.numpy())
+    segments = plan_segments(40, 8, inpainter.halo, cuts=(27,))
+    for segment in [segments[i] for i in (2, 0, 4, 1, 3, 5)]:
+        read = slice(segment.read_start, segment.read_stop)
+        shot_start = 0 if segment.start < 27 else 27
+        result = inpainter.run(frames[read], holes[read], segment, shot_start)
+        got = torch.from_numpy(np.stack(result.frames))
+        assert torch.equal(got, expected[segment.start : segment.stop])
+
+
+def test_nothing_crosses_a_cut(long_clip):
+    clip, masks = long_clip
+    apart = [inpaint(clip[part], masks[part], config=PLAIN) for part in (np.s_[:27], np.s_[27:])]
+    assert torch.equal(inpaint(clip, masks, config=PLAIN), torch.cat(apart))
+
+
+def test_shot_inpainter_counts_what_it_did():
+    clip, masks = make_clip(9, 40, 52, (2, 0), seed=5), make_masks(9, 40, 52)
+    _, remaining = propagate(clip, masks, reach=4)
+    for model in (None, make_model(input_fill="classical")):
+        inpainter = ShotInpainter(FAST, model)
+        (segment,) = plan_shot(0, 9, 32, inpainter.halo)
+        result = inpainter.run(list(clip.numpy()), list(masks.numpy()), segment, 0)
+        assert result.hole_pixels == masks.sum()
+        assert result.propagated_pixels == (masks & ~remaining).sum()
+        counts = [result.filled_pixels, result.network_pixels]
+        assert counts[model is not None] == remaining.sum() > 0
+        assert counts[model is None] == 0
+        assert {"flow", "propagate", "rest", "composite"} <= set(result.seconds)
+
+
+# --- known pixels ----------------------------------------------------------------------------
+
+TYPES = [torch.uint8, torch.uint16, torch.float16, torch.float32]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("propagates", [True, False])
+def test_known_pixels_are_kept(dtype, propagates):
+    clip, masks = as_type(make_clip(5, 33, 47, seed=6), dtype), make_masks(5, 33, 47, drift=1)
+    if dtype.is_floating_point:
+        strange = [float("nan"), float("inf"), float("-inf"), 7.5, -3.0, -0.0]
+        clip[:, 0, :6] = torch.tensor(strange, dtype=dtype)[:, None]
+        clip[2, 7, 20:26] = torch.tensor(strange, dtype=dtype)[:, None]  # at the hole's edge
+        clip[:, 20, 2] = 2**14
+    before = clip.clone(), masks.clone()
+    config = InpaintConfig(reach=4, propagate=propagates)
+    result = inpaint(clip, masks, config=config)
+    assert_known_kept(result, clip, masks)
+    assert torch.equal(bits(clip), bits(before[0]))
+    assert torch.equal(masks, before[1])
+    hole = result.to(torch.float32)[masks]
+    assert hole.isfinite().all()
+    assert (hole != clip.to(torch.float32)[masks]).any(-1).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("fill", ["mean", "classical"])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_known_pixels_are_kept_by_networks(dtype, fill):
+    model = make_model(input_fill=fill)
+    clip, masks = as_type(make_clip(2, 25, 31, seed=7), dtype), make_masks(2, 25, 31)
+    if dtype.is_floating_point:
+        clip[:, 0, :2] = torch.tensor([3.0, -2.0], dtype=dtype)[:, None]
+    result = inpaint(clip, masks, model, InpaintConfig(propagate=False, precision="fp32"))
+    assert_known_kept(result, clip, masks)
+    plain = inpaint(clip, masks, None, InpaintConfig(propagate=False))
+    assert not torch.equal(result.float(), plain.float())
+
+
+@pytest.mark.parametrize("hidden", [0.0, 1.0, "noise", "nan"])
+@pytest.mark.parametrize("fill", [None, "mean", "classical"])
+def test_inpaint_ignores_what_is_hidden(hidden, fill):
+    model = make_model(input_fill=fill) if fill else None
+    clip, masks = make_clip(4, 33, 39, (1.6, 0.3), seed=8), make_masks(4, 33, 39, drift=1)
+    other = clip.clone()
+    noise = torch.rand(clip.shape, generator=torch.Generator().manual_seed(0))
+    hidden = float(hidden) if hidden != "noise" else noise[masks]
+    other[masks] = hidden
+    results = [
+        inpaint(c, masks, model, InpaintConfig(reach=3, precision="fp32")) for c in (clip, other)
+    ]
+    assert torch.equal(*results)
+
+
+def test_infer_temporal_ignores_what_is_hidden_after_mean_fill():
+    model = make_model(input_fill="mean")
+    clip, masks = make_clip(3, 33, 39, seed=9), make_masks(3, 33, 39)
+    other = clip.clone()
+    other[masks] = float("nan")
+    guide = infer_temporal(model, clip, masks)
+    assert torch.equal(guide, infer_temporal(model, other, masks))
+    result = restore_detail(model, clip, masks, guide)
+    assert torch.equal(result, restore_detail(model, other, masks, guide))
+
+
+def test_stages_never_write_into_their_input():
+    model = make_model(input_fill="mean")
+    clip, masks = make_clip(5, 31, 38, seed=10), make_masks(5, 31, 38)
+    masks[2] = False
+    guide = infer_temporal(model, clip, masks)
+    given = clip.clone(), masks.clone(), guide.clone()
+    results = [
+        inpaint(clip, masks, config=InpaintConfig(reach=4, feather_pixels=2, grow_pixels=1)),
+        inpaint(clip, masks, model, InpaintConfig(reach=4)),
+        propagate(clip, masks, reach=4)[0],
+        fill_rest(clip, masks),
+        restore_detail(model, clip, masks, guide),
+        upsample_guidance(guide, (31, 38)),
+    ]
+    for result in results:  # nor do their results share memory with it
+        result.fill_(0.5)
+    for tensor, before in zip((clip, masks, guide), given, strict=True):
+        assert torch.equal(tensor, before)
+
+
+# --- shapes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 13), (1, 12), (13, 1), (33, 7)])
+@pytest.mark.parametrize("num_frames", [1, 3])
+def test_tiny_frames(size, num_frames):
+    clip = make_clip(num_frames, *size, seed=11)
+    masks = torch.zeros(num_frames, *size, dtype=torch.bool)
+    masks[:, size[0] // 2 :, size[1] // 2 :] = True
+    result = inpaint(clip, masks, config=FAST)
+    assert_known_kept(result, clip, masks)
+    # A mean of known pixels and of others like them; cubic reading overshoots by an eighth of the
+    # range, and grain adds as much again at most.
+    assert result.min() >= clip.min() - 0.25
+    assert result.max() <= clip.max() + 0.25
+
+
+def test_tiny_frames_with_networks():
+    model = make_model(input_fill="classical")
+    clip, masks = make_clip(2, 9, 13, seed=12), make_masks(2, 9, 13)
+    result = inpaint(clip, masks, model, FAST)
+    assert_known_kept(result, clip, masks)
+    assert result.isfinite().all()
+
+
+def test_mask_shapes_mean_the_same():
+    clip, masks = make_clip(4, 24, 31, seed=13), make_masks(4, 24, 31)
+    expected = inpaint(clip, masks, config=FAST)
+    for form in (masks[0], masks[:1], masks.float(), masks[0].to(torch.uint8) * 255):
+        assert torch.equal(inpaint(clip, form, config=FAST), expected)
+    strided = masks.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    assert torch.equal(inpaint(clip, strided, config=FAST), expected)
+    strided = clip.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
+    assert torch.equal(inpaint(strided, masks, config=FAST), expected)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_empty_mask_returns_the_images(dtype):
+    clip = as_type(make_clip(3, 15, 21, seed=14), dtype)
+    masks = torch.zeros(15, 21)
+    for result in (
+        inpaint(clip, masks, config=FAST),
+        propagate(clip, masks, reach=4)[0],
+        fill_rest(clip, masks),
+    ):
+        assert torch.equal(bits(result), bits(clip))
+    model = make_model()
+    assert torch.equal(
+        bits(restore_detail(model, clip, masks, torch.zeros(3, 8, 11, 3))), bits(clip)
+    )
+
+
+def test_inpaint_rejects_full_masks():
+    clip = make_clip(3, 16, 20)
+    with pytest.raises(ValueError, match="covers every pixel of every frame"):
+        inpaint(clip, torch.ones(16, 20), config=FAST)
+
+
+def test_one_full_frame_is_filled_from_the_others():
+    clip = make_clip(5, 40, 52, (1, 0), seed=15)
+    masks = torch.zeros(5, 40, 52, dtype=torch.bool)
+    masks[2] = True
+    given = clip.clone()
+    given[2] = 0
+    result = inpaint(given, masks, config=FAST)
+    assert_known_kept(result, given, masks)
+    # No flow can be measured; what neighbours show is carried over as it is, a pixel off.
+    assert (result[2] - clip[2]).abs().mean() < (clip[2] - clip.mean((0, 1, 2))).abs().mean()
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "message"),
+    [
+        (torch.zeros(4, 8, 8), torch.zeros(8, 8), "give .frames, height, width, 3."),
+        (torch.zeros(4, 8, 8, 4), torch.zeros(8, 8), "give .frames, height, width, 3."),
+        (torch.zeros(0, 8, 8, 3), torch.zeros(8, 8), "give .frames, height, width, 3."),
+        (torch.zeros(4, 8, 8, 3), torch.zeros(3, 8, 8), "mask has 3 frames but images has 4"),
+        (torch.zeros(4, 8, 8, 3), torch.zeros(8, 9), "mask is 9x8 pixels but images are 8x8"),
+    ],
+)
+def test_stages_reject_shapes(images, masks, message):
+    for stage in (inpaint, propagate, fill_rest):
+        with pytest.raises(ValueError, match=message):
+            stage(images, masks)
+
+
+def test_config_rejects_what_cannot_be():
+    for field in ({"reach": 0}, {"feather_pixels": -1}, {"segment_frames": 0}):
+        with pytest.raises(ValueError, match=next(iter(field))):
+            InpaintConfig(**field)
+    with pytest.raises(ValueError, match="there is no model"):
+        ShotInpainter(InpaintConfig(network=True))
+
+
+# --- grow, feather, grain --------------------------------------------------------------------
+
+
+def test_feather_blends_inside_the_mask_only():
+    clip, masks = make_clip(3, 40, 48, (0, 0), seed=16), torch.zeros(3, 40, 48, dtype=torch.bool)
+    masks[:, 10:30, 12:36] = True
+    clip[masks] = 1
+    hard = inpaint(clip, masks, config=PLAIN)
+    soft = inpaint(clip, masks, config=InpaintConfig(reach=4, match_grain=False, feather_pixels=4))
+    assert_known_kept(soft, clip, masks)
+    inner = torch.zeros_like(masks)
+    inner[:, 14:26, 16:32] = True  # more than four pixels from every known one
+    assert torch.equal(soft[inner], hard[inner])
+    rim = masks & ~inner
+    share = ((soft - hard) / (clip - hard).where(rim[..., None], torch.tensor(1.0)))[:, 20, 12:16]
+    # smoothstep of the distance over 4 is the result's share, the rest is the source's.
+    rise = torch.tensor([1, 2, 3, 4]) / 4
+    expected = 1 - rise * rise * (3 - 2 * rise)
+    torch.testing.assert_close(share, expected[:, None].expand(3, 4, 3), rtol=0, atol=1e-4)
+
+
+def test_grown_masks_equal_masks_grown_by_hand():
+    clip, masks = make_clip(3, 30, 38, seed=17), torch.zeros(3, 30, 38, dtype=torch.bool)
+    masks[:, 10:18, 12:24] = True
+    y, x = torch.meshgrid(torch.arange(30), torch.arange(38), indexing="ij")
+    gap_y = (10 - y).clamp(min=0) + (y - 17).clamp(min=0)
+    gap_x = (12 - x).clamp(min=0) + (x - 23).clamp(min=0)
+    grown = (gap_x**2 + gap_y**2 <= 9).expand(3, 30, 38)
+    result = inpaint(clip, masks, config=InpaintConfig(reach=4, grow_pixels=3))
+    assert torch.equal(result, inpaint(clip, grown, config=FAST))
+    assert_known_kept(result, clip, grown)
+
+
+@pytest.mark.parametrize("deviation", [0.01, 0.03])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16, np.uint8])
+def test_match_grain_is_as_strong_as_around(deviation, dtype):
+    random = np.random.default_rng(18)
+    y, x = np.mgrid[:90, :100]
+    smooth = np.stack([0.3 + 0.004 * x, 0.3 + 0.004 * y, 0.7 - 0.003 * x], -1)
+    strengths = deviation * np.array([1.0, 0.5, 1.5])
+    frame = smooth + random.standard_normal(smooth.shape) * strengths
+    hole = np.zeros((90, 100), bool)
+    hole[25:65, 30:75] = True
+    frame[hole] = smooth[hole]
+    if np.issubdtype(dtype, np.integer):
+        frame = np.rint(frame.clip(0, 1) * np.iinfo(dtype).max)
+    frame = frame.astype(dtype)
+
+    result = match_grain(frame, hole, hole, seed=4)
+    np.testing.assert_array_equal(result[~hole], frame[~hole])
+    full = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1
+    added = (result.astype(float) / full - smooth)[hole]
+    # 1800 pixels give a deviation to 2%, the median of a few thousand responses some percent more;
+    # rounding, before and after, adds to it, and its steps show in a median: half a step.
+    np.testing.assert_allclose(
+        added.std(0), strengths, rtol=0.1, atol=0.5 / full if full > 1 else 0
+    )
+    np.testing.assert_allclose(added.mean(0), 0, atol=0.003)
+    np.testing.assert_array_equal(result, match_grain(frame, hole, hole, seed=4))
+    assert (result != match_grain(frame, hole, hole, seed=5))[hole].any()
+
+
+def test_match_grain_adds_none_where_there_is_none():
+    y, x = np.mgrid[:60, :70]
+    frame = np.stack([0.01 * x, 0.01 * y, 0.5 + 0 * x], -1).astype(np.float32)
+    hole = np.zeros((60, 70), bool)
+    hole[20:40, 20:40] = True
+    # The filter is blind to a plane; what is left is rounding of float32.
+    np.testing.assert_allclose(match_grain(frame, hole, hole, seed=0), frame, rtol=0, atol=1e-6)
+
+
+def test_match_grain_adds_what_each_part_lacks():
+    random = np.random.default_rng(19)
+    frame = (0.5 + 0.02 * random.standard_normal((80, 100, 3))).astype(np.float32)
+    hole = np.zeros((80, 100), bool)
+    hole[20:60, 20:80] = True
+    smooth = hole.copy()
+    smooth[:, 50:] = False  # the other half was carried here from elsewhere, with its grain
+    frame[smooth] = 0.5
+    result = match_grain(frame, smooth, hole, seed=1)
+    for part in (smooth, hole & ~smooth):
+        # 1200 pixels, as above.
+        np.testing.assert_allclose(result[part].std(0), 0.02, rtol=0.15)
+    np.testing.assert_array_equal(result[~hole], frame[~hole])
+
+
+def test_grain_of_a_frame_follows_its_number():
+    clip = make_clip(1, 40, 50, seed=20).expand(4, -1, -1, -1).clone()
+    clip += 0.02 * torch.randn(40, 50, 3, generator=torch.Generator().manual_seed(0))
+    masks = torch.zeros(40, 50)
+    masks[10:30, 12:38] = 1
+    hole = masks.bool()
+    grainy, plain = inpaint(clip, masks, config=FAST), inpaint(clip, masks, config=PLAIN)
+    grain = (grainy - plain)[:, hole]
+    for t in range(1, 4):  # each frame its own
+        correlation = np.corrcoef(grain[0].flatten(), grain[t].flatten())[0, 1]
+        assert abs(correlation) < 0.15
+
+
+# --- the rest --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_fill_rest_keeps_known_pixels(dtype):
+    clip, masks = as_type(make_clip(4, 30, 41, seed=21), dtype), make_masks(4, 30, 41, drift=1)
+    assert_known_kept(fill_rest(clip, masks), clip, masks)
+
+
+def test_fill_rest_is_steady():
+    still = make_clip(1, 48, 60, seed=22)
+    hole = torch.zeros(48, 60, dtype=torch.bool)
+    hole[14:34, 18:42] = True
+
+    def flicker(frames):
+        return fill_rest(frames, hole)[:, hole].diff(dim=0).abs().mean((1, 2))
+
+    # Where nothing changes the fills are the same; carrying them costs rounding of float32 and of
+    # the sub-pixel table, where flow is not exactly zero.
+    assert flicker(still.expand(18, -1, -1, -1)).max() < 0.002
+    deviation = 0.02
+    noise = deviation * torch.randn(18, 48, 60, 3, generator=torch.Generator().manual_seed(1))
+    steps = flicker(still + noise)
+    # Two frames of noise differ by 1.13 deviations on average; the fill by much less, and the
+    # frames filled anew, every eighth, do not stand out.
+    assert steps.mean() < 0.4 * 1.13 * deviation
+    assert steps.max() < 2 * steps.mean()
+
+
+def test_coarse_size_follows_from_the_frame_alone():
+    two, four = make_sizes_model(2), make_sizes_model(4)
+    assert coarse_size(two, 47, 61) == (24, 31)
+    assert coarse_size(two, 256, 256) == (128, 128)
+    assert coarse_size(two, 1080, 1920) == (128, 228)  # 1920 * 128 / 1080 = 227.6
+    assert coarse_size(two, 1920, 1080) == (228, 128)
+    assert coarse_size(four, 480, 640) == (120, 160)
+    assert coarse_size(four, 1, 5) == (1, 2)
+
+
+def make_sizes_model(ratio):
+    with torch.device("meta"):
+        return CombCN(NetworkConfig(ratio=ratio))
+
+
+# --- networks --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fill", ["mean", "classical"])
+@pytest.mark.parametrize("size", [None, (13, 19)])
+def test_infer_temporal_outside_the_hole(fill, size):
+    model = make_model(input_fill=fill)
+    clip, masks = make_clip(3, 33, 46, seed=23), make_masks(3, 33, 46, drift=2)
+    size = size or (17, 23)
+    coarse = infer_temporal(model, clip, masks, size=None if size == (17, 23) else size)
+    expected, low_masks = downsample_known(clip, masks, size=size)
+    assert coarse.shape == (3, *size, 3)
+    assert torch.equal(coarse[~low_masks], expected[~low_masks])
+    assert (coarse != expected)[low_masks].any(-1).all()
+
+
+def test_infer_temporal_inside_the_hole_by_hand():
+    model = make_model(input_fill="mean", mean_pixel=(0.2, 0.5, 0.8))
+    clip, masks = make_clip(3, 24, 32, seed=24), torch.zeros(3, 24, 32, dtype=torch.bool)
+    masks[:, 8:17, 10:20] = True
+    coarse = infer_temporal(model, clip, masks)
+    low = torch.zeros(3, 12, 16, dtype=torch.bool)
+    low[:, 4:9, 5:10] = True
+    cells = clip.reshape(3, 12, 2, 16, 2, 3).mean((2, 4))
+    cells[low] = torch.tensor((0.2, 0.5, 0.8))
+    with torch.no_grad():
+        prediction = model.temporal(cells.permute(3, 0, 1, 2)[None], low[None, None].float())
+    expected = prediction[0].permute(1, 2, 3, 0)
+    # Means of four pixels, rounded in another order.
+    torch.testing.assert_close(coarse[low], expected[low], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_upsample_guidance(method):
+    coarse = torch.rand(2, 6, 9, 3, generator=torch.Generator().manual_seed(2))
+    before = coarse.clone()
+    assert upsample_guidance(coarse, (6, 9), method=method) is coarse
+    large = upsample_guidance(coarse, (18, 27), method=method)
+    assert large.shape == (2, 18, 27, 3)
+    # The centre of every third pixel is that of a coarse one: interpolation returns it.
+    torch.testing.assert_close(large[:, 1::3, 1::3], coarse, rtol=0, atol=1e-5)
+    if method == "nearest":
+        repeated = coarse.repeat_interleave(3, 1).repeat_interleave(3, 2)
+        assert torch.equal(large, repeated)
+    small = upsample_guidance(large, (6, 9), method=method)
+    expected = large.reshape(2, 6, 3, 9, 3, 3).mean((2, 4))
+    torch.testing.assert_close(small, expected, rtol=0, atol=1e-6)
+    flat = torch.full((1, 5, 7, 3), 0.25)
+    # Lanczos weights are rounded, and normalised, to float32.
+    torch.testing.assert_close(
+        upsample_guidance(flat, (8, 20), method=method), torch.full((1, 8, 20, 3), 0.25)
+    )
+    assert torch.equal(coarse, before)
+
+
+def test_upsample_guidance_rejects_unknown_methods():
+    with pytest.raises(ValueError, match="choose one of nearest, bilinear, bicubic, lanczos"):
+        upsample_guidance(torch.zeros(1, 4, 4, 3), (8, 8), method="area")
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"ratio": 4, "input_fill": "classical"}, {"guidance": False}]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_restore_detail_on_a_crop_equals_the_whole_frame(fields, dtype):
+    model = make_model(**fields)
+    height, width = 15, 399  # more than the field of view of 304 pixels, and on no multiple
+    clip = as_type(make_clip(1, height, width, seed=25), dtype)
+    masks = torch.zeros(1, height, width, dtype=torch.bool)
+    masks[:, 5:11, 190:206] = True
+    ratio = model.config.ratio
+    guide = None
+    if model.config.guidance:
+        guide = make_clip(1, -(-height // ratio), -(-width // ratio), seed=26)
+    result = restore_detail(model, clip, masks, guide)
+    assert_known_kept(result, clip, masks)
+
+    frame = clip.float() / (255 if dtype == torch.uint8 else 1)
+    if model.config.input_fill == "mean":
+        frame[masks] = 0.5
+    with torch.no_grad():
+        whole = model.detail(
+            frame.permute(0, 3, 1, 2),
+            masks[:, None].float(),
+            None if guide is None else guide.permute(0, 3, 1, 2),
+        )
+    whole = whole.permute(0, 2, 3, 1)[masks].clamp(0, 1)
+    assert whole.std() > 0.02
+    if dtype == torch.uint8:
+        # Rounding to a level may fall on the other side: one level.
+        assert ((whole * 255) - result[masks].float()).abs().max() <= 1
+    else:
+        # The same products, added in another order in 17 layers of float32.
+        torch.testing.assert_close(result[masks], whole, rtol=0, atol=1e-5)
+
+
+def test_restore_detail_resizes_guidance():
+    model = make_model()
+    clip, masks = make_clip(2, 17, 22, seed=27), make_masks(2, 17, 22)
+    coarse = make_clip(2, 5, 6, seed=28)
+    by_hand = restore_detail(model, clip, masks, upsample_guidance(coarse, (9, 11)))
+    assert torch.equal(restore_detail(model, clip, masks, coarse), by_hand)
+    with pytest.raises(ValueError, match="guidance has 1 frames but images has 2"):
+        restore_detail(model, clip, masks, coarse[:1])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("fill", ["mean", "classical"])
+def test_stages_one_by_one_equal_inpaint(dtype, fill):
+    model = make_model(input_fill=fill)
+    clip, masks = as_type(make_clip(6, 31, 42, (1, 0.2), seed=29), dtype), make_masks(6, 31, 42)
+    _, remaining = propagate(clip, masks, reach=4)
+    assert 0 < remaining.sum() < masks.sum()
+    filled = inpaint(clip, masks, None, PLAIN)
+    coarse = infer_temporal(model, filled, remaining)
+    guidance = upsample_guidance(coarse, (16, 21))
+    result = restore_detail(model, filled, remaining, guidance)
+    assert torch.equal(result, inpaint(clip, masks, model, PLAIN))
+    assert not torch.equal(result, filled)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_untrained_classical_model_changes_nothing(dtype):
+    model = CombCN(NetworkConfig(input_fill="classical")).eval()
+    clip, masks = as_type(make_clip(3, 27, 35, seed=30), dtype), make_masks(3, 27, 35)
+    result = inpaint(clip, masks, model, InpaintConfig(reach=4, precision="fp32"))
+    # What the last layers add is exactly zero; to [0, 1] and back is exact for integers.
+    assert torch.equal(bits(result), bits(inpaint(clip, masks, None, FAST)))
+
+
+def test_propagate_stops_at_the_shots_of_a_clip(long_clip):
+    clip, masks = long_clip
+    apart = [propagate(clip[part], masks[part], reach=4) for part in (np.s_[:27], np.s_[27:])]
+    for number, got in enumerate(propagate(clip, masks, reach=4)):
+        assert torch.equal(got, torch.cat([shot[number] for shot in apart]))
