@@ -5,7 +5,8 @@
 DATA holds NAME/frames/*.jpg and NAME/masks/*.png (white = object). The holes of a clip are the
 object masks of the clip seven places later in alphabetical order, ping-pong in time where that one
 is shorter, grown by 8 pixels; the first 50 frames count. Clips with a background.png are also
-scored as true removals: their own masks, against the background, where it is seen within reach.
+scored as true removals: all frames, their own masks (grown by 2 pixels for the removal), against
+the background, where it is seen within reach.
 """
 
 from __future__ import annotations
@@ -74,11 +75,12 @@ def score(images: Tensor, holes: Tensor) -> list[float]:
 
 def removal(clip: Path) -> float:
     """Hole PSNR against the background of what was seen, with the clip's own masks."""
-    images, holes = read_frames(clip), grow(read_masks(clip), 2)[:NUM_FRAMES]
+    images, objects = read_frames(clip, None), read_masks(clip)
+    holes = grow(objects, 2)
     background = read_image(clip / "background.png").expand(len(images), -1, -1, -1)
     _, remaining = propagate(images, holes)
     result = inpaint(images, holes, config=InpaintConfig(network=False))
-    return metrics.hole_psnr(result, background, read_masks(clip)[:NUM_FRAMES] & ~remaining)
+    return metrics.hole_psnr(result, background, objects & ~remaining)
 
 
 def print_row(name: str, row: list[float]) -> None:
@@ -93,9 +95,9 @@ def read_image(path: Path) -> Tensor:
     return torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
 
-def read_frames(clip: Path) -> Tensor:
-    """(T, H, W, 3) uint8 RGB"""
-    paths = sorted((clip / "frames").iterdir())[:NUM_FRAMES]
+def read_frames(clip: Path, num_frames: int | None = NUM_FRAMES) -> Tensor:
+    """(T, H, W, 3) uint8 RGB; all frames for None"""
+    paths = sorted((clip / "frames").iterdir())[:num_frames]
     return torch.stack([read_image(path) for path in paths])
 
 

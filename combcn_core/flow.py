@@ -49,10 +49,12 @@ CUT_AGREEMENT, CUT_HISTOGRAM = 0.25, 0.5
 STILL_PIXELS = 0.5  # the camera stands still between frames if the flow of most pixels is less,
 DRIFT_PIXELS = 0.5  # and over many frames, if their median motions do not add up to more than this
 PLATE_FRAMES = 3  # fewer sightings make no plate
-PLATE_ERROR = -0.15  # with LEAST_ERROR: a plate outweighs single sightings where there is one
+# Error of a plate: below 0 it outweighs the surest trace; and per standard deviation of what it is
+# the mean of, in [0, 1]: what keeps changing is better taken from the nearest frame.
+PLATE_ERROR, PLATE_SPREAD_ERROR = -0.15, 20.0
 PLATE_STEPS = 2**16  # levels that a float in [0, 1] is counted in, so that sums are exact
 
-PROPAGATE_MARGIN = SETTLE_ROUNDS + 1  # frames beyond `reach` that a propagated frame depends on
+PROPAGATE_MARGIN = SETTLE_ROUNDS + 2  # frames beyond `reach` that a propagated frame depends on
 
 
 def push_pull(values: Array, weights: Array) -> Array:
@@ -409,6 +411,7 @@ def trace(
     Yields:
         Frame and the traces of its hole and of the ring around it, in that order.
     """
+    steps: dict[int, _Step] = {}
     before: _Step | None = None
     for t in order:
         hole, search = holes[t], dilate(holes[t], RING_PIXELS)
@@ -427,10 +430,13 @@ def trace(
         motion = motions.get(t)
         if len(rows) and motion is not None and before is not None:
             _follow(path, ages, motion, motions.get(before.frame), before, hole.shape, reach)
+            _follow_on(path, ages, steps, reach)
         numbers = np.full((box.height, box.width), -1, np.int32)
         numbers[rows - box.top, columns - box.left] = np.arange(len(rows), dtype=np.int32)
         numbers[~crop(hole, box)] = -1
-        before = _Step(t, path, ages, numbers, box)
+        before = steps[t] = _Step(t, path, ages, numbers, box)
+        if len(steps) > reach + 1:
+            del steps[next(iter(steps))]
         yield t, path
 
 
@@ -497,6 +503,38 @@ def _follow(
     path.error[going] = before.path.error[link] + own[going, 2]
 
 
+def _follow_on(path: Trace, ages: Array, steps: Mapping[int, _Step], reach: int) -> None:
+    """Traces that end in the hole of their source go on from there; in place.
+
+    A trace follows the pixels it meets, and may be up to half a pixel beside them at every step. So
+    the hole may end later for it than for them.
+    """
+    ended_in: list[Array] = []
+    for _ in range(4):
+        lost = np.flatnonzero(path.source >= 0)
+        ended_in = []
+        for source in np.unique(path.source[lost]):
+            here = lost[path.source[lost] == source]
+            near_x, near_y = np.rint(path.x[here]), np.rint(path.y[here])
+            step = steps[int(source)]
+            link = step.meet(near_x.astype(np.int32), near_y.astype(np.int32))
+            inside = link >= 0
+            here, link = here[inside], link[inside]
+            if len(here) == 0:
+                continue
+            ended_in.append(here)
+            ages[here] += step.ages[link]
+            good = (step.path.source[link] >= 0) & (ages[here] <= reach)
+            path.source[here] = np.where(good, step.path.source[link], -1)
+            path.x[here] += step.path.x[link] - near_x[inside]
+            path.y[here] += step.path.y[link] - near_y[inside]
+            path.error[here] += np.where(good, step.path.error[link], np.inf)
+        if not ended_in:
+            return
+    for here in ended_in:
+        path.source[here] = -1
+
+
 def gather(path: Trace, frames: Mapping[int, Pixels], log_gains: Mapping[int, Array]) -> Array:
     """(N, 3) in [0, 1]: the colours at the ends of the traces, at the target frame's brightness.
 
@@ -529,7 +567,8 @@ class Plate:
             shape = next(iter(frames.values()))[0].shape
             self._frames.clear()
             gone = []
-            self._sum, self._count = np.zeros(shape, np.int64), np.zeros(shape[:2], np.int32)
+            self._sum, self._squares = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+            self._count = np.zeros(shape[:2], np.int32)
         for t in gone:
             self._add(*self._frames.pop(t), -1)
         for t, (frame, hole) in frames.items():
@@ -538,30 +577,29 @@ class Plate:
                 self._add(frame, hole, 1)
 
     def _add(self, frame: Array, hole: Mask, sign: int) -> None:
-        counted = frame
-        if not np.issubdtype(frame.dtype, np.integer):
-            counted = np.rint(to_unit(frame) * PLATE_STEPS).astype(np.int64)
-        np.add(
-            self._sum,
-            counted if sign > 0 else -counted.astype(np.int64),
-            out=self._sum,
-            where=~hole[..., None],
-        )
+        if np.issubdtype(frame.dtype, np.integer):
+            counted = frame.astype(np.int64)
+        else:
+            counted = np.rint(np.clip(to_unit(frame), 0, 1) * PLATE_STEPS).astype(np.int64)
+        counted[hole] = 0
+        self._sum += sign * counted
+        self._squares += sign * counted**2
         self._count += sign * ~hole
 
     def sight(self, hole: Mask) -> tuple[Trace, Array]:
         """What the plate shows of a hole, as `merge` takes it: traces and their colours."""
         rows, columns = np.nonzero(hole)
-        count = self._count[rows, columns]
-        seen = count >= PLATE_FRAMES
-        rows, columns, count = rows[seen], columns[seen], count[seen]
         dtype = next(iter(self._frames.values()))[0].dtype
         full = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else PLATE_STEPS
-        colors = self._sum[rows, columns] / (count[:, None] * np.float64(full))
+        count = self._count[rows, columns]
+        colors = self._sum[rows, columns] / (np.maximum(count, 1)[:, None] * np.float64(full))
+        squares = self._squares[rows, columns] / (np.maximum(count, 1)[:, None] * full**2.0)
+        spread = np.sqrt(np.maximum((squares - colors**2).mean(-1), 0))
+        error = (PLATE_ERROR + PLATE_SPREAD_ERROR * spread).astype(np.float32)
+        seen = count >= PLATE_FRAMES
+        rows, columns, colors, error = rows[seen], columns[seen], colors[seen], error[seen]
         nothing = np.zeros(len(rows), np.float32)
-        path = Trace(
-            rows, columns, np.zeros(len(rows), np.int32), nothing, nothing, nothing + PLATE_ERROR
-        )
+        path = Trace(rows, columns, np.zeros(len(rows), np.int32), nothing, nothing, error)
         return path, colors.astype(np.float32)
 
 

@@ -8,6 +8,7 @@ hole.
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,6 @@ from typing import Literal
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as functional
 from torch import Tensor
 
 from combcn_core import flow
@@ -117,7 +117,7 @@ def inpaint(
             "mask covers every pixel of every frame; leave something to fill it from, "
             "or give a clean frame."
         )
-    frames, hole_list = _to_arrays(images), list(holes.numpy())
+    frames, hole_list = _to_arrays(images), list(holes.numpy(force=True))
     inpainter = ShotInpainter(config, model)
     done: list[Pixels] = []
     for segment, shot_start in _plan(frames, config.segment_frames, inpainter.halo):
@@ -137,22 +137,27 @@ def propagate(images: Tensor, masks: Tensor, *, reach: int = 48) -> tuple[Tensor
 
     Returns:
         The images, filled where something was seen and sure; and (T, H, W) bool, True where not.
-        There, a smooth fill stands for now.
+        There stands the classical fill of `fill_rest`.
 
     Raises:
-        ValueError: shapes or types that do not fit.
+        ValueError: shapes or types that do not fit, or a reach below 1.
     """
+    if reach < 1:
+        raise ValueError(f"reach is {reach}; give 1 frame or more.")
     holes = _check_clip(images, masks)
     frames = _to_arrays(images)
     window = _Window(reach)
-    filled, remaining = [], []
+    filled: list[Pixels] = []
+    remaining: list[Mask] = []
     for start, stop in _find_shots(frames):
-        window.slide(start, frames[start:stop], list(holes[start:stop].numpy()), start, stop)
-        for frame, rest in window.propagated(start, stop).values():
-            filled.append(frame)
-            remaining.append(rest)
+        window.slide(
+            start, frames[start:stop], list(holes[start:stop].numpy(force=True)), start, stop
+        )
+        given = window.propagated(start, stop)
+        filled += window.rest(given, start, stop, start).values()
+        remaining += [rest for _, rest in given.values()]
     result = torch.where(holes[..., None], _to_tensor(filled, images), images)
-    return result, torch.from_numpy(np.stack(remaining))
+    return result, torch.from_numpy(np.stack(remaining)).to(images.device)
 
 
 def fill_rest(images: Tensor, masks: Tensor) -> Tensor:
@@ -173,7 +178,9 @@ def fill_rest(images: Tensor, masks: Tensor) -> Tensor:
     window = _Window(KEY_STEP)
     filled: list[Pixels] = []
     for start, stop in _find_shots(frames):
-        window.slide(start, frames[start:stop], list(holes[start:stop].numpy()), start, stop)
+        window.slide(
+            start, frames[start:stop], list(holes[start:stop].numpy(force=True)), start, stop
+        )
         given = {t: (window.frame(t), window.mask(t)) for t in range(start, stop)}
         filled += window.rest(given, start, stop, start).values()
     return torch.where(holes[..., None], _to_tensor(filled, images), images)
@@ -200,17 +207,14 @@ def infer_temporal(
     holes = _check_clip(images, masks)
     size = size or coarse_size(model, *images.shape[1:3])
     small, small_holes = downsample_known(images, holes, size=size)
-    small = small.float()
     if model.config.input_fill == "classical":
-        whole = functional.interpolate(
-            to_float(images).permute(0, 3, 1, 2), size, mode="area"
-        ).permute(0, 2, 3, 1)
+        whole, _ = downsample_known(_finite(images), torch.zeros_like(holes), size=size)
         small = torch.where(small_holes[..., None], whole, small)
     clip, hole = _to_volume(small), small_holes.float()[None, None]
     if model.config.input_fill == "mean":
         clip = fill_mean(clip, hole, model.config.mean_pixel)
     parameter = next(model.parameters())
-    with torch.inference_mode():
+    with torch.inference_mode(), _evaluating(model):
         prediction = model.temporal(clip.to(parameter), hole.to(parameter))
     coarse = prediction[0].permute(1, 2, 3, 0).float().to(images.device)
     return torch.where(small_holes[..., None], coarse, small).clone()
@@ -292,7 +296,7 @@ def restore_detail(
             continue
         box = crop_box(box, DETAIL_CONTEXT_PIXELS, DETAIL_MULTIPLE_PIXELS, height, width)
         rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
-        frame = to_float(images[t : t + 1, rows, columns]).permute(0, 3, 1, 2)
+        frame = _finite(images[t : t + 1, rows, columns]).permute(0, 3, 1, 2)
         mask = hole[None, None, rows, columns].float()
         if model.config.input_fill == "mean":
             frame = fill_mean(frame, mask, model.config.mean_pixel)
@@ -302,7 +306,7 @@ def restore_detail(
             guide_columns = slice(box.left // ratio, -(-box.right // ratio))
             guide = guidance[t : t + 1, guide_rows, guide_columns].permute(0, 3, 1, 2)
             guide = guide.to(parameter)
-        with torch.inference_mode():
+        with torch.inference_mode(), _evaluating(model):
             prediction = model.detail(frame.to(parameter), mask.to(parameter), guide)
         result = images[t : t + 1].clone()
         painted = prediction.permute(0, 2, 3, 1).float().to(images.device)
@@ -458,7 +462,8 @@ class _Window:
         wanted_stop: int,
     ) -> None:
         """Look at other frames; what is known of the motion between those that stay is kept."""
-        if not (self.start <= start < self.stop):
+        same = self.start <= start < self.stop and self.frame(start) is frames[0]
+        if not same:
             self._raw.clear()
             self._settled.clear()
         self.start, self.frames, self.masks = start, frames, masks
@@ -475,8 +480,8 @@ class _Window:
         missing = [t for t in range(low, high) if t not in self._settled]
         if not missing:
             return
-        first = max(self.start, missing[0] - flow.SETTLE_ROUNDS)
-        last = min(self.stop, missing[-1] + 1 + flow.SETTLE_ROUNDS)
+        first = max(self.start, missing[0] - flow.SETTLE_ROUNDS - 1)
+        last = min(self.stop, missing[-1] + 2 + flow.SETTLE_ROUNDS)
         pairs = [t for t in range(first, last - 1) if t not in self._raw]
         with flow.one_thread():
             self._raw.update(zip(pairs, self._workers.map(self._find_motion, pairs), strict=True))
@@ -488,7 +493,7 @@ class _Window:
             forward, backward = flow.settle(forward, backward, self._workers.map)
         for t in missing:
             self._settled[t] = forward.get(t), backward.get(t)
-        for t in [t for t in self._raw if t < last - 2 * flow.SETTLE_ROUNDS - 1]:
+        for t in [t for t in self._raw if t < last - 2 * flow.SETTLE_ROUNDS - 4]:
             del self._raw[t]
 
     def _find_motion(self, t: int) -> tuple[Motion, Motion] | None:
@@ -555,8 +560,8 @@ class _Window:
             return {t: frames[t] for t in range(start, stop)}
         self.find_motions(False)
         for t in frames:
+            frames[t] = flow.fill_smoothly(*given[t])
             if (t - shot_start) % KEY_STEP == 0:
-                frames[t] = flow.fill_smoothly(*given[t])
                 holes[t] = np.zeros_like(holes[t])
         paths = self._traces(holes, start, stop, KEY_STEP)
 
@@ -663,7 +668,25 @@ def _check_clip(images: Tensor, masks: Tensor) -> Tensor:
         raise ValueError(
             f"images have shape {tuple(images.shape)}; give (frames, height, width, 3)."
         )
+    if not (images.is_floating_point() or images.dtype in (torch.uint8, torch.uint16)):
+        raise ValueError(f"images are {images.dtype}; give uint8, uint16 or float in [0, 1].")
     return check_masks(masks, *images.shape[:3]).to(images.device)
+
+
+def _finite(images: Tensor) -> Tensor:
+    """As float, without what would spread through a network."""
+    return torch.nan_to_num(to_float(images), nan=0.0, posinf=1.0, neginf=0.0)
+
+
+@contextmanager
+def _evaluating(model: CombCN) -> Iterator[None]:
+    """BatchNorm uses its running statistics and leaves them alone, whatever the model is set to."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def _to_arrays(images: Tensor) -> list[Pixels]:
@@ -705,7 +728,8 @@ def _placed(model: CombCN, config: InpaintConfig) -> CombCN:
     if precision == "auto":
         precision = "fp32" if device == "cpu" else "fp16"
     types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    return model.to(torch.device(device), types[precision]).eval()
+    # A copy: the caller's weights keep their precision and their place.
+    return copy.deepcopy(model).to(torch.device(device), types[precision]).eval()
 
 
 @contextmanager
