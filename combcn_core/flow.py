@@ -44,14 +44,16 @@ RING_PIXELS = 2  # around the hole, traced too, to compare levels
 MAX_ERROR, HALF_ERROR, LEAST_ERROR = 12.0, 6.0, 0.3
 REFERENCE_ROWS = 240
 SHARPNESS = 4  # how much the surer of two traces outweighs the other
+LEVEL_WEIGHT = 0.1  # of one pixel of the ring
 MAX_LEVEL_STEP = 0.05  # what is larger is an edge out of place, not a difference of level
 CUT_AGREEMENT, CUT_HISTOGRAM = 0.25, 0.5
 STILL_PIXELS = 0.5  # the camera stands still between frames if the flow of most pixels is less,
 DRIFT_PIXELS = 0.5  # and over many frames, if their median motions do not add up to more than this
 PLATE_FRAMES = 3  # fewer sightings make no plate
-# Error of a plate: below 0 it outweighs the surest trace; and per standard deviation of what it is
-# the mean of, in [0, 1]: what keeps changing is better taken from the nearest frame.
-PLATE_ERROR, PLATE_SPREAD_ERROR = -0.15, 20.0
+# Error of a plate: below 0 it outweighs the surest trace; and per standard deviation of its
+# sightings, in [0, 1], beyond the noise that most have: what keeps changing makes no plate.
+PLATE_ERROR, PLATE_SPREAD_ERROR, PLATE_MAX_ERROR = -0.15, 20.0, 1.5
+MAX_NOISE = 0.06
 PLATE_STEPS = 2**16  # levels that a float in [0, 1] is counted in, so that sums are exact
 
 PROPAGATE_MARGIN = SETTLE_ROUNDS + 2  # frames beyond `reach` that a propagated frame depends on
@@ -595,8 +597,10 @@ class Plate:
         colors = self._sum[rows, columns] / (np.maximum(count, 1)[:, None] * np.float64(full))
         squares = self._squares[rows, columns] / (np.maximum(count, 1)[:, None] * full**2.0)
         spread = np.sqrt(np.maximum((squares - colors**2).mean(-1), 0))
-        error = (PLATE_ERROR + PLATE_SPREAD_ERROR * spread).astype(np.float32)
-        seen = count >= PLATE_FRAMES
+        noise = min(1.5 * np.quantile(spread, 0.25), MAX_NOISE) if len(spread) else 0.0
+        error = PLATE_ERROR + PLATE_SPREAD_ERROR * np.maximum(spread - noise, 0)
+        error = error.astype(np.float32)
+        seen = (count >= PLATE_FRAMES) & (error < PLATE_MAX_ERROR)
         rows, columns, colors, error = rows[seen], columns[seen], colors[seen], error[seen]
         nothing = np.zeros(len(rows), np.float32)
         path = Trace(rows, columns, np.zeros(len(rows), np.int32), nothing, nothing, error)
@@ -662,7 +666,8 @@ def merge(
     confidence = confidence / (1 + confidence)
 
     step = np.clip(pixels - found, -MAX_LEVEL_STEP, MAX_LEVEL_STEP)
-    found += push_pull(step, np.where(hole, 0, confidence))
+    # With so little weight each, many pixels of the ring are averaged: levels, not their noise.
+    found += push_pull(step, np.where(hole, 0, LEVEL_WEIGHT * confidence))
     found = np.where(hole[..., None], found, pixels)
     filled = push_pull(found, np.where(hole, confidence, 1).astype(np.float32))
 

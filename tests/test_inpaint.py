@@ -1,4 +1,5 @@
 import functools
+import importlib
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from combcn_core.inpaint import (
 from combcn_core.masks import downsample_known
 from combcn_core.networks import CombCN, NetworkConfig, temporal_halo
 from combcn_core.segments import plan_segments, plan_shot
+
+stages = importlib.import_module("combcn_core.inpaint")  # the package's `inpaint` is the function
 
 LEVEL = 1 / 255
 
@@ -666,3 +669,130 @@ def test_propagate_stops_at_the_shots_of_a_clip(long_clip):
     apart = [propagate(clip[part], masks[part], reach=4) for part in (np.s_[:27], np.s_[27:])]
     for number, got in enumerate(propagate(clip, masks, reach=4)):
         assert torch.equal(got, torch.cat([shot[number] for shot in apart]))
+
+
+@pytest.mark.parametrize("stage", ["fill_rest", "inpaint"])
+def test_rest_ignores_what_is_hidden(stage):
+    clip, masks = make_clip(8, 64, 80), make_masks(8, 64, 80)
+    other = clip.clone()
+    other[masks] = torch.rand(int(masks.sum()), 3, generator=torch.Generator().manual_seed(0))
+    config = InpaintConfig(propagate=False, match_grain=False)
+
+    def run(images):
+        if stage == "fill_rest":
+            return fill_rest(images, masks)
+        return inpaint(images, masks, config=config)
+
+    assert torch.equal(run(clip), run(other))
+
+
+@pytest.mark.parametrize("fill", ["mean", "classical"])
+def test_networks_survive_known_pixels_that_are_not_finite(fill):
+    clip, masks = make_clip(2, 25, 31), make_masks(2, 25, 31)
+    clip[:, 0, :3] = torch.tensor([float("nan"), float("inf"), float("-inf")])[:, None]
+    result = inpaint(clip, masks, make_model(input_fill=fill), InpaintConfig(propagate=False))
+    assert result[masks].isfinite().all()
+
+
+def test_propagated_stages_equal_inpaint():
+    # `propagate` brings the classical fill for what remains, from the same flow as `inpaint`.
+    model = make_model(input_fill="classical")
+    clip, masks = make_clip(6, 31, 42, (1, 0.2), seed=29), make_masks(6, 31, 42)
+    filled, remaining = propagate(clip, masks, reach=PLAIN.reach)
+    guidance = upsample_guidance(infer_temporal(model, filled, remaining), (16, 21))
+    result = restore_detail(model, filled, remaining, guidance)
+    assert torch.equal(result, inpaint(clip, masks, model, PLAIN))
+
+
+def test_stages_leave_a_model_in_training_as_it_is():
+    model = make_model.__wrapped__(input_fill="mean").train()
+    clip, masks = make_clip(3, 24, 28), make_masks(3, 24, 28)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    infer_temporal(model, clip, masks)
+    inpaint(clip, masks, model, InpaintConfig(precision="bf16", propagate=False))
+    assert model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_shot_inpainter_starts_anew_with_another_clip():
+    first, second = make_clip(6, 48, 60, (2, 0), seed=1), make_clip(6, 48, 60, (-2, 1), seed=2)
+    masks = list(make_masks(6, 48, 60).numpy())
+    used, fresh = ShotInpainter(PLAIN), ShotInpainter(PLAIN)
+    (segment,) = plan_shot(0, 6, 32, used.halo)
+    used.run(list(first.numpy()), masks, segment, 0)
+    results = [one.run(list(second.numpy()), masks, segment, 0).frames for one in (used, fresh)]
+    assert np.array_equal(*results)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool])
+def test_inpaint_rejects_other_types(dtype):
+    with pytest.raises(ValueError, match="give uint8, uint16 or float"):
+        inpaint(torch.zeros(2, 8, 8, 3, dtype=dtype), torch.eye(8))
+
+
+def test_motions_found_in_parts_equal_those_of_the_whole(monkeypatch):
+    def motion(t):
+        field = np.zeros((24, 32, 3), np.float32)
+        field[..., 0], field[..., 2] = 0.01 * t, 0 if t % 13 == 0 else 5
+        inside = np.stack(np.nonzero(np.ones((24, 32), bool)))
+        box = stages.flow.Box(0, 0, 24, 32)
+        still = np.full(4, np.nan)
+        return stages.Motion(box, np.zeros((3, 2)), field, inside, np.zeros(3), still)
+
+    monkeypatch.setattr(stages._Window, "_find_motion", lambda _, t: (motion(t), motion(t + 1)))
+
+    def settled(step, num_frames=40):
+        window, found = stages._Window(4), {}
+        frames = [np.zeros((24, 32, 3), np.float32)] * num_frames
+        masks = [np.ones((24, 32), bool)] * num_frames
+        halo = 8 + window.halo(True)
+        for start in range(0, num_frames, step):
+            stop = min(num_frames, start + step)
+            low, high = max(0, start - halo), min(num_frames, stop + halo)
+            window.slide(low, frames[low:high], masks[low:high], start - 8, stop + 8)
+            window.find_motions()
+            found.update(window._settled)
+        return found
+
+    whole, parts = settled(40), settled(1)
+    for t, pair in whole.items():
+        for one, other in zip(pair, parts[t], strict=True):
+            assert (one is None) == (other is None)
+            assert one is None or np.array_equal(one.field, other.field), t
+
+
+def test_still_camera_shows_the_mean_of_all_sightings():
+    # A noisy still: a plate of many sightings is far cleaner than any one of them.
+    generator = torch.Generator().manual_seed(3)
+    truth = make_clip(1, 60, 80)
+    noise = 0.02 * torch.randn(24, 60, 80, 3, generator=generator)
+    clip = (truth + noise).clamp(0, 1)
+    masks = torch.zeros(24, 60, 80, dtype=torch.bool)
+    for t in range(24):
+        masks[t, 20:40, 2 * t : 2 * t + 12] = True
+    filled, remaining = propagate(clip, masks)
+    assert not remaining.any()
+    error = (filled - truth)[masks].std()
+    # 18 sightings or more of each pixel leave a quarter of 0.02 and a little for the match of
+    # levels, which sees the noise of the ring; one sighting leaves 0.02.
+    assert error < 0.01
+
+
+def test_plate_against_a_plain_mean():
+    rng = np.random.default_rng(4)
+    frames = {
+        t: (rng.integers(100, 110, (5, 7, 3), np.uint8), rng.random((5, 7)) < 0.4) for t in range(9)
+    }
+    plate = stages.flow.Plate()
+    plate.look({t: frames[t] for t in range(6)})
+    plate.look({t: frames[t] for t in range(3, 9)})  # frames come and go
+    path, colors = plate.sight(np.ones((5, 7), bool))
+    for row, column, color in zip(path.rows, path.columns, colors, strict=True):
+        seen = [
+            frames[t][0][row, column] / 255 for t in range(3, 9) if not frames[t][1][row, column]
+        ]
+        assert len(seen) >= 3
+        assert color == pytest.approx(np.mean(seen, axis=0), abs=1e-6)  # float32
+    counts = sum(~frames[t][1] for t in range(3, 9))
+    assert len(path.rows) == (counts >= 3).sum()
