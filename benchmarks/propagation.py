@@ -7,6 +7,11 @@ object masks of the clip seven places later in alphabetical order, ping-pong in 
 is shorter, grown by 8 pixels; the first 50 frames count. Clips with a background.png are also
 scored as true removals: all frames, their own masks (grown by 2 pixels for the removal), against
 the background, where it is seen within reach.
+
+Columns: hole PSNR in dB of Telea, Navier-Stokes and `inpaint` without networks, and its gain over
+Telea; the share of hole pixels that propagation left to the classical fill; milliseconds a frame
+of `propagate`; gradient energy of propagated pixels over that of the truth; flicker of `inpaint`
+and of Telea, 0..255.
 """
 
 from __future__ import annotations
@@ -56,9 +61,9 @@ def score(images: Tensor, holes: Tensor) -> list[float]:
     telea = classical(images, holes, cv2.INPAINT_TELEA)
     navier_stokes = classical(images, holes, cv2.INPAINT_NS)
     start = time.perf_counter()
-    result = inpaint(images, holes, config=InpaintConfig(network=False))
-    milliseconds = (time.perf_counter() - start) / len(images) * 1000
     _, remaining = propagate(images, holes)
+    milliseconds = (time.perf_counter() - start) / len(images) * 1000
+    result = inpaint(images, holes, config=InpaintConfig(network=False))
     ours, theirs = (metrics.hole_psnr(fill, images, holes) for fill in (result, telea))
     return [
         theirs,

@@ -360,10 +360,12 @@ def _improve(
 ) -> Motion:
     motion = motions[t]
     rows, columns = motion.inside
-    if len(rows) == 0:
-        return motion
-    x, y = motion.positions()
     best = motion.field[rows, columns]
+    unsure = best[:, 2] > SETTLE_PIXELS  # a neighbour cannot be surer of the others
+    if not unsure.any():
+        return motion
+    rows, columns, best = rows[unsure], columns[unsure], best[unsure]
+    x, y = (position[unsure] for position in motion.positions())
     for step, path in ((1, pair[0].get(t)), (-1, pair[1].get(t))):
         neighbour = motions.get(t + step)
         if path is None or neighbour is None:
@@ -432,7 +434,7 @@ def trace(
         motion = motions.get(t)
         if len(rows) and motion is not None and before is not None:
             _follow(path, ages, motion, motions.get(before.frame), before, hole.shape, reach)
-            _follow_on(path, ages, steps, reach)
+            _follow_on(path, ages, np.flatnonzero(ages > 1), steps, reach)
         numbers = np.full((box.height, box.width), -1, np.int32)
         numbers[rows - box.top, columns - box.left] = np.arange(len(rows), dtype=np.int32)
         numbers[~crop(hole, box)] = -1
@@ -505,36 +507,38 @@ def _follow(
     path.error[going] = before.path.error[link] + own[going, 2]
 
 
-def _follow_on(path: Trace, ages: Array, steps: Mapping[int, _Step], reach: int) -> None:
+def _follow_on(
+    path: Trace, ages: Array, moving: Array, steps: Mapping[int, _Step], reach: int
+) -> None:
     """Traces that end in the hole of their source go on from there; in place.
 
     A trace follows the pixels it meets, and may be up to half a pixel beside them at every step. So
-    the hole may end later for it than for them.
+    the hole may end later for it than for them. `moving` are those that met others.
     """
-    ended_in: list[Array] = []
     for _ in range(4):
-        lost = np.flatnonzero(path.source >= 0)
+        near_x, near_y = np.rint(path.x).astype(np.int32), np.rint(path.y).astype(np.int32)
         ended_in = []
-        for source in np.unique(path.source[lost]):
-            here = lost[path.source[lost] == source]
-            near_x, near_y = np.rint(path.x[here]), np.rint(path.y[here])
-            step = steps[int(source)]
-            link = step.meet(near_x.astype(np.int32), near_y.astype(np.int32))
-            inside = link >= 0
-            here, link = here[inside], link[inside]
+        by_source = moving[np.argsort(path.source[moving], kind="stable")]
+        starts = np.flatnonzero(np.diff(path.source[by_source], prepend=-2))
+        for here in np.split(by_source, starts[1:]):
+            if len(here) == 0 or path.source[here[0]] < 0:
+                continue
+            step = steps[int(path.source[here[0]])]
+            link = step.meet(near_x[here], near_y[here])
+            here, link = here[link >= 0], link[link >= 0]
             if len(here) == 0:
                 continue
             ended_in.append(here)
             ages[here] += step.ages[link]
             good = (step.path.source[link] >= 0) & (ages[here] <= reach)
             path.source[here] = np.where(good, step.path.source[link], -1)
-            path.x[here] += step.path.x[link] - near_x[inside]
-            path.y[here] += step.path.y[link] - near_y[inside]
+            path.x[here] += step.path.x[link] - near_x[here]
+            path.y[here] += step.path.y[link] - near_y[here]
             path.error[here] += np.where(good, step.path.error[link], np.inf)
         if not ended_in:
             return
-    for here in ended_in:
-        path.source[here] = -1
+        moving = np.concatenate(ended_in)
+    path.source[moving] = -1
 
 
 def gather(path: Trace, frames: Mapping[int, Pixels], log_gains: Mapping[int, Array]) -> Array:
