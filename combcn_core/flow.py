@@ -10,7 +10,8 @@ Arrays are NumPy, one frame each: pixels (H, W, 3) RGB, uint8, uint16 or float i
 (H, W) bool, True inside the hole. Positions are x, y in pixels, the centre of the first pixel is
 0, 0. Beyond METHOD "Limits the paper names", which asks for optical flow.
 
-The constants were chosen on clips split off from training footage, with synthetic holes.
+The constants were chosen on clips split off from training footage, with synthetic holes; those of
+the plate also on true removals from still cameras.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ AGREEMENT_PIXELS = 1.0  # flow forth and back must return this near to be truste
 SETTLE_ROUNDS = 6  # and so many frames away may the flow inside a hole be taken from
 SETTLE_PIXELS = 0.3  # how much less sure the flow of the neighbouring frame is than one's own
 RING_PIXELS = 2  # around the hole, traced too, to compare levels
-# Expected errors of a trace, in pixels of a frame of 240 rows. The estimate is conservative, about
-# four times the true error: at 6 a smooth fill gets half the weight, at 12 all of it.
+# Expected errors of a trace, in pixels of a frame of 240 rows (`_error_unit`). The estimate is
+# conservative, about four times the true error: at 6 a smooth fill gets half the weight, at 12 all.
 MAX_ERROR, HALF_ERROR, LEAST_ERROR = 12.0, 6.0, 0.3
 REFERENCE_ROWS = 240
 SHARPNESS = 4  # how much the surer of two traces outweighs the other
@@ -603,8 +604,8 @@ class Plate:
         spread = np.sqrt(np.maximum((squares - colors**2).mean(-1), 0))
         noise = min(1.5 * np.quantile(spread, 0.25), MAX_NOISE) if len(spread) else 0.0
         error = PLATE_ERROR + PLATE_SPREAD_ERROR * np.maximum(spread - noise, 0)
-        error = error.astype(np.float32)
         seen = (count >= PLATE_FRAMES) & (error < PLATE_MAX_ERROR)
+        error = (error * _error_unit(hole)).astype(np.float32)
         rows, columns, colors, error = rows[seen], columns[seen], colors[seen], error[seen]
         nothing = np.zeros(len(rows), np.float32)
         path = Trace(rows, columns, np.zeros(len(rows), np.int32), nothing, nothing, error)
@@ -622,6 +623,11 @@ def fill_smoothly(frame: Pixels, hole: Mask) -> Pixels:
     result = frame.copy()
     crop(result, box)[inside] = from_unit(filled[inside], frame.dtype)
     return result
+
+
+def _error_unit(mask: Mask) -> float:
+    """What one pixel of a frame of `REFERENCE_ROWS` is in this one, in pixels."""
+    return min(mask.shape) / REFERENCE_ROWS
 
 
 def merge(
@@ -651,7 +657,7 @@ def merge(
     box = find_box(mask)
     if box is None:
         return frame, mask
-    unit = min(height, width) / REFERENCE_ROWS
+    unit = _error_unit(mask)
     box = crop_box(box, 8 * RING_PIXELS, 1, height, width)
     weight = np.zeros((box.height, box.width), np.float32)
     total = np.zeros((box.height, box.width, 3), np.float32)

@@ -25,6 +25,7 @@ from torch import Tensor
 from combcn_core import flow
 from combcn_core.flow import Array, Mask, Motion, Pixels, Trace
 from combcn_core.masks import (
+    bounding_box,
     check_masks,
     composite,
     downsample_known,
@@ -290,7 +291,7 @@ def restore_detail(
     results = []
     for t in range(len(images)):
         hole = holes[t]
-        box = flow.find_box(hole.numpy(force=True))
+        box = bounding_box(hole)
         if box is None:
             results.append(images[t])
             continue

@@ -762,17 +762,19 @@ def test_motions_found_in_parts_equal_those_of_the_whole(monkeypatch):
             assert one is None or np.array_equal(one.field, other.field), t
 
 
-def test_still_camera_shows_the_mean_of_all_sightings():
+@pytest.mark.parametrize(("height", "width"), [(60, 80), (120, 130)])
+def test_still_camera_shows_the_mean_of_all_sightings(height, width):
     # A noisy still: a plate of many sightings is far cleaner than any one of them.
     generator = torch.Generator().manual_seed(3)
-    truth = make_clip(1, 60, 80)
-    noise = 0.02 * torch.randn(24, 60, 80, 3, generator=generator)
+    truth = make_clip(1, height, width)
+    noise = 0.02 * torch.randn(24, height, width, 3, generator=generator)
     clip = (truth + noise).clamp(0, 1)
-    masks = torch.zeros(24, 60, 80, dtype=torch.bool)
+    masks = torch.zeros(24, height, width, dtype=torch.bool)
     for t in range(24):
         masks[t, 20:40, 2 * t : 2 * t + 12] = True
     filled, remaining = propagate(clip, masks)
     assert not remaining.any()
+    assert filled.isfinite().all()
     error = (filled - truth)[masks].std()
     # 18 sightings or more of each pixel leave a quarter of 0.02 and a little for the match of
     # levels, which sees the noise of the ring; one sighting leaves 0.02.
