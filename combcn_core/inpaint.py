@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -188,7 +188,12 @@ def fill_rest(images: Tensor, masks: Tensor) -> Tensor:
 
 
 def infer_temporal(
-    model: CombCN, images: Tensor, masks: Tensor, *, size: tuple[int, int] | None = None
+    model: CombCN,
+    images: Tensor,
+    masks: Tensor,
+    *,
+    size: tuple[int, int] | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """3DCN: complete the clip at low resolution, all frames at once.
 
@@ -198,6 +203,8 @@ def infer_temporal(
             model starts from a classical fill: then the hole holds that fill.
         masks: (T, H, W) or (H, W), 1 inside the hole.
         size: (h, w) of the result; None: see `coarse_size`.
+        on_batch: called with the number of frames done so far and of all, after each batch; what it
+            raises ends the work.
 
     Returns:
         (T, h, w, 3) float32, RGB: the prediction inside the low-resolution hole, the downsampled
@@ -218,6 +225,8 @@ def infer_temporal(
     with torch.inference_mode(), _evaluating(model):
         prediction = model.temporal(clip.to(parameter), hole.to(parameter))
     coarse = prediction[0].permute(1, 2, 3, 0).float().to(images.device)
+    if on_batch is not None:
+        on_batch(len(images), len(images))
     return torch.where(small_holes[..., None], coarse, small).clone()
 
 
@@ -258,7 +267,12 @@ def upsample_guidance(
 
 
 def restore_detail(
-    model: CombCN, images: Tensor, masks: Tensor, guidance: Tensor | None = None
+    model: CombCN,
+    images: Tensor,
+    masks: Tensor,
+    guidance: Tensor | None = None,
+    *,
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """CombCN: restore detail at full resolution, frame by frame, and composite.
 
@@ -271,6 +285,7 @@ def restore_detail(
         masks: (T, H, W) or (H, W), 1 inside the hole.
         guidance: (T, h, w, 3) coarse frames, resized here if they are not (H/ratio, W/ratio); None
             for a model without guidance.
+        on_batch: as in `infer_temporal`.
 
     Returns:
         As images; known pixels untouched.
@@ -315,6 +330,8 @@ def restore_detail(
             painted, images[t : t + 1, rows, columns], holes[t : t + 1, rows, columns]
         )
         results.append(result[0])
+        if on_batch is not None:
+            on_batch(t + 1, len(images))
     return torch.stack(results)
 
 

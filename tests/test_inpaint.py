@@ -798,3 +798,21 @@ def test_plate_against_a_plain_mean():
         assert color == pytest.approx(np.mean(seen, axis=0), abs=1e-6)  # float32
     counts = sum(~frames[t][1] for t in range(3, 9))
     assert len(path.rows) == (counts >= 3).sum()
+
+
+def test_networks_tell_after_each_batch_and_stop_when_told():
+    model = make_model(input_fill="mean")
+    clip, masks = make_clip(4, 24, 28), make_masks(4, 24, 28)
+    for stage in (infer_temporal, functools.partial(restore_detail, guidance=clip)):
+        calls = []
+        stage(model, clip, masks, on_batch=lambda *call, calls=calls: calls.append(call))
+        done = [frames for frames, _ in calls]
+        assert done == sorted(set(done))
+        assert calls[-1] == (4, 4)
+        assert all(number == 4 for _, number in calls)
+
+        def stop(done, number):
+            raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            stage(model, clip, masks, on_batch=stop)
