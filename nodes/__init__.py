@@ -1,0 +1,27 @@
+"""The nodes of CombCN: each is a form and a phone call to `combcn_core`."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import evaluate, folders, inpaint, masks, models, sample, stages
+
+NODES: list[type[io.ComfyNode]] = [
+    models.LoadModel,
+    models.SaveModel,
+    sample.SampleClip,
+    masks.PrepareMask,
+    masks.MakeHoles,
+    stages.Propagate,
+    stages.Temporal,
+    stages.UpsampleGuidance,
+    stages.SpatialDetail,
+    inpaint.Inpaint,
+    inpaint.InpaintVideo,
+    evaluate.Evaluate,
+    evaluate.Compare,
+]
+
+
+class CombCNExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        folders.register_models()
+        return NODES

@@ -1,0 +1,197 @@
+"""Evaluate and Compare: numbers and pictures."""
+
+import math
+
+import numpy as np
+from comfy_api.latest import io, ui
+from numpy.typing import NDArray
+from torch import Tensor
+
+from combcn_core import metrics
+from combcn_core.masks import bounding_box, check_masks
+from combcn_core.pictures import outline_mask, side_by_side, xt_slice
+
+from .sockets import from_pictures, to_images, to_masks, to_pictures
+
+MAX_RESULTS = 4
+COLUMNS = ("hole l1", "hole PSNR", "PSNR", "SSIM", "flicker")
+
+
+def _results() -> list[io.Input]:
+    """Sockets of the clips that are held against each other."""
+    return [
+        io.Image.Input(
+            f"images_{number}",
+            optional=number > 1,
+            tooltip=f"Clip {number} to look at, of the size and length of the others.",
+        )
+        for number in range(1, MAX_RESULTS + 1)
+    ]
+
+
+class Evaluate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CombCN_Evaluate",
+            display_name="CombCN Evaluate",
+            category="CombCN",
+            description="Measure results against the truth: error, PSNR and flicker in the hole, "
+            "PSNR and SSIM of whole frames.",
+            inputs=[
+                io.Image.Input("truth", tooltip="The frames as they should be."),
+                io.Mask.Input("mask", tooltip="1 inside the hole: one mask, or one per frame."),
+                *_results(),
+                io.String.Input(
+                    "names",
+                    default="result 1, result 2, result 3, result 4",
+                    tooltip="Names of the results, with commas between them.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="table", tooltip="One line for each result."),
+                io.Image.Output(
+                    display_name="picture", tooltip="The frame with the largest hole, and figures."
+                ),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, truth: Tensor, mask: Tensor, names: str, **images: Tensor | None
+    ) -> io.NodeOutput:
+        target = to_images(truth, "truth")
+        holes = check_masks(to_masks(mask, target), *target.shape[:3])
+        rows, panels = [], {}
+        busiest = int(holes.flatten(1).sum(1).argmax())
+        for name, result in _named(images, names, target).items():
+            figures = _measure(result, target, holes)
+            rows.append([name, *map(_figure, figures)])
+            panels[f"{name}\nl1 {figures[0]:.2f}, {figures[1]:.2f} dB"] = to_pictures(
+                result[busiest]
+            )[0]
+        exact = to_pictures(target[busiest])[0]
+        panels["truth\nwith the hole's outline"] = outline_mask(
+            exact, holes[busiest].numpy(force=True)
+        )
+        picture = from_pictures(side_by_side(list(panels.values()), list(panels)))
+        return io.NodeOutput(
+            _table([["", *COLUMNS], *rows]), picture, ui=ui.PreviewImage(picture, cls=cls)
+        )
+
+
+def _measure(result: Tensor, target: Tensor, holes: Tensor) -> list[float]:
+    large = min(target.shape[1:3]) >= metrics.SSIM_WINDOW
+    return [
+        metrics.l1(result, target, holes),
+        metrics.hole_psnr(result, target, holes),
+        metrics.psnr(result, target, holes),
+        metrics.ssim(result, target, holes) if large else math.nan,
+        metrics.flicker(result, target, holes),
+    ]
+
+
+def _figure(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _table(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *figures in rows:
+        cells = [figure.rjust(width) for figure, width in zip(figures, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *cells]))
+    return "\n".join(lines)
+
+
+class Compare(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CombCN_Compare",
+            display_name="CombCN Compare",
+            category="CombCN",
+            description="Put clips side by side, and cut through their time: in the x-t slice, one "
+            "row of every frame under the other, flicker shows as stripes.",
+            inputs=[
+                *_results(),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="The slice goes through the middle of this hole.",
+                ),
+                io.String.Input(
+                    "names",
+                    default="clip 1, clip 2, clip 3, clip 4",
+                    tooltip="Names of the clips, with commas between them.",
+                ),
+                io.Float.Input(
+                    "height",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Without a mask: where the slice is, from 0 at the top to 1.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="side_by_side", tooltip="Every frame, the clips beside each other."
+                ),
+                io.Image.Output(display_name="slices", tooltip="The x-t slices, in one picture."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, names: str, height: float, mask: Tensor | None = None, **images: Tensor | None
+    ) -> io.NodeOutput:
+        clips = _named(images, names)
+        first = next(iter(clips.values()))
+        row = min(int(height * first.shape[1]), first.shape[1] - 1)
+        if mask is not None:
+            box = bounding_box(check_masks(to_masks(mask, first), *first.shape[:3]))
+            row = row if box is None else (box.top + box.bottom) // 2
+        labels, pictures = list(clips), [to_pictures(clip) for clip in clips.values()]
+        frames = [side_by_side(panels, labels) for panels in zip(*pictures, strict=True)]
+        slices = from_pictures(
+            side_by_side([_stretched(xt_slice(clip, row)) for clip in pictures], labels)
+        )
+        return io.NodeOutput(
+            from_pictures(np.stack(frames)), slices, ui=ui.PreviewImage(slices, cls=cls)
+        )
+
+
+def _stretched(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A slice of a short clip is a thin strip; every frame of it becomes several rows."""
+    height, width = picture.shape[:2]
+    return picture.repeat(max(1, width // 2 // height), axis=0)
+
+
+def _named(
+    images: dict[str, Tensor | None], names: str, target: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The connected clips by name.
+
+    Raises:
+        ValueError: they differ in size or length.
+    """
+    given = [name.strip() for name in names.split(",")]
+    clips: dict[str, Tensor] = {}
+    for number in range(1, MAX_RESULTS + 1):
+        image = images.get(f"images_{number}")
+        if image is None:
+            continue
+        clip = to_images(image, f"images_{number}")
+        target = clip if target is None else target
+        if clip.shape != target.shape:
+            raise ValueError(
+                f"images_{number} has shape {tuple(clip.shape)} but the others have "
+                f"{tuple(target.shape)}; connect clips of one size and length."
+            )
+        name = given[number - 1] if number <= len(given) else ""
+        name = name or f"clip {number}"
+        clips[name if name not in clips else f"{name} ({number})"] = clip
+    return clips

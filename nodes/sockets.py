@@ -1,0 +1,62 @@
+"""Between ComfyUI's sockets and `combcn_core`: the only place where layouts change.
+
+IMAGE is (T, H, W, C) float, RGB in [0, 1], with or without alpha; MASK is (T, H, W) or (H, W)
+float, 1 inside the hole. The core takes both as they are, but for alpha and half precision.
+"""
+
+import numpy as np
+import torch
+from comfy import model_management
+from comfy_api.latest import io
+from numpy.typing import NDArray
+from torch import Tensor
+
+Model = io.Custom("COMBCN_MODEL")  # a memory.LoadedModel
+
+_NO_ALPHA_SIDE = 64  # Load Image gives an empty mask of this size for a picture without alpha
+
+
+def to_images(image: Tensor, name: str = "images") -> Tensor:
+    """IMAGE as the core takes it: (T, H, W, 3) float32. Alpha is left out.
+
+    Raises:
+        ValueError: it is no batch of RGB or RGBA frames.
+    """
+    if image.ndim != 4 or image.shape[-1] not in (3, 4) or 0 in image.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(image.shape)}; connect frames in colour, "
+            f"(frames, height, width, 3)."
+        )
+    return image[..., :3].float()
+
+
+def to_masks(mask: Tensor, images: Tensor, name: str = "mask") -> Tensor:
+    """MASK as the core takes it, which also checks it against the images.
+
+    Raises:
+        ValueError: it is the empty mask that Load Image makes up.
+    """
+    side = _NO_ALPHA_SIDE
+    if mask.shape[-2:] == (side, side) != images.shape[1:3] and not mask.any():
+        raise ValueError(
+            f"{name} is empty and {side}x{side}, which is what Load Image gives for a picture "
+            f"without alpha; paint a mask, or connect one of {images.shape[2]}x{images.shape[1]}."
+        )
+    return mask.float()
+
+
+def to_output(images: Tensor) -> Tensor:
+    """IMAGE or MASK where ComfyUI wants to have what passes between nodes."""
+    return images.to(model_management.intermediate_device(), torch.float32)
+
+
+def to_pictures(images: Tensor) -> NDArray[np.uint8]:
+    """(T, H, W, 3) uint8 from (T, H, W, 3) or (H, W, 3) float, for drawing and previews."""
+    pixels = images.reshape(-1, *images.shape[-3:]).nan_to_num().clamp(0, 1)
+    return (pixels * 255).round().to(torch.uint8).numpy(force=True)
+
+
+def from_pictures(pictures: NDArray[np.uint8]) -> Tensor:
+    """IMAGE from (T, H, W, 3) or (H, W, 3) uint8."""
+    frames = torch.from_numpy(pictures.reshape(-1, *pictures.shape[-3:]))
+    return to_output(frames.float() / 255)

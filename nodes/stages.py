@@ -1,0 +1,241 @@
+"""The stages one by one: Propagate, Temporal, Upsample Guidance, Spatial Detail.
+
+What passes between them is plain IMAGE and MASK, to look at, to replace, or to edit.
+"""
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from combcn_core import (
+    fill_rest,
+    infer_temporal,
+    propagate,
+    restore_detail,
+    upsample_guidance,
+)
+from combcn_core.inpaint import Upsampling, match_grain
+from combcn_core.masks import check_masks
+
+from .memory import LoadedModel, ready
+from .sockets import Model, to_images, to_masks, to_output
+
+METHODS: tuple[Upsampling, ...] = ("bicubic", "nearest", "bilinear", "lanczos")
+
+_FILL_FIRST = (
+    "Fill the hole smoothly before the network sees it. Turn this off behind Propagate Known "
+    "Pixels, which has filled it already. Only for models that start from a classical fill; those "
+    "with a mean fill do not look into the hole."
+)
+
+
+class Propagate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CombCN_Propagate",
+            display_name="CombCN Propagate Known Pixels",
+            category="CombCN",
+            description="Fill the holes with what other frames show of the place, carried along "
+            "optical flow. Needs no weights.",
+            inputs=[
+                io.Image.Input("images", tooltip="The frames of the video, in order."),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="1 inside the hole: one mask, or one per frame. A frame whose mask is "
+                    "empty is a source: paint one frame by hand and it propagates.",
+                ),
+                io.Int.Input(
+                    "reach",
+                    default=48,
+                    min=1,
+                    max=240,
+                    tooltip="Frames that a pixel may be carried, at most. More takes more memory "
+                    "and time.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="images",
+                    tooltip="The frames, filled; where nothing was seen, with a smooth fill.",
+                ),
+                io.Mask.Output(
+                    display_name="remaining",
+                    tooltip="1 where nothing was seen: for Temporal Structure and Spatial Detail, "
+                    "or any other inpainter.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images: Tensor, mask: Tensor, reach: int) -> io.NodeOutput:
+        frames = to_images(images)
+        filled, remaining = propagate(frames, to_masks(mask, frames), reach=reach)
+        return io.NodeOutput(to_output(filled), to_output(remaining))
+
+
+class Temporal(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CombCN_Temporal",
+            display_name="CombCN Temporal Structure (3D)",
+            category="CombCN",
+            description="3DCN: complete all frames at once, at low resolution.",
+            inputs=[
+                Model.Input("model", tooltip="From Load Model or Joint Trainer."),
+                io.Image.Input("images", tooltip="The frames of the video, in order."),
+                io.Mask.Input("mask", tooltip="1 inside the hole: one mask, or one per frame."),
+                io.Boolean.Input("fill_first", default=True, tooltip=_FILL_FIRST),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="coarse", tooltip="The completed frames, at low resolution."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: LoadedModel, images: Tensor, mask: Tensor, fill_first: bool
+    ) -> io.NodeOutput:
+        frames, holes = _starting_point(model, images, mask, fill_first)
+        coarse = infer_temporal(ready(model, frames, len(frames)), frames, holes)
+        return io.NodeOutput(to_output(coarse))
+
+
+class UpsampleGuidance(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CombCN_UpsampleGuidance",
+            display_name="CombCN Upsample Guidance",
+            category="CombCN",
+            description="Bring coarse frames to the size at which Spatial Detail takes them in.",
+            inputs=[
+                io.Image.Input("coarse", tooltip="From Temporal Structure, or frames of your own."),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="bicubic",
+                    tooltip="Interpolation; where the size shrinks, area averaging.",
+                ),
+                io.Image.Input(
+                    "reference",
+                    optional=True,
+                    tooltip="Frames whose size counts, usually those given to Spatial Detail.",
+                ),
+                io.Int.Input(
+                    "ratio",
+                    default=2,
+                    min=1,
+                    max=8,
+                    tooltip="The result is the reference's size divided by this: 2 is what Spatial "
+                    "Detail takes in with the default model, 1 the reference's own size.",
+                ),
+                io.Float.Input(
+                    "factor",
+                    default=2.0,
+                    min=0.1,
+                    max=16.0,
+                    step=0.1,
+                    tooltip="Without a reference: the result is the coarse size times this.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="guidance", tooltip="For Spatial Detail.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        coarse: Tensor,
+        method: Upsampling,
+        ratio: int,
+        factor: float,
+        reference: Tensor | None = None,
+    ) -> io.NodeOutput:
+        frames = to_images(coarse, "coarse")
+        if reference is not None:
+            height, width = (-(-side // ratio) for side in reference.shape[1:3])
+        else:
+            height, width = (max(1, round(side * factor)) for side in frames.shape[1:3])
+        return io.NodeOutput(to_output(upsample_guidance(frames, (height, width), method=method)))
+
+
+class SpatialDetail(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CombCN_SpatialDetail",
+            display_name="CombCN Spatial Detail (2D)",
+            category="CombCN",
+            description="CombCN: paint detail into the holes frame by frame, guided by coarse "
+            "frames, and put it into the source. Outside the hole no pixel changes.",
+            inputs=[
+                Model.Input("model", tooltip="From Load Model or Joint Trainer."),
+                io.Image.Input("images", tooltip="The frames of the video, in order."),
+                io.Mask.Input("mask", tooltip="1 inside the hole: one mask, or one per frame."),
+                io.Image.Input(
+                    "guidance",
+                    optional=True,
+                    tooltip="From Upsample Guidance. Leave it open for a model without guidance.",
+                ),
+                io.Mask.Input(
+                    "removed",
+                    optional=True,
+                    tooltip="Behind Propagate Known Pixels: the mask given to it, so that what was "
+                    "carried over gets its grain back too.",
+                ),
+                io.Boolean.Input("fill_first", default=True, tooltip=_FILL_FIRST),
+                io.Boolean.Input(
+                    "match_grain",
+                    default=True,
+                    tooltip="Give what was filled the grain of its surroundings.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="images", tooltip="The finished frames.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: LoadedModel,
+        images: Tensor,
+        mask: Tensor,
+        fill_first: bool,
+        match_grain: bool,
+        guidance: Tensor | None = None,
+        removed: Tensor | None = None,
+    ) -> io.NodeOutput:
+        frames, holes = _starting_point(model, images, mask, fill_first)
+        coarse = None if guidance is None else to_images(guidance, "guidance")
+        result = restore_detail(ready(model, frames, 1), frames, holes, coarse)
+        if match_grain:
+            whole = holes if removed is None else _check(to_masks(removed, frames), frames)
+            result = _with_grain(result, holes, whole | holes)
+        return io.NodeOutput(to_output(result))
+
+
+def _starting_point(
+    model: LoadedModel, images: Tensor, mask: Tensor, fill_first: bool
+) -> tuple[Tensor, Tensor]:
+    """The frames as the networks want to have them, and (T, H, W) bool of the holes."""
+    frames = to_images(images)
+    holes = _check(to_masks(mask, frames), frames)
+    if fill_first and model.model.config.input_fill == "classical":
+        frames = fill_rest(frames, holes)
+    return frames, holes
+
+
+def _check(masks: Tensor, frames: Tensor) -> Tensor:
+    return check_masks(masks, *frames.shape[:3]).to(frames.device)
+
+
+def _with_grain(frames: Tensor, smooth: Tensor, holes: Tensor) -> Tensor:
+    """What `match_grain` does to one frame, done to all."""
+    arrays = [frames.numpy(force=True), smooth.numpy(force=True), holes.numpy(force=True)]
+    grainy = [
+        torch.from_numpy(match_grain(*frame, seed=t))
+        for t, frame in enumerate(zip(*arrays, strict=True))
+    ]
+    return torch.where(holes[..., None], torch.stack(grainy).to(frames.device), frames)
