@@ -11,11 +11,11 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -48,6 +48,12 @@ COARSE_SIDE_PIXELS = 128  # low-resolution short side at most, so that 3DCN sees
 GRAIN_CONTEXT_PIXELS = 24  # of known frame around the hole, whose grain is measured
 
 Upsampling = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+Item = TypeVar("Item")
+
+# Called often with the share of the work that is done, from 0 to 1, and, where there is one, a
+# frame (H, W, 3) as far as it is filled. What it raises ends the work.
+Tell = Callable[[float, Pixels | None], None]
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,8 @@ def inpaint(
     masks: Tensor,
     model: CombCN | None = None,
     config: InpaintConfig = InpaintConfig(),
+    *,
+    tell: Tell | None = None,
 ) -> Tensor:
     """Fill the holes of a clip.
 
@@ -105,6 +113,8 @@ def inpaint(
         masks: (T, H, W), or (H, W) for all frames; 1 inside the hole.
         model: networks for what propagation cannot fill; without one a classical fill does it.
         config: settings.
+        tell: called often with the share of the work that is done and, where there is one, a frame
+            as far as it is filled; what it raises ends the work.
 
     Returns:
         As images. Outside the (grown) masks every value is that of `images`, bit for bit.
@@ -123,11 +133,15 @@ def inpaint(
     done: list[Pixels] = []
     for segment, shot_start in _plan(frames, config.segment_frames, inpainter.halo):
         window = slice(segment.read_start, segment.read_stop)
-        done += inpainter.run(frames[window], hole_list[window], segment, shot_start).frames
+        part = part_of(tell, segment.start / len(frames), segment.stop / len(frames))
+        result = inpainter.run(frames[window], hole_list[window], segment, shot_start, tell=part)
+        done += result.frames
     return torch.where(holes[..., None], _to_tensor(done, images), images)
 
 
-def propagate(images: Tensor, masks: Tensor, *, reach: int = 48) -> tuple[Tensor, Tensor]:
+def propagate(
+    images: Tensor, masks: Tensor, *, reach: int = 48, tell: Tell | None = None
+) -> tuple[Tensor, Tensor]:
     """Carry known pixels along optical flow into the holes.
 
     Args:
@@ -135,6 +149,7 @@ def propagate(images: Tensor, masks: Tensor, *, reach: int = 48) -> tuple[Tensor
         masks: (T, H, W) or (H, W), 1 inside the hole. A frame without a hole is a source: paint or
             bring a clean plate for one frame and it propagates.
         reach: frames that a pixel may be carried, at most.
+        tell: as in `inpaint`.
 
     Returns:
         The images, filled where something was seen and sure; and (T, H, W) bool, True where not.
@@ -154,14 +169,15 @@ def propagate(images: Tensor, masks: Tensor, *, reach: int = 48) -> tuple[Tensor
         window.slide(
             start, frames[start:stop], list(holes[start:stop].numpy(force=True)), start, stop
         )
-        given = window.propagated(start, stop)
-        filled += window.rest(given, start, stop, start).values()
+        begin, middle, end = (t / len(frames) for t in (start, start + (stop - start) * 0.8, stop))
+        given = window.propagated(start, stop, part_of(tell, begin, middle))
+        filled += window.rest(given, start, stop, start, part_of(tell, middle, end)).values()
         remaining += [rest for _, rest in given.values()]
     result = torch.where(holes[..., None], _to_tensor(filled, images), images)
     return result, torch.from_numpy(np.stack(remaining)).to(images.device)
 
 
-def fill_rest(images: Tensor, masks: Tensor) -> Tensor:
+def fill_rest(images: Tensor, masks: Tensor, *, tell: Tell | None = None) -> Tensor:
     """Fill holes without networks: smoothly within a frame, steadily in time.
 
     Every eighth frame of a shot is filled from its own surroundings; these fills are carried along
@@ -170,6 +186,7 @@ def fill_rest(images: Tensor, masks: Tensor) -> Tensor:
     Args:
         images: (T, H, W, 3), as in `inpaint`.
         masks: (T, H, W) or (H, W), 1 inside the hole.
+        tell: as in `inpaint`.
 
     Returns:
         As images; known pixels untouched.
@@ -183,7 +200,8 @@ def fill_rest(images: Tensor, masks: Tensor) -> Tensor:
             start, frames[start:stop], list(holes[start:stop].numpy(force=True)), start, stop
         )
         given = {t: (window.frame(t), window.mask(t)) for t in range(start, stop)}
-        filled += window.rest(given, start, stop, start).values()
+        part = part_of(tell, start / len(frames), stop / len(frames))
+        filled += window.rest(given, start, stop, start, part).values()
     return torch.where(holes[..., None], _to_tensor(filled, images), images)
 
 
@@ -369,6 +387,8 @@ class ShotInpainter:
         masks: Sequence[Mask],
         segment: Segment,
         shot_start: int,
+        *,
+        tell: Tell | None = None,
     ) -> SegmentResult:
         """Inpaint the output frames of a segment.
 
@@ -377,6 +397,7 @@ class ShotInpainter:
             masks: theirs, (H, W) bool, already grown.
             segment: as planned with `halo`.
             shot_start: the first frame of the shot; the same for all its segments.
+            tell: as in `inpaint`, of this segment.
         """
         config, window = self.config, self._window
         seconds: dict[str, float] = {}
@@ -390,14 +411,14 @@ class ShotInpainter:
 
         with _timed(seconds, "flow"):
             window.slide(low, frames, masks, start - KEY_STEP, stop + KEY_STEP)
-            window.find_motions(config.propagate)
+            window.find_motions(config.propagate, part_of(tell, 0, 0.5))
         with _timed(seconds, "propagate"):
             first, last = max(low, start - KEY_STEP), min(high, stop + KEY_STEP)
             given = {t: (window.frame(t), window.mask(t)) for t in range(first, last)}
             if config.propagate:
-                given = window.propagated(first, last)
+                given = window.propagated(first, last, part_of(tell, 0.5, 0.6))
         with _timed(seconds, "rest"):
-            filled = window.rest(given, start, stop, shot_start)
+            filled = window.rest(given, start, stop, shot_start, part_of(tell, 0.6, 0.7))
 
         result = SegmentResult([], seconds)
         span = range(segment.start, segment.stop)
@@ -406,7 +427,7 @@ class ShotInpainter:
         result.propagated_pixels = result.hole_pixels - rest_pixels
         if self.model is not None and rest_pixels:
             with _timed(seconds, "networks"):
-                painted = self._run_networks(filled, given, segment)
+                painted = self._run_networks(filled, given, segment, part_of(tell, 0.7, 1))
             filled.update(painted)
             result.network_pixels = rest_pixels
         else:
@@ -419,6 +440,8 @@ class ShotInpainter:
                 result.frames.append(
                     _put_back(frame, window.frame(t), window.mask(t), config.feather_pixels)
                 )
+        if tell is not None:
+            tell(1, result.frames[-1])
         return result
 
     def _run_networks(
@@ -426,6 +449,7 @@ class ShotInpainter:
         filled: Mapping[int, Pixels],
         given: Mapping[int, tuple[Pixels, Mask]],
         segment: Segment,
+        tell: Tell | None,
     ) -> dict[int, Pixels]:
         assert self.model is not None
         images = torch.from_numpy(np.stack([filled[t] for t in filled]))
@@ -435,7 +459,12 @@ class ShotInpainter:
         guidance = None
         if self.model.config.guidance:
             guidance = infer_temporal(self.model, images, holes)[span]
-        painted = restore_detail(self.model, images[span], holes[span], guidance)
+
+        def on_batch(done: int, number: int) -> None:
+            if tell is not None:
+                tell(done / number, None)
+
+        painted = restore_detail(self.model, images[span], holes[span], guidance, on_batch=on_batch)
         return dict(zip(range(segment.start, segment.stop), painted.numpy(), strict=True))
 
 
@@ -490,7 +519,7 @@ class _Window:
             for t in [t for t in kept if not start <= t < self.stop]:
                 del kept[t]
 
-    def find_motions(self, propagates: bool = True) -> None:
+    def find_motions(self, propagates: bool = True, tell: Tell | None = None) -> None:
         """Motion of every pair of frames that the wanted ones depend on."""
         reach = self._distance(propagates)
         low = max(self.start, self._wanted[0] - reach)
@@ -502,7 +531,8 @@ class _Window:
         last = min(self.stop, missing[-1] + 2 + flow.SETTLE_ROUNDS)
         pairs = [t for t in range(first, last - 1) if t not in self._raw]
         with flow.one_thread():
-            self._raw.update(zip(pairs, self._workers.map(self._find_motion, pairs), strict=True))
+            found = _follow(self._workers.map(self._find_motion, pairs), len(pairs), tell)
+            self._raw.update(zip(pairs, found, strict=True))
             forward, backward = {}, {}
             for t in range(first, last - 1):
                 pair = self._raw[t]
@@ -519,9 +549,11 @@ class _Window:
             return None
         return flow.find_motion(self.frame(t), self.frame(t + 1), self.mask(t), self.mask(t + 1))
 
-    def propagated(self, start: int, stop: int) -> dict[int, tuple[Pixels, Mask]]:
+    def propagated(
+        self, start: int, stop: int, tell: Tell | None = None
+    ) -> dict[int, tuple[Pixels, Mask]]:
         """Frames filled with what is seen of their holes elsewhere, and what remains of these."""
-        self.find_motions()
+        self.find_motions(tell=part_of(tell, 0, 0.8))
         span = range(max(self.start, start - self.reach), min(self.stop, stop + self.reach))
         holes = {t: self.mask(t) for t in span}
         paths = self._traces(holes, start, stop, self.reach)
@@ -539,7 +571,8 @@ class _Window:
                 flow.fill_smoothly, map(self.frame, span), map(self.mask, span)
             )
             frames = dict(zip(span, smooth, strict=True))
-            return dict(zip(paths, self._workers.map(fill, paths), strict=True))
+            done = _follow(self._workers.map(fill, paths), len(paths), part_of(tell, 0.8, 1))
+            return dict(zip(paths, done, strict=True))
 
     def _plates(self, start: int, stop: int) -> Iterator[tuple[int, tuple[Trace, Array]]]:
         """What a still camera shows of the holes of frames start to stop - 1 within reach."""
@@ -570,13 +603,14 @@ class _Window:
         start: int,
         stop: int,
         shot_start: int,
+        tell: Tell | None = None,
     ) -> dict[int, Pixels]:
         """Fill what remains in frames start to stop - 1, without networks."""
         frames = {t: pair[0] for t, pair in given.items()}
         holes = {t: pair[1] for t, pair in given.items()}
         if not any(hole.any() for hole in holes.values()):
             return {t: frames[t] for t in range(start, stop)}
-        self.find_motions(False)
+        self.find_motions(False, part_of(tell, 0, 0.8))
         for t in frames:
             frames[t] = flow.fill_smoothly(*given[t])
             if (t - shot_start) % KEY_STEP == 0:
@@ -591,7 +625,8 @@ class _Window:
             return flow.merge(frames[t], holes[t], paths[t], colors, fades)[0]
 
         with flow.one_thread():
-            return dict(zip(paths, self._workers.map(fill, paths), strict=True))
+            done = _follow(self._workers.map(fill, paths), len(paths), part_of(tell, 0.8, 1))
+            return dict(zip(paths, done, strict=True))
 
     def _traces(
         self, holes: Mapping[int, Mask], start: int, stop: int, reach: int
@@ -749,6 +784,22 @@ def _placed(model: CombCN, config: InpaintConfig) -> CombCN:
     types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     # A copy: the caller's weights keep their precision and their place.
     return copy.deepcopy(model).to(torch.device(device), types[precision]).eval()
+
+
+def part_of(tell: Tell | None, start: float, stop: float) -> Tell | None:
+    """For a part of some work: its share counts from start to stop of the whole."""
+    if tell is None:
+        return None
+    return lambda share, frame: tell(start + (stop - start) * share, frame)
+
+
+def _follow(items: Iterable[Item], count: int, tell: Tell | None) -> Iterator[Item]:
+    """Pass on items of work as they are done; those that are frames are shown."""
+    for done, item in enumerate(items, 1):
+        if tell is not None:
+            first: Any = item[0] if isinstance(item, tuple) else item
+            tell(done / count, first if isinstance(first, np.ndarray) else None)
+        yield item
 
 
 @contextmanager

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from combcn_core.flow import is_cut
-from combcn_core.inpaint import InpaintConfig, SegmentResult, ShotInpainter
+from combcn_core.inpaint import InpaintConfig, SegmentResult, ShotInpainter, Tell, part_of
 from combcn_core.masks import grow
 from combcn_core.networks import CombCN
 from combcn_core.segments import GIB, Segment, plan_shot, segment_length
@@ -111,6 +111,7 @@ def inpaint_file(
     fps: Fraction | None = None,
     memory_limit_gib: float | None = None,
     progress: Callable[[int, int], None] | None = None,
+    tell: Tell | None = None,
 ) -> Report:
     """Fill the holes of a clip and write the result; outside of them nothing changes.
 
@@ -131,6 +132,7 @@ def inpaint_file(
         memory_limit_gib: shorten the segments of `config` so that this process needs about this
             much memory at most; the result stays the same.
         progress: called with the number of frames written so far and of all, after each.
+        tell: as in `inpaint`: called while frames are computed too.
 
     Raises:
         ValueError: an input that cannot be used, a mask that leaves nothing known, an output that
@@ -159,12 +161,15 @@ def inpaint_file(
     ):
         jobs = _segments(tally.timed("read", source), clip, config.segment_frames, inpainter.halo)
         for job in jobs:
-            for pixels in _fill(job, inpainter, tally):
+            begin, end = (t - clip.start for t in (job.segment.start, job.segment.stop))
+            num_frames = clip.stop - clip.start
+            part = part_of(tell, begin / num_frames, end / num_frames)
+            for pixels in _fill(job, inpainter, tally, part):
                 with tally.stage("write"):
                     writer.write(pixels)
                 num_written += 1
                 if progress is not None:
-                    progress(num_written, clip.stop - clip.start)
+                    progress(num_written, num_frames)
         with tally.stage("write"):
             writer.close()
 
@@ -378,13 +383,15 @@ def _segments(
     yield from ready(shot_ended=True)
 
 
-def _fill(job: _Job, inpainter: ShotInpainter, tally: _Tally) -> list[Pixels]:
+def _fill(job: _Job, inpainter: ShotInpainter, tally: _Tally, tell: Tell | None) -> list[Pixels]:
     """The output frames of a segment."""
     outputs = job.outputs
     for frame in outputs:
         tally.hole_pixels += frame.reference_pixels
         tally.reference_pixels += frame.reference_pixels
     if not any(frame.hole.any() for frame in outputs):
+        if tell is not None:
+            tell(1, outputs[-1].pixels)
         return [frame.pixels for frame in outputs]
     if all(frame.hole.all() for frame in job.window):
         raise ValueError(
@@ -397,6 +404,7 @@ def _fill(job: _Job, inpainter: ShotInpainter, tally: _Tally) -> list[Pixels]:
         [frame.hole for frame in job.window],
         job.segment,
         job.shot_start,
+        tell=tell,
     )
     tally.add(result)
     return result.frames

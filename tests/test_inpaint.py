@@ -816,3 +816,34 @@ def test_networks_tell_after_each_batch_and_stop_when_told():
 
         with pytest.raises(InterruptedError):
             stage(model, clip, masks, on_batch=stop)
+
+
+def test_work_tells_its_share_and_stops_when_told():
+    model = make_model(input_fill="mean")
+    first, second = make_clip(9, 24, 28, level=(0.7, 0.4, 0.3)), make_clip(7, 24, 28, seed=1)
+    clip, masks = torch.cat([first, second]), make_masks(16, 24, 28)
+    config = InpaintConfig(reach=4, segment_frames=3, precision="fp32")
+    works = [
+        functools.partial(inpaint, clip, masks, None, config),
+        functools.partial(inpaint, clip, masks, model, config),
+        functools.partial(propagate, clip, masks, reach=4),
+        functools.partial(fill_rest, clip, masks),
+    ]
+    for work in works:
+        shares, seen = [], []
+
+        def tell(share, frame, shares=shares, seen=seen):
+            shares.append(share)
+            seen += [] if frame is None else [frame]
+
+        work(tell=tell)
+        assert shares == sorted(shares)
+        assert 0 < shares[0] < 0.2
+        assert shares[-1] == pytest.approx(1)  # rounding of a share of shares
+        assert {frame.shape for frame in seen} == {(24, 28, 3)}
+
+        def stop(share, frame):
+            raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            work(tell=stop)
