@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from combcn_core import (
+    composite,
     fill_rest,
     infer_temporal,
     propagate,
@@ -43,7 +44,7 @@ class Propagate(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     tooltip="1 inside the hole: one mask, or one per frame. A frame whose mask is "
-                    "empty is a source: paint one frame by hand and it propagates.",
+                    "empty is a source.",
                 ),
                 io.Int.Input(
                     "reach",
@@ -52,6 +53,19 @@ class Propagate(io.ComfyNode):
                     max=240,
                     tooltip="Frames that a pixel may be carried, at most. More takes more memory "
                     "and time.",
+                ),
+                io.Int.Input(
+                    "painted_frame",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    tooltip="Which frame the painted one is, counted from 0.",
+                ),
+                io.Image.Input(
+                    "painted",
+                    optional=True,
+                    tooltip="One frame as it should be: painted by hand, or a photograph of the "
+                    "place. What it has inside the hole goes into that frame, and on into others.",
                 ),
             ],
             outputs=[
@@ -68,10 +82,40 @@ class Propagate(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images: Tensor, mask: Tensor, reach: int) -> io.NodeOutput:
+    def execute(
+        cls,
+        images: Tensor,
+        mask: Tensor,
+        reach: int,
+        painted_frame: int,
+        painted: Tensor | None = None,
+    ) -> io.NodeOutput:
         frames = to_images(images)
-        filled, remaining = propagate(frames, to_masks(mask, frames), reach=reach)
+        holes = _check(to_masks(mask, frames), frames)
+        if painted is not None:
+            plate = to_images(painted, "painted")
+            frames, holes = _with_plate(frames, holes, painted_frame, plate)
+        filled, remaining = propagate(frames, holes, reach=reach)
         return io.NodeOutput(to_output(filled), to_output(remaining))
+
+
+def _with_plate(frames: Tensor, holes: Tensor, number: int, plate: Tensor) -> tuple[Tensor, Tensor]:
+    """Frames and holes where one frame is whole already: the plate's pixels stand in its hole."""
+    if number >= len(frames):
+        raise ValueError(
+            f"painted_frame is {number}, but images has frames 0 to {len(frames) - 1}; "
+            f"choose one of them."
+        )
+    if plate.shape != frames[:1].shape:
+        raise ValueError(
+            f"painted has shape {tuple(plate.shape)}, wanted {tuple(frames[:1].shape)}; connect "
+            f"one frame of the size of images."
+        )
+    frames, holes = frames.clone(), holes.clone()
+    one = slice(number, number + 1)
+    frames[one] = composite(plate.to(frames), frames[one], holes[one])
+    holes[one] = False
+    return frames, holes
 
 
 class Temporal(io.ComfyNode):
