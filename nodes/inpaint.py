@@ -108,10 +108,12 @@ class Inpaint(io.ComfyNode):
             match_grain=match_grain,
         )
 
+        progress = Progress()
+
         def attempt(segment_frames: int) -> Tensor:
             network = None if model is None else ready(model, frames, segment_frames)
             shorter = dataclasses.replace(config, segment_frames=segment_frames)
-            return inpaint(frames, masks, network, shorter)
+            return inpaint(frames, masks, network, shorter, tell=progress)
 
         result = backing_off(attempt, SEGMENT_FRAMES, "frames per segment")
         return io.NodeOutput(to_output(result))
@@ -202,7 +204,7 @@ class InpaintVideo(io.ComfyNode):
             if ending is not None:
                 output = folder_paths.get_output_directory()
                 first = free_path(filename_prefix, output, ending)
-            bar = Progress(info.num_frames or 1)
+            progress = Progress()
 
             def attempt(segment_frames: int) -> Report:
                 network = None
@@ -216,7 +218,7 @@ class InpaintVideo(io.ComfyNode):
                     config=dataclasses.replace(config, segment_frames=segment_frames),
                     model=network,
                     fit_mask=resize_mask,
-                    progress=lambda done, total: bar.update(done),
+                    tell=progress,
                 )
 
             report = backing_off(attempt, SEGMENT_FRAMES, "frames per segment")

@@ -1,37 +1,58 @@
 """The bar and the picture that a node shows while it works, and the way to stop it."""
 
 import time
+from collections.abc import Callable
 
+import numpy as np
+from comfy import model_management
 from comfy.utils import ProgressBar
 from numpy.typing import NDArray
 from PIL import Image
 
+from combcn_core.flow import to_unit
+
+STEPS = 1000  # of the bar
 PREVIEW_SIDE_PIXELS = 512
 PREVIEW_SECONDS = 0.2  # between two pictures
 
 
 class Progress:
-    """Shows how much is done. Being told so is also what makes a node stop when asked to.
+    """Called while a node works, as the core's `tell`.
 
-    ComfyUI raises its own exception then; nothing may swallow it.
+    ComfyUI raises its own exception from here when the user has asked to stop; nothing may swallow
+    it.
     """
 
-    def __init__(self, total: int) -> None:
-        self._bar = ProgressBar(total)
+    def __init__(self) -> None:
+        self._bar = ProgressBar(STEPS)
+        self._done = -1
         self._shown_seconds = 0.0
 
-    def update(self, done: int, frame: NDArray | None = None) -> None:
-        """Say that `done` of the total is done.
+    def __call__(self, share: float, frame: NDArray | None = None) -> None:
+        """Say that a share of the work is done.
 
         Args:
-            done: steps.
-            frame: (H, W, 3) uint8 RGB to show; not every one is.
+            share: from 0 to 1.
+            frame: (H, W, 3) RGB to show, uint8, uint16 or float in [0, 1]; not every one is shown.
 
         Raises:
             InterruptProcessingException: the user has asked to stop.
         """
+        model_management.throw_exception_if_processing_interrupted()
         preview = None
         if frame is not None and time.monotonic() - self._shown_seconds > PREVIEW_SECONDS:
-            preview = ("JPEG", Image.fromarray(frame), PREVIEW_SIDE_PIXELS)
+            preview = ("JPEG", _picture(frame), PREVIEW_SIDE_PIXELS)
             self._shown_seconds = time.monotonic()
-        self._bar.update_absolute(done, preview=preview)
+        done = min(STEPS, round(share * STEPS))
+        if done != self._done or preview is not None:
+            self._done = done
+            self._bar.update_absolute(done, preview=preview)
+
+    def from_share(self, start: float) -> Callable[[int, int], None]:
+        """The core's `on_batch`, for networks that do what is left from this share on."""
+        return lambda done, number: self(start + (1 - start) * done / number)
+
+
+def _picture(frame: NDArray) -> Image.Image:
+    pixels = np.nan_to_num(to_unit(frame)).clip(0, 1) * 255
+    return Image.fromarray(pixels.round().astype(np.uint8))

@@ -15,10 +15,11 @@ from combcn_core import (
     restore_detail,
     upsample_guidance,
 )
-from combcn_core.inpaint import Upsampling, match_grain
+from combcn_core.inpaint import Tell, Upsampling, match_grain, part_of
 from combcn_core.masks import check_masks
 
 from .memory import LoadedModel, ready
+from .progress import Progress
 from .sockets import Model, to_images, to_masks, to_output
 
 METHODS: tuple[Upsampling, ...] = ("bicubic", "nearest", "bilinear", "lanczos")
@@ -95,7 +96,7 @@ class Propagate(io.ComfyNode):
         if painted is not None:
             plate = to_images(painted, "painted")
             frames, holes = _with_plate(frames, holes, painted_frame, plate)
-        filled, remaining = propagate(frames, holes, reach=reach)
+        filled, remaining = propagate(frames, holes, reach=reach, tell=Progress())
         return io.NodeOutput(to_output(filled), to_output(remaining))
 
 
@@ -143,8 +144,10 @@ class Temporal(io.ComfyNode):
     def execute(
         cls, model: LoadedModel, images: Tensor, mask: Tensor, fill_first: bool
     ) -> io.NodeOutput:
-        frames, holes = _starting_point(model, images, mask, fill_first)
-        coarse = infer_temporal(ready(model, frames, len(frames)), frames, holes)
+        progress = Progress()
+        frames, holes = _starting_point(model, images, mask, fill_first, part_of(progress, 0, 0.5))
+        network = ready(model, frames, len(frames))
+        coarse = infer_temporal(network, frames, holes, on_batch=progress.from_share(0.5))
         return io.NodeOutput(to_output(coarse))
 
 
@@ -251,9 +254,11 @@ class SpatialDetail(io.ComfyNode):
         guidance: Tensor | None = None,
         removed: Tensor | None = None,
     ) -> io.NodeOutput:
-        frames, holes = _starting_point(model, images, mask, fill_first)
+        progress = Progress()
+        frames, holes = _starting_point(model, images, mask, fill_first, part_of(progress, 0, 0.5))
         coarse = None if guidance is None else to_images(guidance, "guidance")
-        result = restore_detail(ready(model, frames, 1), frames, holes, coarse)
+        network = ready(model, frames, 1)
+        result = restore_detail(network, frames, holes, coarse, on_batch=progress.from_share(0.5))
         if match_grain:
             whole = holes if removed is None else _check(to_masks(removed, frames), frames)
             result = _with_grain(result, holes, whole | holes)
@@ -261,13 +266,13 @@ class SpatialDetail(io.ComfyNode):
 
 
 def _starting_point(
-    model: LoadedModel, images: Tensor, mask: Tensor, fill_first: bool
+    model: LoadedModel, images: Tensor, mask: Tensor, fill_first: bool, tell: Tell | None
 ) -> tuple[Tensor, Tensor]:
     """The frames as the networks want to have them, and (T, H, W) bool of the holes."""
     frames = to_images(images)
     holes = _check(to_masks(mask, frames), frames)
     if fill_first and model.model.config.input_fill == "classical":
-        frames = fill_rest(frames, holes)
+        frames = fill_rest(frames, holes, tell=tell)
     return frames, holes
 
 
