@@ -160,8 +160,14 @@ class Compare(io.ComfyNode):
             side_by_side([_stretched(xt_slice(clip, row)) for clip in pictures], labels)
         )
         return io.NodeOutput(
-            from_pictures(np.stack(frames)), slices, ui=ui.PreviewImage(slices, cls=cls)
+            from_pictures(_even(np.stack(frames))), slices, ui=ui.PreviewImage(slices, cls=cls)
         )
+
+
+def _even(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Save Video wants even sides: the last row or column is repeated where one is odd."""
+    height, width = frames.shape[1:3]
+    return np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
 def _stretched(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
