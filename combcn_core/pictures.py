@@ -1,13 +1,14 @@
-"""Pictures for reports and pages: labelled panels, x-t slices, strips, hole outlines.
+"""Pictures for reports and pages: labelled panels, x-t slices, strips, hole outlines, curves.
 
 Everything takes and returns uint8 RGB arrays in [0, 255]; nothing is changed in place.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -17,8 +18,11 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]
 
 _PAPER = (22, 24, 28)
-_INK, _FAINT_INK = (240, 240, 240), (176, 182, 190)
+_INK, _FAINT_INK, _GRID = (240, 240, 240), (176, 182, 190), (52, 56, 62)
+_CURVE_INKS = ((255, 176, 64), (96, 190, 255), (255, 110, 130), (140, 220, 120))
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
+_GRID = (52, 56, 64)
+_COLORS = ((99, 179, 237), (246, 173, 85), (104, 211, 145), (237, 137, 179), (183, 148, 244))
 
 
 def side_by_side(
@@ -143,6 +147,87 @@ def strip(images: Image, indices: Sequence[int], *, gap: int = 4) -> Image:
     return row
 
 
+def draw_curves(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x_label: str,
+    y_label: str,
+    width: int = 960,
+    height: int = 540,
+) -> Image:
+    """Curves over a common axis, from 0 up; many points are averaged into one per few pixels.
+
+    Args:
+        curves: name -> points (x, y) in the order of x; any number of them, also one or none, and
+            all of one height. What is not finite is left out.
+        x_label, y_label: under the axis, and above it.
+        width, height: of the picture in pixels.
+
+    Returns:
+        (height, width, 3).
+    """
+    finite = {
+        name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+        for name, points in curves.items()
+    }
+    xs = [x for points in finite.values() for x, _ in points] or [0.0]
+    smooth = {name: _binned(points, min(xs), max(xs)) for name, points in finite.items()}
+    top = max([y for points in smooth.values() for _, y in points] + [1e-9])
+    left, right, upper, lower = 70, width - 20, 50, height - 50
+    span = max(max(xs) - min(xs), 1e-9)
+    picture = np.full((height, width, 3), _PAPER, np.uint8)
+
+    def place(x: float, y: float) -> tuple[int, int]:
+        across = left + (x - min(xs)) / span * (right - left)
+        return round(across), round(lower - y / (1.05 * top) * (lower - upper))
+
+    def write(text: str, x: int, y: int, color: tuple[int, int, int] = _FAINT_INK) -> int:
+        cv2.putText(picture, text, (x, y), _FONT, 0.45, color, 1, cv2.LINE_AA)
+        return int(cv2.getTextSize(text, _FONT, 0.45, 1)[0][0])
+
+    for tick in _ticks(0, 1.05 * top):
+        row = place(min(xs), tick)[1]
+        cv2.line(picture, (left, row), (right, row), _GRID, 1)
+        write(f"{tick:g}", 10, row + 5)
+    for tick in _ticks(min(xs), max(xs)):
+        write(f"{tick:g}", place(tick, 0)[0] - 8, lower + 20)
+    write(x_label, right - 60, lower + 40)
+    write(y_label, 10, 20)
+    across = left + 260
+    for (name, points), color in zip(smooth.items(), itertools.cycle(_CURVE_INKS)):
+        line = np.array([place(*point) for point in points], np.int32).reshape(-1, 1, 2)
+        if len(points) == 1:
+            cv2.circle(picture, place(*points[0]), 3, color, -1, cv2.LINE_AA)
+        elif points:
+            cv2.polylines(picture, [line], False, color, 2, cv2.LINE_AA)
+        across += write(name, across, 20, color) + 24
+    return picture
+
+
+def _binned(
+    points: Sequence[tuple[float, float]], low: float, high: float, bins: int = 220
+) -> list[tuple[float, float]]:
+    """Points as means over equal stretches of x."""
+    if len(points) <= bins:
+        return list(points)
+    x, y = np.array(points).T
+    index = np.minimum((x - low) / max(high - low, 1e-9) * bins, bins - 1).astype(int)
+    counts = np.bincount(index, minlength=bins)
+    filled = counts > 0
+    means = [np.bincount(index, axis, bins)[filled] / counts[filled] for axis in (x, y)]
+    return [(float(a), float(b)) for a, b in zip(*means, strict=True)]
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two, about six of them."""
+    if high <= low:
+        return [low]
+    rough = (high - low) / 6
+    unit = 10 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
+    return [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
 def outline_mask(
     image: Image,
     mask: NDArray[np.bool_],
@@ -178,6 +263,94 @@ def outline_mask(
 def _disc(radius: int) -> Image:
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     return (np.hypot(x, y) <= radius + 0.5).astype(np.uint8)
+
+
+def loss_curves(
+    losses: Mapping[str, Sequence[tuple[float, float]]], *, width: int = 768, height: int = 432
+) -> Image:
+    """Losses over the steps of a training: each value faint, their running mean strong.
+
+    Any values will do: one alone, all the same, none at all. Those that are not finite are left
+    out.
+
+    Args:
+        losses: name -> (step, loss) in the order of the steps.
+        width, height: of the picture, 128 pixels each at least.
+
+    Returns:
+        (height, width, 3). The axis of losses starts at 0.
+
+    Raises:
+        ValueError: a picture too small to read.
+    """
+    if min(width, height) < 128:
+        raise ValueError(f"picture of {width}x{height} pixels; ask for 128 each at least.")
+    curves = {
+        name: np.array([point for point in points if np.isfinite(point).all()], float)
+        for name, points in losses.items()
+    }
+    curves = {name: points for name, points in curves.items() if len(points)}
+    scale = min(width, height) / 900
+    line = round(40 * scale) + 8
+    left, top, right, bottom = 2 * line, line, width - line, height - 5 * line // 2
+    sheet = np.full((height, width, 3), _PAPER, np.uint8)
+
+    def write(
+        text: str, x: int, y: int, color: tuple[int, int, int] = _FAINT_INK, anchor: float = 0
+    ) -> int:
+        (wide, _), _ = cv2.getTextSize(text, _FONT, 0.6 * scale + 0.2, 1)
+        place = (x - round(anchor * wide), y)
+        cv2.putText(sheet, text, place, _FONT, 0.6 * scale + 0.2, color, 1, cv2.LINE_AA)
+        return wide
+
+    everything = np.concatenate([*curves.values(), np.zeros((1, 2))])
+    first = min((points[0, 0] for points in curves.values()), default=0.0)
+    last = max(everything[:, 0].max(), first + 1)
+    # The few largest values, as of the first steps, would press the rest against the axis.
+    tall = float(np.quantile(everything[:, 1], 0.98)) * 1.1 or 1.0
+
+    def place(points: NDArray[np.floating]) -> NDArray[np.int32]:
+        x = left + (points[:, 0] - first) / (last - first) * (right - left)
+        y = bottom - np.clip(points[:, 1] / tall, 0, 1) * (bottom - top)
+        return np.round(np.stack([x, y], axis=1) * 16).astype(np.int32)  # sixteenths of a pixel
+
+    for value in np.arange(0, tall, _round_step(tall)):
+        y = int(place(np.array([[first, value]]))[0, 1]) // 16
+        cv2.line(sheet, (left, y), (right, y), _GRID, 1)
+        write(f"{value:g}", left - line // 4, y + line // 4, anchor=1)
+    for step in (first, last):
+        x = int(place(np.array([[step, 0.0]]))[0, 0]) // 16
+        write(f"{step:g}", x, bottom + line, anchor=step == last)
+    colors = dict(zip(curves, _COLORS * len(curves), strict=False))
+    for name, points in curves.items():
+        faint = (np.array(colors[name]) * 0.35 + np.array(_PAPER) * 0.65).astype(int).tolist()
+        cv2.polylines(sheet, [place(points)], False, faint, 1, cv2.LINE_AA, shift=4)
+    legend = left
+    for name, points in curves.items():
+        mean = _running_mean(points[:, 1])
+        path = place(np.stack([points[:, 0], mean], axis=1))
+        cv2.polylines(sheet, [path], False, colors[name], 2, cv2.LINE_AA, shift=4)
+        if len(path) == 1:
+            cv2.circle(sheet, path[0].tolist(), 3 * 16, colors[name], -1, cv2.LINE_AA, shift=4)
+        legend += line + write(f"{name} {mean[-1]:.2f}", legend, height - line // 2, colors[name])
+    if not curves:
+        write("no steps yet", (left + right) // 2, (top + bottom) // 2, anchor=0.5)
+    return sheet
+
+
+def _running_mean(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Over the twentieth of all values around each."""
+    reach = len(values) // 40
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    here = np.arange(len(values))
+    start, stop = np.maximum(here - reach, 0), np.minimum(here + reach + 1, len(values))
+    return (sums[stop] - sums[start]) / (stop - start)
+
+
+def _round_step(span: float) -> float:
+    """1, 2 or 5 times a power of ten, so that four to ten of them make the span."""
+    power = 10.0 ** math.floor(math.log10(span / 4))
+    return max(power * factor for factor in (1, 2, 5) if power * factor <= span / 4)
 
 
 def save_picture(path: str | os.PathLike[str], image: Image) -> Path:

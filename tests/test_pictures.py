@@ -7,6 +7,7 @@ import pytest
 from combcn_core import pictures
 from combcn_core.pictures import (
     caption_pixels,
+    loss_curves,
     outline_mask,
     save_picture,
     side_by_side,
@@ -141,3 +142,50 @@ def test_save_picture_leaves_the_old_one_when_writing_fails(tmp_path, monkeypatc
 def test_save_picture_rejects_other_endings(tmp_path):
     with pytest.raises(ValueError, match=r"must end in \.png or \.jpg"):
         save_picture(tmp_path / "a.webp", _noise(5, 5, 3))
+
+
+BLUE, ORANGE = (99, 179, 237), (246, 173, 85)  # of the first and the second curve
+
+
+def _rows_of(sheet, color, column):
+    return np.flatnonzero((np.abs(sheet[:, column].astype(int) - color) < 8).all(axis=1))
+
+
+def test_loss_curves_fall_where_the_losses_fall():
+    steps = np.arange(1, 201)
+    falling, steady = 40 * np.exp(-steps / 60), np.full(200, 30.0)
+    curves = {"3DCN": np.stack([steps, falling], 1), "CombCN": np.stack([steps, steady], 1)}
+    sheet = loss_curves(curves, width=400, height=300)
+    assert sheet.shape == (300, 400, 3)
+    left, middle, right = (_rows_of(sheet, BLUE, x).mean() for x in (100, 200, 330))
+    assert left < middle < right  # rows count downwards
+    first, last = (_rows_of(sheet, ORANGE, x).mean() for x in (100, 330))
+    assert first == last < right
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(1, 3.0)],
+        [(1, 3.0), (2, 3.0), (3, 3.0)],
+        [(7, 0.0), (8, 0.0)],
+        [(1, 5.0), (2, float("nan")), (3, float("inf")), (4, 5.0)],
+        [(10_000, 1e-7), (10_001, 1e6)],
+    ],
+    ids=["one", "constant", "zero", "nan", "steep"],
+)
+def test_loss_curves_take_any_values(points):
+    sheet = loss_curves({"3DCN": points}, width=300, height=200)
+    assert sheet.shape == (200, 300, 3)
+    assert (np.abs(sheet.astype(int) - BLUE) < 8).all(axis=2).any()
+
+
+def test_loss_curves_of_nothing_and_of_many():
+    assert loss_curves({}).shape == (432, 768, 3)
+    assert loss_curves({"3DCN": [(1, float("nan"))]}).max() > 100  # says so
+    loss_curves({str(number): [(1, number), (2, 1)] for number in range(12)})
+
+
+def test_loss_curves_rejects_tiny_pictures():
+    with pytest.raises(ValueError, match="100x200 pixels; ask for 128"):
+        loss_curves({}, width=100, height=200)
