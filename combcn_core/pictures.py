@@ -21,8 +21,6 @@ _PAPER = (22, 24, 28)
 _INK, _FAINT_INK, _GRID = (240, 240, 240), (176, 182, 190), (52, 56, 62)
 _CURVE_INKS = ((255, 176, 64), (96, 190, 255), (255, 110, 130), (140, 220, 120))
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_GRID = (52, 56, 64)
-_COLORS = ((99, 179, 237), (246, 173, 85), (104, 211, 145), (237, 137, 179), (183, 148, 244))
 
 
 def side_by_side(
@@ -263,94 +261,6 @@ def outline_mask(
 def _disc(radius: int) -> Image:
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     return (np.hypot(x, y) <= radius + 0.5).astype(np.uint8)
-
-
-def loss_curves(
-    losses: Mapping[str, Sequence[tuple[float, float]]], *, width: int = 768, height: int = 432
-) -> Image:
-    """Losses over the steps of a training: each value faint, their running mean strong.
-
-    Any values will do: one alone, all the same, none at all. Those that are not finite are left
-    out.
-
-    Args:
-        losses: name -> (step, loss) in the order of the steps.
-        width, height: of the picture, 128 pixels each at least.
-
-    Returns:
-        (height, width, 3). The axis of losses starts at 0.
-
-    Raises:
-        ValueError: a picture too small to read.
-    """
-    if min(width, height) < 128:
-        raise ValueError(f"picture of {width}x{height} pixels; ask for 128 each at least.")
-    curves = {
-        name: np.array([point for point in points if np.isfinite(point).all()], float)
-        for name, points in losses.items()
-    }
-    curves = {name: points for name, points in curves.items() if len(points)}
-    scale = min(width, height) / 900
-    line = round(40 * scale) + 8
-    left, top, right, bottom = 2 * line, line, width - line, height - 5 * line // 2
-    sheet = np.full((height, width, 3), _PAPER, np.uint8)
-
-    def write(
-        text: str, x: int, y: int, color: tuple[int, int, int] = _FAINT_INK, anchor: float = 0
-    ) -> int:
-        (wide, _), _ = cv2.getTextSize(text, _FONT, 0.6 * scale + 0.2, 1)
-        place = (x - round(anchor * wide), y)
-        cv2.putText(sheet, text, place, _FONT, 0.6 * scale + 0.2, color, 1, cv2.LINE_AA)
-        return wide
-
-    everything = np.concatenate([*curves.values(), np.zeros((1, 2))])
-    first = min((points[0, 0] for points in curves.values()), default=0.0)
-    last = max(everything[:, 0].max(), first + 1)
-    # The few largest values, as of the first steps, would press the rest against the axis.
-    tall = float(np.quantile(everything[:, 1], 0.98)) * 1.1 or 1.0
-
-    def place(points: NDArray[np.floating]) -> NDArray[np.int32]:
-        x = left + (points[:, 0] - first) / (last - first) * (right - left)
-        y = bottom - np.clip(points[:, 1] / tall, 0, 1) * (bottom - top)
-        return np.round(np.stack([x, y], axis=1) * 16).astype(np.int32)  # sixteenths of a pixel
-
-    for value in np.arange(0, tall, _round_step(tall)):
-        y = int(place(np.array([[first, value]]))[0, 1]) // 16
-        cv2.line(sheet, (left, y), (right, y), _GRID, 1)
-        write(f"{value:g}", left - line // 4, y + line // 4, anchor=1)
-    for step in (first, last):
-        x = int(place(np.array([[step, 0.0]]))[0, 0]) // 16
-        write(f"{step:g}", x, bottom + line, anchor=step == last)
-    colors = dict(zip(curves, _COLORS * len(curves), strict=False))
-    for name, points in curves.items():
-        faint = (np.array(colors[name]) * 0.35 + np.array(_PAPER) * 0.65).astype(int).tolist()
-        cv2.polylines(sheet, [place(points)], False, faint, 1, cv2.LINE_AA, shift=4)
-    legend = left
-    for name, points in curves.items():
-        mean = _running_mean(points[:, 1])
-        path = place(np.stack([points[:, 0], mean], axis=1))
-        cv2.polylines(sheet, [path], False, colors[name], 2, cv2.LINE_AA, shift=4)
-        if len(path) == 1:
-            cv2.circle(sheet, path[0].tolist(), 3 * 16, colors[name], -1, cv2.LINE_AA, shift=4)
-        legend += line + write(f"{name} {mean[-1]:.2f}", legend, height - line // 2, colors[name])
-    if not curves:
-        write("no steps yet", (left + right) // 2, (top + bottom) // 2, anchor=0.5)
-    return sheet
-
-
-def _running_mean(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Over the twentieth of all values around each."""
-    reach = len(values) // 40
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    here = np.arange(len(values))
-    start, stop = np.maximum(here - reach, 0), np.minimum(here + reach + 1, len(values))
-    return (sums[stop] - sums[start]) / (stop - start)
-
-
-def _round_step(span: float) -> float:
-    """1, 2 or 5 times a power of ten, so that four to ten of them make the span."""
-    power = 10.0 ** math.floor(math.log10(span / 4))
-    return max(power * factor for factor in (1, 2, 5) if power * factor <= span / 4)
 
 
 def save_picture(path: str | os.PathLike[str], image: Image) -> Path:

@@ -1,5 +1,7 @@
 """Pictures: where panels land, that the pixels in them are the caller's, and whole files only."""
 
+import functools
+
 import cv2
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from combcn_core import pictures
 from combcn_core.pictures import (
     caption_pixels,
-    loss_curves,
+    draw_curves,
     outline_mask,
     save_picture,
     side_by_side,
@@ -144,22 +146,27 @@ def test_save_picture_rejects_other_endings(tmp_path):
         save_picture(tmp_path / "a.webp", _noise(5, 5, 3))
 
 
-BLUE, ORANGE = (99, 179, 237), (246, 173, 85)  # of the first and the second curve
+FIRST, SECOND = (255, 176, 64), (96, 190, 255)  # inks of the first and the second curve
+draw = functools.partial(draw_curves, x_label="step", y_label="loss", width=400, height=300)
 
 
-def _rows_of(sheet, color, column):
-    return np.flatnonzero((np.abs(sheet[:, column].astype(int) - color) < 8).all(axis=1))
+def _row_of(sheet, ink, column):
+    return np.flatnonzero((np.abs(sheet[60:, column].astype(int) - ink) < 8).all(axis=1)).mean()
 
 
-def test_loss_curves_fall_where_the_losses_fall():
-    steps = np.arange(1, 201)
-    falling, steady = 40 * np.exp(-steps / 60), np.full(200, 30.0)
-    curves = {"3DCN": np.stack([steps, falling], 1), "CombCN": np.stack([steps, steady], 1)}
-    sheet = loss_curves(curves, width=400, height=300)
+def test_curves_fall_where_their_values_fall():
+    steps = np.arange(1, 401)
+    falling, steady = 40 * np.exp(-steps / 120), np.full(400, 30.0)
+    sheet = draw(
+        {
+            "3DCN": list(zip(steps, falling, strict=True)),
+            "CombCN": list(zip(steps, steady, strict=True)),
+        }
+    )
     assert sheet.shape == (300, 400, 3)
-    left, middle, right = (_rows_of(sheet, BLUE, x).mean() for x in (100, 200, 330))
+    left, middle, right = (_row_of(sheet, FIRST, x) for x in (100, 200, 330))
     assert left < middle < right  # rows count downwards
-    first, last = (_rows_of(sheet, ORANGE, x).mean() for x in (100, 330))
+    first, last = (_row_of(sheet, SECOND, x) for x in (100, 330))
     assert first == last < right
 
 
@@ -174,18 +181,12 @@ def test_loss_curves_fall_where_the_losses_fall():
     ],
     ids=["one", "constant", "zero", "nan", "steep"],
 )
-def test_loss_curves_take_any_values(points):
-    sheet = loss_curves({"3DCN": points}, width=300, height=200)
-    assert sheet.shape == (200, 300, 3)
-    assert (np.abs(sheet.astype(int) - BLUE) < 8).all(axis=2).any()
+def test_curves_take_any_values(points):
+    sheet = draw({"3DCN": points})
+    assert (np.abs(sheet[60:].astype(int) - FIRST) < 8).all(axis=2).any()
 
 
-def test_loss_curves_of_nothing_and_of_many():
-    assert loss_curves({}).shape == (432, 768, 3)
-    assert loss_curves({"3DCN": [(1, float("nan"))]}).max() > 100  # says so
-    loss_curves({str(number): [(1, number), (2, 1)] for number in range(12)})
-
-
-def test_loss_curves_rejects_tiny_pictures():
-    with pytest.raises(ValueError, match="100x200 pixels; ask for 128"):
-        loss_curves({}, width=100, height=200)
+def test_curves_may_be_empty_or_many():
+    draw({})
+    draw({"3DCN": [(1, float("nan"))]})
+    draw({str(number): [(1, number), (2, 1)] for number in range(12)})
