@@ -54,10 +54,7 @@ def save_model(path: str | Path, model: CombCN, *, facts: Mapping[str, Any]) -> 
         OSError: the disk refused; the file that was there before is still there.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path} does not end in .safetensors; a checkpoint's name must")
-    if not path.parent.is_dir():
-        raise ValueError(f"{path.parent} is not a folder; create it before saving {path.name}")
+    check_name(path)
     if not isinstance(model, CombCN):
         raise ValueError(
             f"model is a {type(model).__name__}, wanted a CombCN; pass the whole model"
@@ -81,8 +78,29 @@ def save_model(path: str | Path, model: CombCN, *, facts: Mapping[str, Any]) -> 
         raise ValueError(
             f"facts cannot become JSON ({error}); pass text and finite numbers"
         ) from None
+    save_tensors(path, tensors, text)
+
+
+def check_name(path: Path) -> None:
+    """Whether a checkpoint could be saved there; worth asking before hours of training.
+
+    Raises:
+        ValueError: another ending, or no such folder.
+    """
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} does not end in .safetensors; a checkpoint's name must")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent} is not a folder; create it before saving {path.name}")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], text: str) -> None:
+    """Write tensors and a text with a digest of both; whole or not at all.
+
+    Raises:
+        OSError: the disk refused; the file that was there before is still there.
+    """
     metadata = {_FACTS_KEY: text, _DIGEST_KEY: _digest(text, tensors)}
-    content = safetensors.torch.save(tensors, metadata)
+    content = safetensors.torch.save(dict(tensors), metadata)
 
     temporary = path.with_name(f".combcn-{uuid.uuid4().hex}.tmp")  # replacing needs the same disk
     try:
@@ -93,6 +111,19 @@ def save_model(path: str | Path, model: CombCN, *, facts: Mapping[str, Any]) -> 
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        ValueError: it is not that, or damaged.
+    """
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get(_FACTS_KEY, "")
+        tensors = {name: file.get_tensor(name).clone() for name in sorted(file.keys())}
+        _check_digest(file, text, tensors)
+    return tensors, text
 
 
 def load_model(path_or_name: str | Path = "default", device: str | torch.device = "cpu") -> CombCN:
@@ -121,8 +152,7 @@ def load_model(path_or_name: str | Path = "default", device: str | torch.device 
         # some safetensors versions map the file, so that writing into it would change the weights.
         with torch.inference_mode(False):
             tensors = {name: file.get_tensor(name).clone() for name in names}
-        if _digest(text, tensors) != file.metadata().get(_DIGEST_KEY):
-            raise ValueError("its content is not what was written; copy or download it again")
+        _check_digest(file, text, tensors)
         _check_values(tensors)
     with torch.inference_mode(False):
         with torch.device("meta"):  # costs neither time nor random numbers
@@ -223,6 +253,11 @@ def _check_values(tensors: Mapping[str, Tensor]) -> None:
             raise ValueError(
                 f"{name} holds NaN or infinity; use a checkpoint from before training failed"
             )
+
+
+def _check_digest(file: Any, text: str, tensors: Mapping[str, Tensor]) -> None:
+    if _digest(text, tensors) != (file.metadata() or {}).get(_DIGEST_KEY):
+        raise ValueError("its content is not what was written; copy or download it again")
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -1,0 +1,752 @@
+"""The paper's training recipe: 3DCN first, then CombCN jointly with it, end to end.
+
+One loop serves every variant of the paper; what differs is which losses it adds up (`phases`).
+Everything random is drawn from (seed, number of the step), so a training that is stopped and
+resumed is the same training, bit for bit.
+
+Source: Wang et al., AAAI 2019 (arXiv 1806.08482): Eq. 1 to 3; Adam at 1e-3; the ablations T-1 and
+T-2. Warm-up, decay, clipping and averaging of the weights are ours, the paper names none.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from combcn_core.checkpoint import check_name, load_tensors, save_model, save_tensors
+from combcn_core.data import Batch, DataConfig, Footage, iterate_batches
+from combcn_core.flow import Pixels
+from combcn_core.inference import fast_precision
+from combcn_core.losses import detail_loss, temporal_loss, total_loss
+from combcn_core.networks import CombCN, NetworkConfig, fill_mean
+from combcn_core.pictures import side_by_side
+from combcn_core.stream import peak_memory_bytes
+from combcn_core.version import __version__
+
+Mode = Literal["joint", "pretrain", "frozen", "scratch"]
+
+DEFAULT_NETWORK = NetworkConfig(input_fill="classical")
+VALIDATION_BATCHES, SAMPLE_CLIPS = 4, 4
+STATE_ENDING = ".training"  # beside the checkpoint: all that a training needs to go on
+
+
+@dataclass(frozen=True)
+class TrainConfig(DataConfig):
+    """Settings of `train` and `combcn train`; the defaults are the paper's."""
+
+    mode: Mode = "joint"
+    """joint: pre-train 3DCN, then train both; pretrain: 3DCN alone; frozen: pre-train 3DCN, then
+    train CombCN on it (T-1); scratch: both at once from the start (T-2)."""
+    steps: int = 100_000
+    """Steps after pre-training; in the mode pretrain, all steps."""
+    pretrain_steps: int = 20_000
+    """Steps of 3DCN alone before them, in the modes joint and frozen; left out when training
+    starts from given weights."""
+    minutes: float | None = None
+    """Stop after so many minutes; the same command goes on from there."""
+    batch: int = 1
+    """Clips that go through the networks at a time."""
+    accumulate: int = 1
+    """Batches whose gradients make one step."""
+    detail_frames: int = 0
+    """Frames of each clip that CombCN learns from in a step, drawn anew; 0: all, as in the paper.
+    Frames of one clip are much alike, so few frames of many clips teach more."""
+    learning_rate: float = 1e-3
+    """Of Adam."""
+    weight_decay: float = 0.0
+    """Of Adam; 0.01 may be what the paper calls regression weight."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises from 0, in each phase."""
+    decay_share: float = 0.2
+    """Last part of a phase, over which the learning rate falls to 0."""
+    clip_gradient: float = 1.0
+    """Largest norm of the gradient; larger ones are scaled down."""
+    alpha: float = 1.0
+    """Weight of CombCN's loss beside 3DCN's (Eq. 3)."""
+    ema: float = 0.999
+    """Decay of the averaged weights, which are those that are saved for use."""
+    calibration_clips: int = 256
+    """Clips from which BatchNorm's statistics are taken anew for the averaged weights at the end;
+    0: keep those met on the way."""
+    half: bool = False
+    """Save the weights in 16 bits, at half the size."""
+    save_every: int = 1000
+    """Steps between two saves."""
+    sample_every: int = 500
+    """Steps between two looks at the validation clips, with a picture."""
+    workers: int = 2
+    """Processes that read and prepare clips; 0: none beside this one."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the convolutions. auto: bf16 where the hardware has it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (
+            ("steps", 1), ("pretrain_steps", 0), ("batch", 1), ("accumulate", 1),
+            ("detail_frames", 0), ("warmup_steps", 0), ("calibration_clips", 0),
+            ("save_every", 1), ("sample_every", 1), ("workers", 0), ("weight_decay", 0),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not value >= least:
+                raise ValueError(f"{name} is {value}; give {least} or more.")
+        for name, most in (("learning_rate", 1), ("clip_gradient", math.inf), ("alpha", math.inf)):
+            value = getattr(self, name)
+            if not 0 < value <= most:
+                raise ValueError(f"{name} is {value}; give a number above 0, at most {most:g}.")
+        for name in ("ema", "decay_share"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} is {value}; give 0 or more, below 1.")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"minutes is {self.minutes}; give a number above 0.")
+
+
+class Phase(NamedTuple):
+    """A stretch of steps with the same losses."""
+
+    name: Literal["pretrain", "joint", "frozen"]
+    start: int  # step
+    stop: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is, after a step.
+
+    Attributes:
+        step: steps done, of `steps`.
+        phase: "pretrain", "joint" or "frozen".
+        losses: "3DCN" and "CombCN", what was trained of them: mean absolute error per hole pixel
+            of this step's clips, on the scale 0..255.
+        learning_rate: of this step.
+        seconds: since `train` was called.
+        validation: as losses, over clips held back and with the averaged weights; now and then.
+        sample: (H, W, 3) uint8, a picture of a clip: hole, 3DCN, CombCN, truth; with `validation`.
+        saved: whether this step has been saved.
+    """
+
+    step: int
+    steps: int
+    phase: str
+    losses: Mapping[str, float]
+    learning_rate: float
+    seconds: float
+    validation: Mapping[str, float] | None = None
+    sample: Pixels | None = None
+    saved: bool = False
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or gradient is not a number any more; the last checkpoint is kept."""
+
+
+def train(
+    footage: Footage,
+    output: Path,
+    config: TrainConfig,
+    *,
+    network: NetworkConfig = DEFAULT_NETWORK,
+    start: CombCN | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Progress]:
+    """Train a model and save it; yields after every step and prints nothing.
+
+    Where `output` has been trained before, training goes on from there. Closing the iterator,
+    Ctrl-C and SIGTERM save first; the last two are then raised.
+
+    Args:
+        footage: what to learn from.
+        output: the checkpoint, .safetensors; beside it stands a file .training, from which the
+            training goes on.
+        config: the recipe.
+        network: what to build; the mean pixel is taken from the footage. `NetworkConfig()` is the
+            paper's, the default starts from a classical fill.
+        start: weights to start from; their configuration counts, not `network`.
+        stop: asked after every step.
+
+    Raises:
+        ValueError: settings that do not fit, or a state of other settings or footage.
+        TrainingDiverged: NaN.
+        OSError: nothing can be saved there.
+    """
+    check_name(output)
+    processes = _Processes(config.device)
+    state = _State.make(footage, config, network, start, processes.device)
+    if _state_path(output).exists():
+        state.load(_state_path(output))
+    elif output.exists() and start is None:
+        raise ValueError(
+            f"{output} exists, but not {_state_path(output).name} from which its training could go "
+            "on; start from it under another name, or remove it."
+        )
+    model, config = state.model, state.config
+    phases = plan_phases(config, model.config, pretrained=start is not None)
+    num_steps = phases[-1].stop
+    batches = iterate_batches(
+        footage.train,
+        config,
+        config.batch,
+        ratio=model.config.ratio,
+        start=state.step * config.accumulate * processes.count + processes.rank,
+        step=processes.count,
+        workers=config.workers,
+    )
+    held_back = _validation_batches(footage, config, model.config) if processes.first else []
+    began, saved_step, diverged = time.monotonic(), state.step, False
+    try:
+        with _deferred_signals() as signals:
+            while state.step < num_steps:
+                phase = next(phase for phase in phases if state.step < phase.stop)
+                rate = learning_rate(config, phase, state.step)
+                losses = _take_step(state, phase, rate, batches, processes)
+                if losses is None:
+                    diverged = True
+                    raise TrainingDiverged(
+                        f"the loss or its gradient became NaN at step {state.step + 1}; what was "
+                        f"saved at step {saved_step} is kept. Go on from there with a lower "
+                        "learning rate, in another output that starts from it."
+                    )
+                ends = state.step == num_steps
+                minutes = (time.monotonic() - began) / 60
+                late = config.minutes is not None and minutes >= config.minutes
+                ends = processes.any(ends or late or stop() or bool(signals))
+                validation = sample = None
+                if held_back and (ends or state.step % config.sample_every == 0):
+                    validation, sample = _validate(state, held_back, phase, processes.device)
+                saved = ends or state.step % config.save_every == 0
+                if saved and processes.first:
+                    complete = state.step == num_steps or late
+                    _save(state, output, phase, footage, losses, complete)
+                saved_step = state.step if saved else saved_step
+                seconds = time.monotonic() - began
+                yield Progress(
+                    state.step, num_steps, phase.name, losses, rate, seconds, validation, sample,
+                    saved,
+                )  # fmt: skip
+                if ends:
+                    break
+            if signals:
+                raise signals[0]
+    finally:
+        batches.close()
+        if state.step != saved_step and not diverged and processes.first:  # closed by the caller
+            phase = next(phase for phase in phases if state.step <= phase.stop)
+            _save(state, output, phase, footage, {}, complete=False)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a training will need, from steps that were really taken.
+
+    Attributes:
+        steps: in each phase.
+        seconds: for all of them.
+        memory_bytes: at the peak so far; of the device where that is a GPU. None: not known.
+    """
+
+    steps: Mapping[str, int]
+    seconds: float
+    memory_bytes: int | None
+
+
+def estimate(
+    footage: Footage,
+    config: TrainConfig,
+    *,
+    network: NetworkConfig = DEFAULT_NETWORK,
+    start: CombCN | None = None,
+) -> Estimate:
+    """Take two steps of each phase, and write nothing. Arguments and errors as in `train`."""
+    processes = _Processes(config.device)
+    state = _State.make(footage, config, network, start, processes.device)
+    phases = plan_phases(config, state.model.config, pretrained=start is not None)
+    seconds = 0.0
+    with closing(
+        iterate_batches(
+            footage.train,
+            state.config,
+            config.batch,
+            ratio=state.model.config.ratio,
+            workers=config.workers,
+        )
+    ) as batches:
+        for phase in phases:
+            _take_step(state, phase, 0.0, batches, processes)  # the first of a kind is slow
+            began = time.monotonic()
+            _take_step(state, phase, 0.0, batches, processes)
+            seconds += (time.monotonic() - began) * (phase.stop - phase.start)
+    if processes.device.type == "cuda":
+        memory: int | None = torch.cuda.max_memory_allocated(processes.device)
+    else:
+        memory = peak_memory_bytes()
+    steps = {phase.name: phase.stop - phase.start for phase in phases}
+    return Estimate(steps, seconds, memory)
+
+
+def plan_phases(config: TrainConfig, network: NetworkConfig, *, pretrained: bool) -> list[Phase]:
+    """What is trained when. Without guidance there is nothing to pre-train: 3DCN is not used.
+
+    Raises:
+        ValueError: 3DCN is to be trained for a model that does not use it.
+    """
+    if not network.guidance:
+        if config.mode != "scratch":
+            raise ValueError(
+                f"mode is {config.mode}, but a model without guidance has no 3DCN to train with "
+                "or on; use scratch."
+            )
+        return [Phase("joint", 0, config.steps)]
+    if config.mode == "pretrain":
+        return [Phase("pretrain", 0, config.steps)]
+    first = 0 if pretrained or config.mode == "scratch" else config.pretrain_steps
+    name: Literal["joint", "frozen"] = "frozen" if config.mode == "frozen" else "joint"
+    phases = [Phase("pretrain", 0, first), Phase(name, first, first + config.steps)]
+    return [phase for phase in phases if phase.stop > phase.start]
+
+
+def learning_rate(config: TrainConfig, phase: Phase, step: int) -> float:
+    """Of a step: rising, steady, then falling towards 0 at the end of each phase."""
+    done, left = step - phase.start + 1, phase.stop - step
+    falling = config.decay_share * (phase.stop - phase.start)
+    rise = min(1.0, done / max(1, config.warmup_steps))
+    return config.learning_rate * rise * min(1.0, left / max(1.0, falling))
+
+
+# --- one step -------------------------------------------------------------------------------------
+
+
+def _take_step(
+    state: _State,
+    phase: Phase,
+    rate: float,
+    batches: Iterator[Batch],
+    processes: _Processes,
+) -> dict[str, float] | None:
+    """Move the weights once. Returns the losses, or None, and nothing moved, if one is NaN."""
+    model, config = state.model, state.config
+    model.train()
+    if phase.name == "frozen":
+        model.temporal.eval()
+    model.temporal.requires_grad_(phase.name != "frozen")
+    state.optimizer.zero_grad()
+    sums: dict[str, Tensor] = {}
+    rng = np.random.default_rng([config.seed, state.step, 3])
+    for _ in range(config.accumulate):
+        batch = _to_device(next(batches), processes.device)
+        chosen = _choose_frames(config, batch.clip.shape[2], rng)
+        with _autocast(config, processes.device):
+            losses = compute_losses(model, batch, phase.name, chosen)[0]
+        if phase.name == "pretrain":
+            loss = losses["3DCN"]
+        elif phase.name == "frozen" or not model.config.guidance:
+            loss = losses["CombCN"]
+        else:
+            loss = total_loss(losses["3DCN"], losses["CombCN"], alpha=config.alpha)
+        (loss / config.accumulate).backward()
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0) + value.detach() / config.accumulate
+    trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    processes.average([parameter.grad for parameter in trained] + list(sums.values()))
+    norm = nn.utils.clip_grad_norm_(trained, config.clip_gradient)
+    if not all(value.isfinite() for value in (norm, *sums.values())):
+        return None
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()
+    state.step += 1
+    state.average()
+    return {name: 255 * value.item() for name, value in sums.items()}
+
+
+def compute_losses(
+    model: CombCN, batch: Batch, phase: str, frames: Tensor
+) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
+    """The losses of one batch (Eq. 1 and 2), and what the networks predicted.
+
+    Args:
+        model: the networks.
+        batch: on the model's device.
+        phase: "pretrain" leaves CombCN out, "frozen" does not learn 3DCN.
+        frames: those that CombCN works on, indices into the clip.
+
+    Returns:
+        "3DCN" and "CombCN", scalars; the coarse clip (B, 3, T, h, w) that guides CombCN, and its
+        prediction (B, 3, len(frames), H, W). None for what was left out.
+    """
+    losses: dict[str, Tensor] = {}
+    coarse = prediction = None
+    if model.config.guidance:
+        filled = _network_input(model, batch.coarse_filled, batch.coarse_mask)
+        with torch.no_grad() if phase == "frozen" else nullcontext():
+            coarse = model.temporal(filled, batch.coarse_mask).float()
+        losses["3DCN"] = temporal_loss(coarse, batch.coarse_clip, batch.coarse_learn)
+        # As in `infer_temporal`: outside the hole CombCN is guided by the source itself.
+        coarse = torch.where(batch.coarse_mask, coarse, batch.coarse_filled)
+    if phase != "pretrain":
+        clip, filled, mask, learn = (
+            tensor[:, :, frames] for tensor in (batch.clip, batch.filled, batch.mask, batch.learn)
+        )
+        guidance = None
+        if coarse is not None:
+            guidance = _upsampled(_to_frames(coarse[:, :, frames]), clip, model.config.ratio)
+        filled = _network_input(model, filled, mask)
+        flat = model.detail(_to_frames(filled), _to_frames(mask), guidance).float()
+        prediction = flat.unflatten(0, (len(clip), -1)).transpose(1, 2)
+        losses["CombCN"] = detail_loss(prediction, clip, learn)
+    return losses, coarse, prediction
+
+
+def _network_input(model: CombCN, filled: Tensor, mask: Tensor) -> Tensor:
+    if model.config.input_fill == "classical":
+        return filled
+    return fill_mean(filled, mask, model.config.mean_pixel)
+
+
+def _to_frames(clip: Tensor) -> Tensor:
+    """(B, C, T, H, W) -> (B * T, C, H, W)"""
+    frames = clip.transpose(1, 2).flatten(0, 1)
+    return frames.contiguous(memory_format=torch.channels_last)
+
+
+def _upsampled(coarse: Tensor, clip: Tensor, ratio: int) -> Tensor:
+    size = [-(-side // ratio) for side in clip.shape[3:]]
+    if list(coarse.shape[2:]) == size:
+        return coarse
+    return F.interpolate(coarse, size=size, mode="bicubic", align_corners=False)
+
+
+def _choose_frames(config: TrainConfig, num_frames: int, rng: np.random.Generator) -> Tensor:
+    if not 0 < config.detail_frames < num_frames:
+        return torch.arange(num_frames)
+    return torch.from_numpy(np.sort(rng.permutation(num_frames)[: config.detail_frames]))
+
+
+def _to_device(batch: Batch, device: torch.device) -> Batch:
+    return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+
+
+def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
+    """bf16 where it is asked for, or fast: it has the range of fp32, so no loss needs scaling."""
+    wanted = config.precision == "bf16"
+    if config.precision == "auto":
+        wanted = fast_precision(device) != "fp32"
+    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+
+
+# --- validation -----------------------------------------------------------------------------------
+
+
+def _validation_batches(
+    footage: Footage, config: TrainConfig, network: NetworkConfig
+) -> list[Batch]:
+    """Always the same clips; of the training side where there is no other."""
+    sources = footage.validation or footage.train
+    held = dataclasses.replace(config, seed=config.seed + 1, repeats=1)
+    batches = iterate_batches(sources, held, config.batch, ratio=network.ratio)
+    return list(islice(batches, VALIDATION_BATCHES))
+
+
+@torch.no_grad()
+def _validate(
+    state: _State, batches: list[Batch], phase: Phase, device: torch.device
+) -> tuple[dict[str, float], Pixels]:
+    model = state.averaged.eval()
+    sums: dict[str, float] = {}
+    picture = None
+    for number, batch in enumerate(batches):
+        batch = _to_device(batch, device)
+        frames = _choose_frames(state.config, batch.clip.shape[2], np.random.default_rng(number))
+        with _autocast(state.config, device):
+            losses, coarse, prediction = compute_losses(model, batch, phase.name, frames)
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + 255 * value.item() / len(batches)
+        if picture is None:
+            picture = draw_sample(batch, int(frames[0]), coarse, prediction)
+    assert picture is not None
+    return sums, picture
+
+
+def draw_sample(
+    batch: Batch, frame: int, coarse: Tensor | None, prediction: Tensor | None
+) -> Pixels:
+    """One frame of some clips: with its hole, 3DCN, CombCN where they ran, and the truth.
+
+    Args:
+        batch: the clips.
+        frame: index of the first frame of `prediction`.
+        coarse, prediction: of `compute_losses`.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    clip, mask = batch.clip[:SAMPLE_CLIPS, :, frame], batch.mask[:SAMPLE_CLIPS, :, frame]
+    panels = {"hole": torch.where(mask, 1.0, clip)}
+    if coarse is not None:
+        panels["3DCN"] = F.interpolate(coarse[:SAMPLE_CLIPS, :, frame], size=clip.shape[2:])
+    if prediction is not None:
+        panels["CombCN"] = torch.where(mask, prediction[:SAMPLE_CLIPS, :, 0], clip)
+    panels["truth"] = clip
+    scale = -(-128 // clip.shape[3])  # tiny clips are hard to judge
+    rows = torch.stack(list(panels.values()), dim=1).flatten(0, 1).clamp(0, 1)
+    pixels = (F.interpolate(rows, scale_factor=scale) * 255).round().byte()
+    pictures = list(pixels.permute(0, 2, 3, 1).cpu().numpy())
+    return side_by_side(pictures, list(panels) * len(clip), columns=len(panels))
+
+
+# --- state ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class _State:
+    """All that a step changes."""
+
+    model: CombCN
+    averaged: CombCN
+    optimizer: torch.optim.Adam
+    config: TrainConfig
+    identity: dict[str, Any]  # what must be the same for training to go on
+    step: int = 0
+
+    @classmethod
+    def make(
+        cls,
+        footage: Footage,
+        config: TrainConfig,
+        network: NetworkConfig,
+        start: CombCN | None,
+        device: torch.device,
+    ) -> _State:
+        if start is None:
+            network = dataclasses.replace(network, mean_pixel=footage.mean_pixel)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                model = CombCN(network)
+        else:
+            model = CombCN(start.config)
+            model.load_state_dict(start.state_dict())
+        if model.config.input_fill == "mean":  # then no fill is looked at; the fast one will do
+            fills = tuple("smooth" if fill == "rest" else fill for fill in config.fills)
+            config = dataclasses.replace(config, fills=fills)
+        model = model.to(device, torch.float32)
+        _arrange(model.temporal, torch.channels_last_3d)
+        _arrange(model.detail, torch.channels_last)
+        optimizer = torch.optim.Adam(
+            model.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        )
+        free = {
+            "steps", "minutes", "save_every", "sample_every", "workers", "half", "device",
+            "calibration_clips",
+        }  # fmt: skip
+        settings = dataclasses.asdict(config)
+        identity = {
+            "network": model.config.to_dict(),
+            "footage": footage.fingerprint,
+            **{name: settings[name] for name in sorted(settings.keys() - free)},
+        }
+        identity = json.loads(json.dumps(identity))  # lists for tuples, as it will be read
+        averaged = copy.deepcopy(model).requires_grad_(False)
+        return cls(model, averaged, optimizer, config, identity)
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """EMA of weights and of BatchNorm's statistics, faster in the first steps."""
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        pairs = zip(self.averaged.state_dict().values(), self.model.state_dict().values())  # noqa: B905
+        for average, value in pairs:
+            if average.is_floating_point():
+                average.lerp_(value, 1 - decay)
+            else:
+                average.copy_(value)
+
+    def save(self, path: Path) -> None:
+        tensors = {}
+        for prefix, module in (("model", self.model), ("averaged", self.averaged)):
+            for name, value in module.state_dict().items():
+                tensors[f"{prefix}.{name}"] = value.cpu().contiguous()
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            for name, value in moments.items():
+                tensors[f"optimizer.{index}.{name}"] = value.cpu().contiguous()
+        text = json.dumps({"step": self.step, "identity": self.identity}, sort_keys=True)
+        save_tensors(path, tensors, text)
+
+    def load(self, path: Path) -> None:
+        """Go on where `save` was called.
+
+        Raises:
+            ValueError: damaged, or of another training.
+        """
+        tensors, text = load_tensors(path)
+        described = json.loads(text)
+        for name, value in self.identity.items():
+            then = described["identity"].get(name)
+            if then != value:
+                raise ValueError(
+                    f"{path} is of a training with {name} {then}, now {value}; give the same "
+                    "settings and footage to go on, or another output."
+                )
+        moments: dict[int, dict[str, Tensor]] = {}
+        weights: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}}
+        for key, value in tensors.items():
+            kind, name = key.split(".", 1)
+            if kind == "optimizer":
+                index, name = name.split(".", 1)
+                moments.setdefault(int(index), {})[name] = value
+            else:
+                weights[kind][name] = value
+        self.model.load_state_dict(weights["model"])
+        self.averaged.load_state_dict(weights["averaged"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.step = described["step"]
+
+
+def _arrange(module: nn.Module, memory_format: torch.memory_format) -> None:
+    """Channels last, where bf16 convolutions are fastest."""
+    module.to(memory_format=memory_format)  # type: ignore[call-overload]
+
+
+def _state_path(output: Path) -> Path:
+    return output.with_suffix(STATE_ENDING)
+
+
+def _save(
+    state: _State,
+    output: Path,
+    phase: Phase,
+    footage: Footage,
+    losses: Mapping[str, float],
+    complete: bool,
+) -> None:
+    """The averaged weights for use, and the state to go on from."""
+    state.save(_state_path(output))
+    model = copy.deepcopy(state.averaged)
+    clips = state.config.calibration_clips if complete else 0
+    if clips:
+        calibrate(model, footage, state.config, clips)
+    if state.config.half:
+        model.half()
+    facts = {
+        "combcn_version": __version__,
+        "training_steps": state.step,
+        "phase": phase.name,
+        "loss": dict(losses),
+        "calibration_clips": clips,
+        "footage_files": len(footage.train),
+        "settings": state.identity,
+    }
+    save_model(output, model, facts=facts)
+
+
+@torch.no_grad()
+def calibrate(model: CombCN, footage: Footage, config: TrainConfig, clips: int) -> None:
+    """Take BatchNorm's statistics anew, as plain means over batches of training clips.
+
+    Those met in training are of weights that have changed since.
+
+    Args:
+        model: changed in place.
+        footage: its training side is used.
+        config: of the training.
+        clips: how many, at least.
+    """
+    device = next(model.parameters()).device
+    norms = [
+        module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all batches, each the same weight
+    fresh = dataclasses.replace(config, seed=config.seed + 2, repeats=1)
+    batches = iterate_batches(
+        footage.train, fresh, config.batch, ratio=model.config.ratio, workers=config.workers
+    )
+    model.train()
+    for number, batch in enumerate(islice(batches, -(-clips // config.batch))):
+        batch = _to_device(batch, device)
+        frames = _choose_frames(config, batch.clip.shape[2], np.random.default_rng(number))
+        with _autocast(config, device):
+            compute_losses(model, batch, "joint", frames)
+    batches.close()
+    model.eval()
+    for norm in norms:
+        norm.momentum = 0.1
+
+
+# --- processes and signals ------------------------------------------------------------------------
+
+
+class _Processes:
+    """This process among those that train together: one, or what `accelerate launch` started."""
+
+    def __init__(self, device: str) -> None:
+        self.rank, self.count = 0, 1
+        self._accelerator = None
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from accelerate import Accelerator  # type: ignore[import-untyped,unused-ignore]
+
+            self._accelerator = Accelerator(cpu=device == "cpu")
+            self.rank = self._accelerator.process_index
+            self.count = self._accelerator.num_processes
+            self.device = self._accelerator.device
+        else:
+            if device == "auto":
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+            self.device = torch.device(device)
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def average(self, tensors: list[Any]) -> None:
+        """Make each tensor the mean over the processes, in place."""
+        if self._accelerator is not None:
+            for tensor in tensors:
+                tensor.copy_(self._accelerator.reduce(tensor, reduction="mean"))
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in any process: all stop together, or the others would wait for ever."""
+        if self._accelerator is None:
+            return flag
+        one = torch.tensor(float(flag), device=self.device)
+        return bool(self._accelerator.reduce(one, reduction="sum") > 0)
+
+
+@contextmanager
+def _deferred_signals() -> Iterator[list[BaseException]]:
+    """Ctrl-C and SIGTERM wait in the list until the step is done; only the main thread gets any."""
+    raised: list[BaseException] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield raised
+        return
+    reactions: dict[int, BaseException] = {
+        signal.SIGINT: KeyboardInterrupt(),
+        signal.SIGTERM: SystemExit(128 + signal.SIGTERM),
+    }
+    before = {
+        number: signal.signal(number, lambda number, _: raised.append(reactions[number]))
+        for number in reactions
+    }
+    try:
+        yield raised
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,82 @@
+"""What a training writes beside its checkpoint: a CSV log, a picture of the curves, samples."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+from combcn_core.flow import Pixels
+from combcn_core.pictures import draw_curves, save_picture
+from combcn_core.train import Progress
+
+LOSSES = ("3DCN", "3DCN validation", "CombCN", "CombCN validation")
+COLUMNS = ("step", "phase", "learning_rate", "seconds", *LOSSES)
+
+
+class TrainingLog:
+    """The log of one output; a training that goes on adds to it.
+
+    OUTPUT_log/ holds log.csv, one row a step; curve.png; samples/STEP.png.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.folder = output.with_name(f"{output.stem}_log")
+        self.path = self.folder / "log.csv"
+        self._rows: list[dict[str, str]] | None = None
+
+    def add(self, progress: Progress) -> None:
+        """Write a step's row; the sample and the curves too, where there is a sample."""
+        if self._rows is None:
+            self._open(progress.step - 1)
+        assert self._rows is not None
+        validation = progress.validation or {}
+        row = {
+            "step": str(progress.step),
+            "phase": progress.phase,
+            "learning_rate": f"{progress.learning_rate:.6g}",
+            "seconds": f"{progress.seconds:.1f}",
+        }
+        losses = {
+            **progress.losses,
+            **{f"{name} validation": validation[name] for name in validation},
+        }
+        row |= {name: f"{losses[name]:.4f}" if name in losses else "" for name in LOSSES}
+        self._rows.append(row)
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, COLUMNS).writerow(row)
+        if progress.sample is not None:
+            save_picture(self.folder / "samples" / f"{progress.step:07d}.png", progress.sample)
+            save_picture(self.folder / "curve.png", self.picture())
+
+    def picture(self) -> Pixels:
+        """(H, W, 3) uint8: the losses over the steps, as far as they have been written."""
+        rows = self._rows or []
+        curves = {
+            column: [(float(row["step"]), float(row[column])) for row in rows if row[column]]
+            for column in LOSSES
+        }
+        return draw_curves(
+            {name: points for name, points in curves.items() if points},
+            x_label="step",
+            y_label="l1 per hole pixel, 0..255",
+        )
+
+    def _open(self, done: int) -> None:
+        """Keep the rows of saved steps; those after were done again since."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kept: list[dict[str, str]] = []
+        if self.path.exists():
+            with open(self.path, newline="", encoding="utf-8") as file:
+                kept = [row for row in csv.DictReader(file) if _is_step(row["step"], done)]
+        temporary = self.path.with_suffix(".csv.tmp")
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(kept)
+        os.replace(temporary, self.path)
+        self._rows = kept
+
+
+def _is_step(text: str, done: int) -> bool:
+    return text.isdigit() and int(text) <= done
