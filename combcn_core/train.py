@@ -18,7 +18,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -167,7 +167,7 @@ def train(
     network: NetworkConfig = DEFAULT_NETWORK,
     start: CombCN | None = None,
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     """Train a model and save it; yields after every step and prints nothing.
 
     Where `output` has been trained before, training goes on from there. Closing the iterator,
@@ -298,7 +298,7 @@ def estimate(
         memory: int | None = torch.cuda.max_memory_allocated(processes.device)
     else:
         memory = peak_memory_bytes()
-    steps = {phase.name: phase.stop - phase.start for phase in phases}
+    steps: dict[str, int] = {phase.name: phase.stop - phase.start for phase in phases}
     return Estimate(steps, seconds, memory)
 
 
