@@ -1,6 +1,7 @@
 """Evaluate and Compare: numbers and pictures."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from comfy_api.latest import io, ui
@@ -49,7 +50,9 @@ class Evaluate(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.String.Output(display_name="table", tooltip="One line for each result."),
+                io.String.Output(
+                    display_name="table", tooltip="One line for each result, in Markdown."
+                ),
                 io.Image.Output(
                     display_name="picture", tooltip="The frame with the largest hole, and figures."
                 ),
@@ -97,12 +100,17 @@ def _figure(value: float) -> str:
 
 
 def _table(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, *figures in rows:
-        cells = [figure.rjust(width) for figure, width in zip(figures, widths[1:], strict=True)]
-        lines.append("  ".join([name.ljust(widths[0]), *cells]))
-    return "\n".join(lines)
+    """In Markdown, which Preview Any draws, and which reads well where it is not drawn."""
+    names, *figures = zip(*rows, strict=True)
+    columns = [_aligned(names, str.ljust), *(_aligned(column, str.rjust) for column in figures)]
+    header, *body = ("| " + " | ".join(cells) + " |" for cells in zip(*columns, strict=True))
+    rule = "|" + "|".join(f"{'-' * (len(column[0]) + 1)}:" for column in columns) + "|"
+    return "\n".join([header, rule, *body])
+
+
+def _aligned(cells: Sequence[str], side: Callable[[str, int], str]) -> list[str]:
+    width = max(map(len, cells))
+    return [side(cell, width) for cell in cells]
 
 
 class Compare(io.ComfyNode):

@@ -8,7 +8,7 @@ from combcn_core.demo import FPS, render_demo
 from .sockets import from_pictures, to_output
 
 MAX_FRAMES = 24
-HEIGHT, WIDTH = 108, 192
+HEIGHT, MAX_HEIGHT = 108, 270  # pixels; the smaller one is quick even with networks on a CPU
 
 
 class SampleClip(io.ComfyNode):
@@ -29,6 +29,14 @@ class SampleClip(io.ComfyNode):
                     tooltip="Length of the clip. The van crosses the picture once.",
                 ),
                 io.Int.Input(
+                    "height",
+                    default=HEIGHT,
+                    min=54,
+                    max=MAX_HEIGHT,
+                    step=2,
+                    tooltip="Of the frames, in pixels. They are 16:9.",
+                ),
+                io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
@@ -46,8 +54,9 @@ class SampleClip(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, frames: int, seed: int) -> io.NodeOutput:
-        clip = render_demo(frames, HEIGHT, WIDTH, seed)
+    def execute(cls, frames: int, height: int, seed: int) -> io.NodeOutput:
+        width = 2 * round(height * 8 / 9)  # even, as Save Video wants it
+        clip = render_demo(frames, height, width, seed)
         sound = torch.from_numpy(clip.sound).T[None].contiguous()  # (1, channels, samples)
         return io.NodeOutput(
             from_pictures(clip.images),
