@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import evaluate, folders, inpaint, masks, models, sample, stages
+from . import evaluate, folders, inpaint, masks, models, sample, stages, train
 
 NODES: list[type[io.ComfyNode]] = [
     models.LoadModel,
@@ -16,6 +16,7 @@ NODES: list[type[io.ComfyNode]] = [
     stages.SpatialDetail,
     inpaint.Inpaint,
     inpaint.InpaintVideo,
+    train.JointTrainer,
     evaluate.Evaluate,
     evaluate.Compare,
 ]

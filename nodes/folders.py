@@ -55,6 +55,21 @@ def missing_models() -> str:
     )
 
 
+def within(folder: str, name: str) -> Path:
+    """A file in a folder or below it.
+
+    Raises:
+        ValueError: the name leads out of the folder.
+    """
+    root = os.path.abspath(folder)
+    path = os.path.abspath(os.path.join(root, name))
+    if os.path.dirname(path) != root and not path.startswith(os.path.join(root, "")):
+        raise ValueError(
+            f"{name!r} leads out of {folder}; give a name, with folders below it if you like."
+        )
+    return Path(path)
+
+
 def free_path(prefix: str, folder: str, ending: str) -> Path:
     """The next free name prefix_00001_ in a folder, in ComfyUI's manner; folders are made.
 
@@ -66,10 +81,6 @@ def free_path(prefix: str, folder: str, ending: str) -> Path:
     Raises:
         ValueError: the prefix leads out of the folder.
     """
-    wanted = os.path.abspath(os.path.join(folder, os.path.normpath(prefix)))
-    if os.path.commonpath([wanted, os.path.abspath(folder)]) != os.path.abspath(folder):
-        raise ValueError(
-            f"{prefix!r} leads out of {folder}; give a name, with folders below it if you like."
-        )
+    within(folder, prefix)
     place, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder)
     return Path(place) / f"{name}_{counter:05}_{ending}"

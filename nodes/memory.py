@@ -94,18 +94,20 @@ def backing_off(attempt: Callable[[int], Result], sizes: Iterable[int], what: st
         try:
             return attempt(size)
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         model_management.soft_empty_cache()
         log.warning("Out of memory with %d %s; trying again with %d.", size, what, smaller)
     return attempt(smallest)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether that is what an error says, on any device."""
     # On some devices ComfyUI's own exception is Exception itself, which would say so of everything.
     specific = model_management.OOM_EXCEPTION is not Exception
-    if isinstance(error, MemoryError) or (
-        specific and isinstance(error, model_management.OOM_EXCEPTION)
-    ):
+    if specific and isinstance(error, model_management.OOM_EXCEPTION):
         return True
-    return isinstance(error, RuntimeError) and "memory" in str(error).lower()
+    signs = ("out of memory", "allocate memory", "alloc_failed")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
+    )

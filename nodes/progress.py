@@ -28,6 +28,11 @@ class Progress:
         self._done = -1
         self._shown_seconds = 0.0
 
+    @property
+    def shows(self) -> bool:
+        """Whether a picture would be shown now; if not, none need be drawn."""
+        return time.monotonic() - self._shown_seconds > PREVIEW_SECONDS
+
     def __call__(self, share: float, frame: NDArray | None = None) -> None:
         """Say that a share of the work is done.
 
@@ -40,7 +45,7 @@ class Progress:
         """
         model_management.throw_exception_if_processing_interrupted()
         preview = None
-        if frame is not None and time.monotonic() - self._shown_seconds > PREVIEW_SECONDS:
+        if frame is not None and self.shows:
             preview = ("JPEG", _picture(frame), PREVIEW_SIDE_PIXELS)
             self._shown_seconds = time.monotonic()
         done = min(STEPS, round(share * STEPS))
