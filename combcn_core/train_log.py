@@ -6,6 +6,9 @@ import csv
 import os
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from combcn_core.flow import Pixels
 from combcn_core.pictures import draw_curves, save_picture
 from combcn_core.train import Progress
@@ -51,7 +54,7 @@ class TrainingLog:
 
     def picture(self) -> Pixels:
         """(H, W, 3) uint8: the losses over the steps, as far as they have been written."""
-        rows = self._rows or []
+        rows = self._read() if self._rows is None else self._rows
         curves = {
             column: [(float(row["step"]), float(row[column])) for row in rows if row[column]]
             for column in LOSSES
@@ -62,13 +65,25 @@ class TrainingLog:
             y_label="l1 per hole pixel, 0..255",
         )
 
+    def last_sample(self) -> Pixels | None:
+        """(H, W, 3) uint8, the newest of the samples; None before the first."""
+        names = sorted((self.folder / "samples").glob("*.png"))
+        if not names:
+            return None
+        content = np.frombuffer(names[-1].read_bytes(), np.uint8)
+        picture = cv2.imdecode(content, cv2.IMREAD_COLOR)
+        return None if picture is None else picture[..., ::-1].astype(np.uint8)
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        with open(self.path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
     def _open(self, done: int) -> None:
         """Keep the rows of saved steps; those after were done again since."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        kept: list[dict[str, str]] = []
-        if self.path.exists():
-            with open(self.path, newline="", encoding="utf-8") as file:
-                kept = [row for row in csv.DictReader(file) if _is_step(row["step"], done)]
+        kept = [row for row in self._read() if _is_step(row["step"], done)]
         temporary = self.path.with_suffix(".csv.tmp")
         with open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)

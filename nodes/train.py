@@ -246,7 +246,7 @@ def _train(
 ) -> tuple[Tensor, str, Tensor]:
     """The loss curve as IMAGE, the report, and the last sample as IMAGE."""
     progress, history = Progress(), TrainingLog(output)
-    last, sample = None, None
+    last, sample = None, history.last_sample()
     with closing(train(footage, output, config, network=network, start=start)) as training:
         for last in training:
             history.add(last)
