@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import evaluate, folders, inpaint, masks, models, sample, stages, train
+from . import evaluate, folders, inpaint, masks, models, sample, stages, train, video
 
 NODES: list[type[io.ComfyNode]] = [
     models.LoadModel,
@@ -15,7 +15,7 @@ NODES: list[type[io.ComfyNode]] = [
     stages.UpsampleGuidance,
     stages.SpatialDetail,
     inpaint.Inpaint,
-    inpaint.InpaintVideo,
+    video.InpaintVideo,
     train.JointTrainer,
     evaluate.Evaluate,
     evaluate.Compare,

@@ -1,0 +1,128 @@
+"""VIDEO and MASK as files: the user's own where there is one, else lossless ones in temp."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from fractions import Fraction
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import Input, InputImpl
+from torch import Tensor
+
+from combcn_core.masks import check_masks
+from combcn_core.video import ClipInfo, open_reader, open_writer
+
+from .sockets import to_images, to_pictures
+
+
+def trim(video: Input.Video, info: ClipInfo) -> tuple[int, int] | None:
+    """First and last frame of a VIDEO that shows a part of its file only; None for all of it.
+
+    Args:
+        video: newer versions of ComfyUI cut it by times, without another file.
+        info: of the whole file.
+
+    Raises:
+        ValueError: no frame is within these times.
+    """
+    window = getattr(video, "get_active_trim_window", lambda: (0.0, 0.0))
+    start, duration = window()
+    if not (start or duration):
+        return None
+    assert info.indices is not None
+    if info.pts is not None and info.time_base is not None:
+        times = [float(pts * info.time_base) for pts in info.pts]
+    else:
+        assert info.fps is not None
+        times = [float(info.start_seconds + index / info.fps) for index in info.indices]
+    stop = start + duration if duration else times[-1] + 1
+    slack = 1e-4  # seconds: a time is a rounded number, and a frame longer than this
+    inside = [
+        index
+        for index, time in zip(info.indices, times, strict=True)
+        if start - slack <= time < stop - slack
+    ]
+    if not inside:
+        raise ValueError(
+            f"video is cut to {start:g} s and {duration:g} s after it, where it has no frame; "
+            f"cut it within 0 to {times[-1]:.2f} s."
+        )
+    return inside[0], inside[-1]
+
+
+class Scratch:
+    """Files in ComfyUI's temp folder; those that are not to be kept go at the end."""
+
+    def __init__(self) -> None:
+        self._folder = Path(folder_paths.get_temp_directory())
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._files: list[Path] = []
+
+    def __enter__(self) -> Scratch:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for file in self._files:
+            file.unlink(missing_ok=True)
+
+    def keep(self, ending: str) -> Path:
+        """A free name for a file that stays, until ComfyUI clears the folder."""
+        return self._folder / f"combcn_{secrets.token_hex(8)}{ending}"
+
+    def file_of(self, video: Input.Video) -> Path:
+        """The whole file of a VIDEO; one is written if it has none."""
+        if isinstance(video, InputImpl.VideoFromComponents):
+            return self._write_components(video)
+        source = video.get_stream_source()
+        if isinstance(source, str):
+            return Path(source)
+        path = self._file(".mp4")
+        path.write_bytes(source.getbuffer())
+        return path
+
+    def trimmed_file_of(self, video: Input.Video) -> Path:
+        """As `file_of`, with nothing in it but what the VIDEO shows."""
+        source = self.file_of(video)
+        frames = trim(video, open_reader(source).info)
+        if frames is None:
+            return source
+        path = self._file(".mkv")
+        with open_reader(source, frames=frames) as reader:
+            silent = dataclasses.replace(reader.info, has_sound=False)
+            with open_writer(path, silent) as writer:
+                for frame in reader:
+                    writer.write(frame.pixels)
+        return path
+
+    def write_masks(self, masks: Tensor) -> Path:
+        """(T, H, W) or (H, W), 1 inside the hole."""
+        masks = masks.reshape(-1, *masks.shape[-2:])
+        holes = check_masks(masks, *masks.shape)
+        path = self._file(".mkv")
+        with open_writer(path, ClipInfo(holes.shape[2], holes.shape[1], Fraction(25))) as writer:
+            for hole in holes:
+                writer.write(to_pictures(hole[..., None].expand(-1, -1, 3).float())[0])
+        return path
+
+    def _file(self, ending: str) -> Path:
+        self._files.append(self.keep(ending))
+        return self._files[-1]
+
+    def _write_components(self, video: Input.Video) -> Path:
+        """Frames that are in memory. ComfyUI's own file of them would not be lossless."""
+        components = video.get_components()
+        frames = to_images(components.images, "video")
+        # A rate that was a floating number would be a fraction of two very long ones.
+        rate = Fraction(components.frame_rate).limit_denominator(10_000)
+        info = ClipInfo(frames.shape[2], frames.shape[1], rate)
+        if components.audio:
+            sound = self._file(".mp4")
+            video.save_to(str(sound))
+            info = dataclasses.replace(info, path=sound, has_sound=True)
+        path = self._file(".mkv")
+        with open_writer(path, info) as writer:
+            for frame in frames:
+                writer.write(to_pictures(frame)[0])
+        return path

@@ -1,0 +1,142 @@
+"""Inpaint Video: a file in, a file out, and never more than a segment in memory."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy_api.latest import Input, InputImpl, io, ui
+from torch import Tensor
+
+from combcn_core import InpaintConfig, Report, inpaint_file
+from combcn_core.video import ClipInfo, open_reader, open_writer
+
+from .folders import free_path
+from .inpaint import settings
+from .memory import SEGMENT_FRAMES, LoadedModel, backing_off, ready
+from .progress import Progress
+from .scratch import Scratch, trim
+from .sockets import to_masks
+
+MASTERS = {"none": None, "FFV1 (.mkv)": ".mkv", "ProRes (.mov)": ".mov"}
+
+
+class InpaintVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CombCN_InpaintVideo",
+            display_name="CombCN Inpaint Video",
+            category="CombCN",
+            description="Remove what the mask covers from a video of any length. It is read and "
+            "written as a stream, so memory does not grow with it; sound and rate are kept.",
+            inputs=[
+                io.Video.Input("video", tooltip="The video, such as from Load Video."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="1 on what is to be removed: one mask for all frames, or one per "
+                    "frame. Either this or mask_video.",
+                ),
+                io.Video.Input(
+                    "mask_video",
+                    optional=True,
+                    tooltip="For long videos: a video that is white on what is to be removed.",
+                ),
+                *settings(),
+                io.Boolean.Input(
+                    "resize_mask",
+                    default=False,
+                    tooltip="Resize a mask of another size than the video.",
+                ),
+                io.Combo.Input(
+                    "master",
+                    options=list(MASTERS),
+                    default="none",
+                    tooltip="Also write the result for grading into the output folder: FFV1 is "
+                    "lossless, ProRes 422 HQ nearly so.",
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="video/CombCN_master",
+                    tooltip="Name of the master in the output folder; a number follows it.",
+                ),
+            ],
+            outputs=[
+                io.Video.Output(
+                    display_name="video", tooltip="H.264 in mp4, with the sound of the source."
+                ),
+                io.String.Output(display_name="report", tooltip="What was done, as JSON."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        video: Input.Video,
+        grow_pixels: int,
+        propagate: bool,
+        reach: int,
+        feather_pixels: int,
+        match_grain: bool,
+        resize_mask: bool,
+        master: str,
+        filename_prefix: str,
+        mask: Tensor | None = None,
+        mask_video: Input.Video | None = None,
+        model: LoadedModel | None = None,
+    ) -> io.NodeOutput:
+        if (mask is None) == (mask_video is None):
+            given = "neither mask nor mask_video" if mask is None else "both mask and mask_video"
+            raise ValueError(f"{given} is connected; connect one of them.")
+        config = InpaintConfig(
+            grow_pixels=grow_pixels,
+            propagate=propagate,
+            reach=reach,
+            feather_pixels=feather_pixels,
+            match_grain=match_grain,
+        )
+        ending, progress = MASTERS[master], Progress()
+        with Scratch() as scratch:
+            source = scratch.file_of(video)
+            frames = trim(video, open_reader(source).info)
+            info = open_reader(source, frames=frames).info
+            size = torch.empty(1, info.height, info.width, 3, device="meta")
+            if mask_video is None:
+                masks = scratch.write_masks(to_masks(mask, size))
+            else:
+                masks = scratch.trimmed_file_of(mask_video)
+            result = scratch.keep(".mp4")
+            output = result
+            if ending is not None:
+                output = free_path(filename_prefix, folder_paths.get_output_directory(), ending)
+
+            def attempt(segment_frames: int) -> Report:
+                return inpaint_file(
+                    source,
+                    masks,
+                    output,
+                    config=dataclasses.replace(config, segment_frames=segment_frames),
+                    model=None if model is None else ready(model, size, segment_frames),
+                    frames=frames,
+                    fit_mask=resize_mask,
+                    tell=progress,
+                )
+
+            report = backing_off(attempt, SEGMENT_FRAMES, "frames per segment")
+            if output != result:
+                _encode(output, info, result, progress)
+        told = dataclasses.asdict(report)
+        del told["settings"]  # names of files that are gone
+        shown = ui.PreviewVideo([ui.SavedResult(result.name, "", io.FolderType.temp)])
+        video = InputImpl.VideoFromFile(str(result))
+        return io.NodeOutput(video, json.dumps(told, indent=2), ui=shown)
+
+
+def _encode(master: Path, info: ClipInfo, output: Path, progress: Progress) -> None:
+    """Write the master again, as ComfyUI and browsers play it."""
+    with open_writer(output, info) as writer, open_reader(master) as reader:
+        for frame in reader:
+            writer.write(frame.pixels)
+            progress(1)  # only so that it can be stopped
