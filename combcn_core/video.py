@@ -334,7 +334,7 @@ class MaskReader(_Reader[Mask]):
         if not self._fit_mask:
             raise ValueError(
                 f"mask is {mask.shape[1]}x{mask.shape[0]} but the clip is {size[0]}x{size[1]}; "
-                "pass a mask of that size, or --fit-mask to resize it."
+                "pass a mask of that size, or have it resized (--fit-mask, resize_mask)."
             )
         resized = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
         return resized.astype(bool)
