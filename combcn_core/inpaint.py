@@ -568,7 +568,7 @@ class _Window:
 
         with flow.one_thread():
             smooth = self._workers.map(
-                flow.fill_smoothly, map(self.frame, span), map(self.mask, span)
+                flow.fill_quickly, map(self.frame, span), map(self.mask, span)
             )
             frames = dict(zip(span, smooth, strict=True))
             done = _follow(self._workers.map(fill, paths), len(paths), part_of(tell, 0.8, 1))
@@ -606,15 +606,19 @@ class _Window:
         tell: Tell | None = None,
     ) -> dict[int, Pixels]:
         """Fill what remains in frames start to stop - 1, without networks."""
-        frames = {t: pair[0] for t, pair in given.items()}
         holes = {t: pair[1] for t, pair in given.items()}
         if not any(hole.any() for hole in holes.values()):
-            return {t: frames[t] for t in range(start, stop)}
+            return {t: given[t][0] for t in range(start, stop)}
         self.find_motions(False, part_of(tell, 0, 0.8))
-        for t in frames:
-            frames[t] = flow.fill_smoothly(*given[t])
-            if (t - shot_start) % KEY_STEP == 0:
-                holes[t] = np.zeros_like(holes[t])
+        keys = {t for t in given if (t - shot_start) % KEY_STEP == 0}
+
+        def own_fill(t: int) -> Pixels:
+            return (flow.fill_smoothly if t in keys else flow.fill_quickly)(*given[t])
+
+        with flow.one_thread():
+            frames = dict(zip(given, self._workers.map(own_fill, given), strict=True))
+        for t in keys:
+            holes[t] = np.zeros_like(holes[t])
         paths = self._traces(holes, start, stop, KEY_STEP)
 
         def fill(t: int) -> Pixels:
