@@ -5,6 +5,7 @@ hole. See `inpaint` for clips in memory and `inpaint_file` for files of any leng
 """
 
 from combcn_core.checkpoint import load_model, read_model_info, save_model
+from combcn_core.evaluate import EvaluateConfig, evaluate
 from combcn_core.inpaint import (
     InpaintConfig,
     coarse_size,
@@ -17,17 +18,21 @@ from combcn_core.inpaint import (
 )
 from combcn_core.masks import composite
 from combcn_core.networks import CombCN, NetworkConfig
+from combcn_core.scores import Score
 from combcn_core.stream import Report, inpaint_file
 from combcn_core.version import __version__
 
 __all__ = [
     "CombCN",
+    "EvaluateConfig",
     "InpaintConfig",
     "NetworkConfig",
     "Report",
+    "Score",
     "__version__",
     "coarse_size",
     "composite",
+    "evaluate",
     "fill_rest",
     "infer_temporal",
     "inpaint",

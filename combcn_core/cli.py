@@ -26,6 +26,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from tqdm.contrib.logging import logging_redirect_tqdm  # type: ignore[import-untyped]
 from tyro.conf import FlagCreatePairsOff, OmitSubcommandPrefixes, Positional, UseAppendAction, arg
 
+from combcn_core.evaluate import WEIGHTS, EvaluateConfig, evaluate
 from combcn_core.inpaint import InpaintConfig
 from combcn_core.segments import GIB
 from combcn_core.video import ClipInfo, Pixels, open_reader, open_writer
@@ -88,6 +89,30 @@ class Demo:
     """Where input.mp4, mask.mkv, truth.mp4, result.mp4 and comparison.png go."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(EvaluateConfig):
+    """Compare methods on clips with synthetic holes: tables, a CSV file and a page of pictures."""
+
+    data: Positional[Annotated[Path, arg(metavar="DATA")]]
+    """Folder of videos and of clips as folders (NAME/frames/ or NAME/, with images)."""
+    output: Annotated[Path, arg(metavar="FOLDER")] = Path("combcn_evaluation")
+    """Where scores.csv, index.html and pictures/ go. Rows that are there already are kept."""
+    weights: Annotated[str, arg(metavar="NAME|PATH")] = "default"
+    """Weights of the networks: a name that comes with CombCN, or a .safetensors file."""
+    weights_2dcn: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Weights for the method 2dcn: networks trained without guidance."""
+    size: Annotated[str, arg(metavar="SIDE|WxH")] = "0"  # type: ignore[assignment]
+    """Crop and resize frames, to a square of 128 or to 432x240, say; 0 leaves them as they are."""
+
+    def __post_init__(self) -> None:
+        pass  # as in `Inpaint`
+
+    def config(self) -> EvaluateConfig:
+        names = [field.name for field in dataclasses.fields(EvaluateConfig)]
+        settings = {name: getattr(self, name) for name in names}
+        return EvaluateConfig(**{**settings, "size": _parse_size(self.size)})
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
@@ -101,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             Union[  # noqa: UP007 (subcommands carry their names in annotations)
                 Annotated[Inpaint, tyro.conf.subcommand("inpaint")],
                 Annotated[Demo, tyro.conf.subcommand("demo")],
+                Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
             ],
             prog="combcn",
             description="Fill the holes of a video through time first, paint detail second.",
@@ -109,6 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         if isinstance(command, Inpaint):
             _inpaint(command)
+        elif isinstance(command, Evaluate):
+            _evaluate(command)
         else:
             _demo(command.output)
     except SystemExit as stop:  # tyro: 0 after --help, 2 after a wrong flag
@@ -174,9 +202,9 @@ def _inpaint(command: Inpaint) -> None:
     print(_summary(command.output, report))
 
 
-def _bar(name: str) -> tqdm:
+def _bar(name: str, unit: str = "frame") -> tqdm:
     """A progress bar on stderr; none where that is no terminal."""
-    return tqdm(desc=name, unit="frame", smoothing=0, disable=None, dynamic_ncols=True)
+    return tqdm(desc=name, unit=unit, smoothing=0, disable=None, dynamic_ncols=True)
 
 
 def _summary(output: Path, report: Report) -> str:
@@ -373,3 +401,50 @@ def _save_comparison(
         "Truth\nrendered without the van": clip.truth[middle],
     }
     save_picture(path, side_by_side(list(panels.values()), list(panels), columns=2))
+
+
+# --- combcn evaluate ------------------------------------------------------------------------------
+
+
+def _evaluate(command: Evaluate) -> None:
+    from combcn_core.checkpoint import WEIGHTS_FOLDER, load_model
+    from combcn_core.scores import describe, format_table
+
+    config = command.config()
+    # Without methods named, those are taken that there are weights for.
+    wanted = {WEIGHTS.get(method) for method in config.methods or WEIGHTS}
+    is_there = (WEIGHTS_FOLDER / "default.safetensors").is_file()
+    model = model_2dcn = None
+    if "weights" in wanted and (command.weights != "default" or is_there):
+        model = load_model(command.weights)
+    if "weights-2dcn" in wanted and command.weights_2dcn is not None:
+        model_2dcn = load_model(command.weights_2dcn)
+    with logging_redirect_tqdm(), _bar(command.data.name, unit="result") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        scores = evaluate(
+            command.data,
+            command.output,
+            config,
+            model=model,
+            model_2dcn=model_2dcn,
+            progress=progress,
+        )
+    print(f"{describe(scores)}\n")
+    for metric in ("l1", "hole_psnr", "flicker", "seconds_per_frame"):
+        print(f"{format_table(scores, metric)}\n")
+    print(
+        f"{command.output / 'index.html'} shows the worst frames, and all else that was measured."
+    )
+
+
+def _parse_size(text: str) -> tuple[int, int] | None:
+    """(height, width)"""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if match is None:
+        raise ValueError(f"--size is {text}; give one side, such as 128, or 432x240, or 0.")
+    width, height = int(match[1]), int(match[2] or match[1])
+    return (height, width) if width or height else None
