@@ -12,13 +12,18 @@ import hashlib
 import logging
 import math
 import multiprocessing
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from itertools import count, pairwise
+from functools import partial
+from itertools import chain, count, islice, pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import cv2
 import numpy as np
@@ -28,16 +33,16 @@ from torch import Tensor
 
 from combcn_core import flow
 from combcn_core.flow import Mask, Pixels
-from combcn_core.holes import HoleKind, make_holes
+from combcn_core.holes import HOLE_KINDS, HoleKind, make_holes
 from combcn_core.inpaint import fill_rest, propagate
-from combcn_core.masks import downsample_known
+from combcn_core.masks import check_masks, downsample_known
 from combcn_core.video import IMAGE_ENDINGS, open_reader
 
 VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".mxf", ".ts")
 PROBE_FRAMES = 17  # of the middle of a video, by which its motion is judged
 PHOTO_MOTION = 5.0  # a camera move over a photograph counts like a video with this motion
 LARGEST_MOTION = 12.0  # grey levels a frame; above it, motion makes a clip no more useful
-TRIES = 12  # draws until a clip without a cut and without damage is found
+TRIES = 100  # draws until a clip without a cut is found; edited films have many
 
 FillKind = Literal["rest", "propagate", "smooth"]
 Floats = npt.NDArray[np.float64]
@@ -76,9 +81,13 @@ class DataConfig:
             value = getattr(self, name)
             if not value >= least:
                 raise ValueError(f"{name} is {value}; give {least} or more.")
-        for name in ("holes", "fills"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is empty; name one kind or more.")
+        for name, kinds in (("holes", HOLE_KINDS), ("fills", get_args(FillKind))):
+            named = getattr(self, name)
+            if not named or set(named) - set(kinds):
+                raise ValueError(
+                    f"{name} are {', '.join(named) or 'none'}; name one or more of "
+                    f"{', '.join(kinds)}."
+                )
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,7 @@ class Footage:
     Attributes:
         train, validation: sources; validation is empty where there are fewer than two groups.
         mean_pixel: mean RGB of the training side, in [0, 1].
-        skipped: file -> why it could not be used.
+        skipped: file, as seen from the folder -> why it could not be used.
     """
 
     train: tuple[Source, ...]
@@ -150,7 +159,8 @@ def scan_footage(
     """Find what can be learnt from in a folder and all below it.
 
     A video is one group, and so are its shots. A `metadata.csv` in the folder, where there is one,
-    may say more: files with the same `shot` are one group, and `where` chooses rows.
+    may say more of the file that its column `clip` names: files with the same `shot` are one group,
+    and `where` chooses rows.
 
     Args:
         folder: videos, and photographs (PNG, JPEG, TIFF).
@@ -159,7 +169,7 @@ def scan_footage(
         workers: processes that look into the files.
 
     Raises:
-        ValueError: no such folder, nothing usable in it, or `where` without metadata.csv.
+        ValueError: no such folder, nothing usable in it, or no such column in metadata.csv.
 
     Source: the split is the paper's, 5 : 1; which group goes where follows from a hash of its name.
     """
@@ -177,8 +187,9 @@ def scan_footage(
     jobs = [(path, clip_length) for path in paths]
     for path, found in zip(paths, _mapped(_probe, jobs, workers), strict=True):
         if isinstance(found, str):
-            skipped[path.name] = found
-            _log.warning("%s is left out: %s", path.name, found)
+            name = str(path.relative_to(folder))
+            skipped[name] = found
+            _log.warning("%s is left out: %s", name, found)
             continue
         source, means[path] = found
         shot = rows.get(path.name, {}).get("shot")
@@ -198,16 +209,19 @@ def footage_from_images(images: Tensor, unknown: Tensor | None = None) -> Footag
 
     Args:
         images: (T, H, W, 3) RGB, uint8 or float in [0, 1].
-        unknown: (T, H, W) bool, True where the pixels are not what should be learnt: an object to
-            be removed.
+        unknown: (T, H, W) or (H, W), 1 where the pixels are not what should be learnt: an object
+            to be removed.
+
+    Raises:
+        ValueError: masks of another size, or nothing known.
     """
     pixels = np.stack([_to_uint8(frame) for frame in images.numpy(force=True)])
-    holes = None if unknown is None else unknown.numpy(force=True).astype(bool)
+    holes = None if unknown is None else check_masks(unknown, *pixels.shape[:3]).numpy(force=True)
     known = np.ones(pixels.shape[:3], bool) if holes is None else ~holes
     if not known.any():
         raise ValueError("mask covers every pixel of the clip; leave something to learn from.")
     mean = pixels[known].mean(axis=0) / 255
-    source = Source(Path("images"), len(pixels), "images", _motion(pixels), pixels, holes)
+    source = Source(Path("images"), len(pixels), "images", 0.0, pixels, holes)  # chosen in any case
     return Footage((source,), (), (float(mean[0]), float(mean[1]), float(mean[2])))
 
 
@@ -221,11 +235,13 @@ def _read_metadata(folder: Path, where: Mapping[str, str]) -> dict[str, dict[str
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     columns = rows[0].keys() if rows else ()
-    for column in where:
+    for column in ("clip", *where):  # `clip` names the file
         if column not in columns:
-            raise ValueError(f"{path} has no column {column!r}; it has {', '.join(columns)}.")
+            raise ValueError(
+                f"{path} has no column {column!r}; it has {', '.join(columns) or 'none'}."
+            )
     return {
-        row.get("clip", ""): row
+        row["clip"]: row
         for row in rows
         if all(row[column] == value for column, value in where.items())
     }
@@ -235,19 +251,19 @@ def _probe(job: tuple[Path, int]) -> tuple[Source, Floats] | str:
     """The source and its mean pixel; or why the file cannot be used."""
     path, clip_length = job
     try:
-        if path.suffix.lower() in IMAGE_ENDINGS:
-            frames, total, motion = _read(path, (0, 0)), 1, PHOTO_MOTION
-        else:
-            total = open_reader(path).info.total_frames or 0
-            if total < clip_length:
-                return f"it has {total} frames, a training clip {clip_length}"
-            first = max(0, (total - PROBE_FRAMES) // 2)
-            frames = _read(path, (first, min(total, first + PROBE_FRAMES) - 1))
-            motion = _motion(np.stack([_shrunk(frame, 96) for frame in frames]))
+        is_photo = path.suffix.lower() in IMAGE_ENDINGS
+        total = 1 if is_photo else open_reader(path).info.total_frames or 0
+        if not is_photo and total < clip_length:
+            return f"it has {total} frames, a training clip {clip_length}"
+        first = max(0, (total - PROBE_FRAMES) // 2)
+        means, small = [], []
+        for frame in _read(path, (first, min(total, first + PROBE_FRAMES) - 1)):
+            means.append(frame.reshape(-1, 3).mean(axis=0))
+            small.append(_shrunk(frame, 96))
     except (ValueError, OSError) as error:
         return str(error)
-    mean = np.mean([frame.reshape(-1, 3).mean(axis=0) for frame in frames], axis=0) / 255
-    return Source(path, total, path.stem, motion), mean
+    motion = PHOTO_MOTION if is_photo else _motion(np.stack(small))
+    return Source(path, total, path.stem, motion), np.mean(means, axis=0) / 255
 
 
 def _motion(images: Pixels) -> float:
@@ -281,7 +297,7 @@ class Clip(NamedTuple):
     coarse_filled: npt.NDArray[np.float32]
     coarse_mask: Mask
     coarse_learn: Mask
-    damaged: tuple[str, ...] = ()  # files that did not decode and were passed over
+    damaged: tuple[tuple[str, str], ...] = ()  # files that were passed over, and why
 
 
 def draw_clip(sources: Sequence[Source], config: DataConfig, number: int, coarse_side: int) -> Clip:
@@ -298,13 +314,17 @@ def draw_clip(sources: Sequence[Source], config: DataConfig, number: int, coarse
     """
     rng = np.random.default_rng([config.seed, number])
     weights = np.array([1 + min(source.motion, LARGEST_MOTION) for source in sources])
-    damaged: list[str] = []
+    damaged: dict[str, str] = {}
     for attempt in range(TRIES):
-        source = sources[rng.choice(len(sources), p=weights / weights.sum())]
+        if not weights.any():
+            break
+        index = rng.choice(len(sources), p=weights / weights.sum())
+        source = sources[index]
         try:
             frames, unknown = _draw_frames(source, config, rng)
         except (ValueError, OSError) as error:
-            damaged.append(f"{source.path.name}: {error}")
+            damaged[source.path.name] = str(error)
+            weights[index] = 0
             continue
         if source.num_frames > 1 and any(flow.is_cut(*pair) for pair in pairwise(frames)):
             continue
@@ -318,11 +338,11 @@ def draw_clip(sources: Sequence[Source], config: DataConfig, number: int, coarse
             filled, mask = _fill(frames, holes | unknown, "rest")
         if (learn & mask).any():
             clip = _with_coarse(frames, filled, mask, learn & mask, unknown, coarse_side)
-            return clip._replace(damaged=tuple(damaged))
-    reasons = f" ({'; '.join(sorted(set(damaged)))})" if damaged else ""
+            return clip._replace(damaged=tuple(damaged.items()))
+    reasons = "".join(f"; {name}: {reason}" for name, reason in damaged.items())
     raise ValueError(
-        f"{TRIES} tries gave no clip of {config.clip_length} frames without a cut{reasons}; give "
-        "other footage, or shorter clips."
+        f"no clip of {config.clip_length} frames without a cut was found{reasons}; give other "
+        "footage, or shorter clips."
     )
 
 
@@ -332,7 +352,8 @@ def _draw_frames(
     """(T, size, size, 3) uint8 and where they are unknown."""
     size, length = config.size, config.clip_length
     if source.num_frames == 1 and source.images is None:
-        frames = move_camera(_read(source.path, (0, 0))[0], length, size, rng)
+        (photo,) = _read(source.path, (0, 0))
+        frames = move_camera(photo, length, size, rng)
         return frames, np.zeros(frames.shape[:3], bool)
     longest_step = max(1, min(3, (source.num_frames - 1) // max(1, length - 1)))
     step = int(rng.integers(1, longest_step, endpoint=True))
@@ -344,25 +365,34 @@ def _draw_frames(
     first = int(rng.integers(0, source.num_frames - span, endpoint=True))
     chosen = slice(first, first + span, step)
     if source.images is None:
-        taken: Sequence[Pixels] = _read(source.path, (first, first + span - 1))[::step]
-        unknown = np.zeros((length, *taken[0].shape[:2]), bool)
+        whole = _read(source.path, (first, first + span - 1))
+        taken: Iterator[Pixels] = islice(whole, 0, None, step)
     else:
-        taken = list(source.images[chosen])
-        unknown = np.zeros((length, *taken[0].shape[:2]), bool)
-        if source.unknown is not None:
-            unknown = source.unknown[chosen]
-    height, width = taken[0].shape[:2]
+        taken = iter(source.images[chosen])
+    cut: list[Pixels] = []
+    for frame in taken:  # cut as they come: whole frames of a clip may need gigabytes
+        if not cut:
+            rows, columns = _draw_square(frame.shape[0], frame.shape[1], size, rng)
+        cut.append(_resized(frame[rows, columns], size))
+    frames, unknown = np.stack(cut), np.zeros((length, size, size), bool)
+    if source.unknown is not None:
+        # Any touch of an unknown pixel makes the resized one unknown.
+        touched = source.unknown[chosen, rows, columns].astype(np.float32)
+        unknown = np.stack([_resized(hole, size) > 0 for hole in touched])
+    if rng.random() < 0.5:  # time runs backwards
+        frames, unknown = frames[::-1].copy(), unknown[::-1].copy()
+    return frames, unknown
+
+
+def _draw_square(
+    height: int, width: int, size: int, rng: np.random.Generator
+) -> tuple[slice, slice]:
+    """Rows and columns to cut: the whole height, or less, but hardly ever less than `size`."""
     short = min(height, width)
     side = round(short * math.exp(rng.uniform(math.log(min(1.0, 0.8 * size / short)), 0)))
     top = int(rng.integers(0, height - side, endpoint=True))
     left = int(rng.integers(0, width - side, endpoint=True))
-    rows, columns = slice(top, top + side), slice(left, left + side)
-    frames = np.stack([_resized(frame[rows, columns], size) for frame in taken])
-    # Any touch of an unknown pixel makes the resized one unknown.
-    holes = [_resized(hole[rows, columns].astype(np.float32), size) > 0 for hole in unknown]
-    if rng.random() < 0.5:  # time runs backwards
-        return frames[::-1].copy(), np.stack(holes[::-1])
-    return frames, np.stack(holes)
+    return slice(top, top + side), slice(left, left + side)
 
 
 def _fill(frames: Pixels, holes: Mask, kind: FillKind) -> tuple[Pixels, Mask]:
@@ -470,12 +500,15 @@ def _lay_over(clip: Pixels, photo: Pixels, rng: np.random.Generator) -> None:
         frame[shape] = moved[shape]
 
 
-def _read(path: Path, frames: tuple[int, int]) -> list[Pixels]:
+def _read(path: Path, frames: tuple[int, int]) -> Iterator[Pixels]:
     with open_reader(path, frames=frames) as reader:
-        return [_to_uint8(frame.pixels) for frame in reader]
+        for frame in reader:
+            yield _to_uint8(frame.pixels)
 
 
 def _to_uint8(pixels: npt.NDArray[Any]) -> Pixels:
+    if pixels.dtype == np.uint8:
+        return pixels
     return flow.from_unit(flow.to_unit(pixels), np.dtype(np.uint8))
 
 
@@ -520,11 +553,11 @@ def iterate_batches(
         workers: processes that draw clips ahead of their use; 0 draws them here, when needed.
     """
     wanted = (
-        (sources, config, clip, _coarse_side(config, ratio, round_number))
+        (clip, _coarse_side(config, ratio, round_number))
         for round_number in _rounds(start, step, config.repeats)
         for clip in range(round_number * batch, (round_number + 1) * batch)
     )
-    clips = _mapped(_draw, wanted, workers)
+    clips = _mapped(partial(_draw, sources, config), wanted, workers)
     named: set[str] = set()
     drawn: list[Clip] = []
     drawn_round = -1
@@ -533,9 +566,10 @@ def iterate_batches(
             if drawn_round != number // config.repeats:
                 drawn_round = number // config.repeats
                 drawn = [next(clips) for _ in range(batch)]
-                for damage in {name for clip in drawn for name in clip.damaged} - named:
-                    named.add(damage)
-                    _log.warning("passed over, %d so far: %s", len(named), damage)
+                for name, reason in chain.from_iterable(clip.damaged for clip in drawn):
+                    if name not in named:
+                        named.add(name)
+                        _log.warning("%s is passed over, %d so far: %s", name, len(named), reason)
             yield _stack(drawn, np.random.default_rng([config.seed, number, 1]))
     finally:
         clips.close()
@@ -556,8 +590,8 @@ def _coarse_side(config: DataConfig, ratio: int, round_number: int) -> int:
     return max(4, round(config.size / math.exp(rng.uniform(smallest, largest))))
 
 
-def _draw(job: tuple[Sequence[Source], DataConfig, int, int]) -> Clip:
-    return draw_clip(*job)
+def _draw(sources: Sequence[Source], config: DataConfig, job: tuple[int, int]) -> Clip:
+    return draw_clip(sources, config, *job)
 
 
 def _stack(clips: Sequence[Clip], rng: np.random.Generator) -> Batch:
@@ -581,28 +615,54 @@ def _turned(array: npt.NDArray[Any], mirror: bool, reverse: bool) -> Tensor:
 def _mapped(
     function: Callable[[Job], Result], jobs: Iterable[Job], workers: int
 ) -> Generator[Result, None, None]:
-    """`map` in worker processes that keep a few jobs ahead; in the order of the jobs."""
+    """`map` in worker processes that keep a few jobs ahead; in the order of the jobs.
+
+    Raises:
+        OSError: a worker process was ended from outside.
+    """
     if workers == 0:
         yield from map(function, jobs)
         return
     # Started anew and not forked: threads of torch and OpenCV do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+    # The function goes to each process once: it may hold a clip in memory.
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (function,))
     ahead: deque[Future[Result]] = deque()
     try:
         for job in jobs:
-            ahead.append(pool.submit(function, job))
+            ahead.append(pool.submit(_work, job))
             if len(ahead) > 4 * workers + 8:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "a process that prepares clips was ended from outside, perhaps for want of memory; "
+            "use fewer workers."
+        ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _start_worker() -> None:
-    import signal
+_function: Callable[[Any], Any]  # of a worker process
 
+
+def _start_worker(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+
+
+def _work(job: Any) -> Any:
+    return _function(job)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed ends nothing itself, and a worker would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
