@@ -3,6 +3,7 @@
 Names come from workflows, which strangers share: no name leads out of these folders.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -17,9 +18,10 @@ DEFAULT = "default"  # comes with CombCN
 
 def register_models() -> None:
     """Make models/combcn known to ComfyUI, beside the folders of extra_model_paths.yaml."""
-    folder_paths.add_model_folder_path(
-        FOLDER_NAME, os.path.join(folder_paths.models_dir, FOLDER_NAME)
-    )
+    own = os.path.join(folder_paths.models_dir, FOLDER_NAME)
+    with contextlib.suppress(OSError):  # then it is made when something is saved there, or not
+        os.makedirs(own, exist_ok=True)  # for users to find it
+    folder_paths.add_model_folder_path(FOLDER_NAME, own)
     paths, endings = folder_paths.folder_names_and_paths[FOLDER_NAME]
     # Without an ending every file would be listed.
     folder_paths.folder_names_and_paths[FOLDER_NAME] = (paths, {*endings, ENDING})

@@ -122,7 +122,7 @@ class MakeHoles(io.ComfyNode):
     @classmethod
     def execute(cls, images: Tensor, kind: HoleKind, seed: int) -> io.NodeOutput:
         frames = to_images(images)
-        holes = make_holes(kind, *frames.shape[:3], seed=seed).to(frames.device)
+        holes = make_holes(kind, *frames.shape[:3], seed=seed)
         return io.NodeOutput(
             to_output(holes), to_output(torch.where(holes[..., None], 0.5, frames))
         )

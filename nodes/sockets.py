@@ -1,7 +1,8 @@
 """Between ComfyUI's sockets and `combcn_core`: the only place where layouts change.
 
 IMAGE is (T, H, W, C) float, RGB in [0, 1], with or without alpha; MASK is (T, H, W) or (H, W)
-float, 1 inside the hole. The core takes both as they are, but for alpha and half precision.
+float, 1 inside the hole. The core takes both as they are, but for alpha and half precision, and on
+the CPU, where all but the networks run; ComfyUI may keep them on a GPU.
 """
 
 import numpy as np
@@ -27,7 +28,7 @@ def to_images(image: Tensor, name: str = "images") -> Tensor:
             f"{name} has shape {tuple(image.shape)}; connect frames in colour, "
             f"(frames, height, width, 3)."
         )
-    return image[..., :3].float()
+    return image[..., :3].cpu().float()
 
 
 def to_masks(mask: Tensor, images: Tensor, name: str = "mask") -> Tensor:
@@ -37,12 +38,13 @@ def to_masks(mask: Tensor, images: Tensor, name: str = "mask") -> Tensor:
         ValueError: it is the empty mask that Load Image makes up.
     """
     side = _NO_ALPHA_SIDE
-    if mask.shape[-2:] == (side, side) != images.shape[1:3] and not mask.any():
+    size = images.shape[1:3]
+    if mask.shape[-2:] == (side, side) and size != (side, side) and not mask.any():
         raise ValueError(
             f"{name} is empty and {side}x{side}, which is what Load Image gives for a picture "
-            f"without alpha; paint a mask, or connect one of {images.shape[2]}x{images.shape[1]}."
+            f"without alpha; paint a mask, or connect one of {size[1]}x{size[0]}."
         )
-    return mask.float()
+    return mask.cpu().float()
 
 
 def to_output(images: Tensor) -> Tensor:

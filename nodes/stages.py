@@ -277,7 +277,7 @@ def _starting_point(
 
 
 def _check(masks: Tensor, frames: Tensor) -> Tensor:
-    return check_masks(masks, *frames.shape[:3]).to(frames.device)
+    return check_masks(masks, *frames.shape[:3])
 
 
 def _with_grain(frames: Tensor, smooth: Tensor, holes: Tensor) -> Tensor:
@@ -287,4 +287,4 @@ def _with_grain(frames: Tensor, smooth: Tensor, holes: Tensor) -> Tensor:
         torch.from_numpy(match_grain(*frame, seed=t))
         for t, frame in enumerate(zip(*arrays, strict=True))
     ]
-    return torch.where(holes[..., None], torch.stack(grainy).to(frames.device), frames)
+    return torch.where(holes[..., None], torch.stack(grainy), frames)
