@@ -162,7 +162,7 @@ class TemporalNet(nn.Module):
         self.config = config
         self.table = TEMPORAL_LAYERS
         self.layers = nn.ModuleDict()
-        for number, (row, in_channels) in enumerate(_with_in_channels(self.table), 1):
+        for number, (row, in_channels) in enumerate(with_in_channels(self.table), 1):
             axes = (time_axis(row, config.time_stride), row, row)
             self.layers[str(number)] = _block(axes, in_channels, last=number == len(self.table))
         if config.input_fill == "classical":
@@ -188,7 +188,7 @@ class TemporalNet(nn.Module):
         _check_shapes(clip, mask, "clip", "(B, 3, T, H, W)")
         multiples = (time_multiple(self.config), TEMPORAL_MULTIPLE_PIXELS, TEMPORAL_MULTIPLE_PIXELS)
         x = torch.cat([clip, mask.to(clip.dtype)], dim=1)
-        x = _pad(x, multiples, (*self.config.mean_pixel, 1.0))
+        x = pad_to_multiples(x, multiples, (*self.config.mean_pixel, 1.0))
 
         sources = {row.skip for row in self.table}
         kept: dict[int, Tensor] = {}
@@ -219,7 +219,7 @@ class DetailNet(nn.Module):
         self.config = config
         self.table = DETAIL_LAYERS
         self.layers = nn.ModuleDict()
-        rows = _with_in_channels(self.table)
+        rows = with_in_channels(self.table)
         for number, (row, in_channels) in enumerate(rows, 1):
             self.layers[str(number)] = _block((row, row), in_channels, last=number == len(rows))
         if config.input_fill == "classical":
@@ -251,9 +251,9 @@ class DetailNet(nn.Module):
         self._check_guidance(guidance, frames)
         multiple, ratio = DETAIL_MULTIPLE_PIXELS, self.config.ratio
         x = torch.cat([frames, mask.to(frames.dtype)], dim=1)
-        x = _pad(x, (multiple, multiple), (*self.config.mean_pixel, 1.0))
+        x = pad_to_multiples(x, (multiple, multiple), (*self.config.mean_pixel, 1.0))
         if guidance is not None:
-            guidance = _pad(guidance, [multiple // ratio] * 2, self.config.mean_pixel)
+            guidance = pad_to_multiples(guidance, [multiple // ratio] * 2, self.config.mean_pixel)
         first, last = GUIDANCE_LAYERS[ratio]
 
         sources = {row.skip for row in self.table}
@@ -367,7 +367,7 @@ TEMPORAL_CONTEXT_PIXELS = context_size(TEMPORAL_LAYERS)
 DETAIL_CONTEXT_PIXELS = context_size(DETAIL_LAYERS)
 
 
-def _with_in_channels(table: Sequence[Layer]) -> list[tuple[Layer, int]]:
+def with_in_channels(table: Sequence[Layer]) -> list[tuple[Layer, int]]:
     """Each row with the channels that enter it: R, G, B and mask at first, then output and skip."""
     rows, channels = [], 4
     for row in table:
@@ -404,7 +404,7 @@ def _zero(block: nn.Module) -> None:
         nn.init.zeros_(parameter)
 
 
-def _pad(x: Tensor, multiples: Sequence[int], values: Sequence[float]) -> Tensor:
+def pad_to_multiples(x: Tensor, multiples: Sequence[int], values: Sequence[float]) -> Tensor:
     """Pad the last axes at their ends to the next multiples, each channel with its own value."""
     pads = [-size % multiple for size, multiple in zip(x.shape[2:], multiples, strict=True)]
     if not any(pads):
