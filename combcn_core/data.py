@@ -261,9 +261,13 @@ def _probe(job: tuple[Path, int]) -> tuple[Source, Floats] | str:
             means.append(frame.reshape(-1, 3).mean(axis=0))
             small.append(_shrunk(frame, 96))
     except (ValueError, OSError) as error:
-        return str(error)
+        return _reason(error)
     motion = PHOTO_MOTION if is_photo else _motion(np.stack(small))
     return Source(path, total, path.stem, motion), np.mean(means, axis=0) / 255
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition(";")[0]  # what follows is advice for other commands
 
 
 def _motion(images: Pixels) -> float:
@@ -323,7 +327,7 @@ def draw_clip(sources: Sequence[Source], config: DataConfig, number: int, coarse
         try:
             frames, unknown = _draw_frames(source, config, rng)
         except (ValueError, OSError) as error:
-            damaged[source.path.name] = str(error)
+            damaged[source.path.name] = _reason(error)
             weights[index] = 0
             continue
         if source.num_frames > 1 and any(flow.is_cut(*pair) for pair in pairwise(frames)):

@@ -18,7 +18,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -30,7 +30,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from combcn_core.checkpoint import check_name, load_tensors, save_model, save_tensors
+from combcn_core.checkpoint import (
+    check_name,
+    load_tensors,
+    read_model_info,
+    save_model,
+    save_tensors,
+)
 from combcn_core.data import Batch, DataConfig, Footage, iterate_batches
 from combcn_core.flow import Pixels
 from combcn_core.inference import fast_precision
@@ -43,7 +49,7 @@ from combcn_core.version import __version__
 Mode = Literal["joint", "pretrain", "frozen", "scratch"]
 
 DEFAULT_NETWORK = NetworkConfig(input_fill="classical")
-VALIDATION_BATCHES, SAMPLE_CLIPS = 4, 4
+VALIDATION_BATCHES, VALIDATION_BATCH, SAMPLE_CLIPS = 4, 8, 4
 STATE_ENDING = ".training"  # beside the checkpoint: all that a training needs to go on
 
 
@@ -135,8 +141,8 @@ class Progress:
     Attributes:
         step: steps done, of `steps`.
         phase: "pretrain", "joint" or "frozen".
-        losses: "3DCN" and "CombCN", what was trained of them: mean absolute error per hole pixel
-            of this step's clips, on the scale 0..255.
+        losses: of "3DCN" and "CombCN", those that ran: mean absolute error per hole pixel of this
+            step's clips, on the scale 0..255.
         learning_rate: of this step.
         seconds: since `train` was called.
         validation: as losses, over clips held back and with the averaged weights; now and then.
@@ -171,7 +177,8 @@ def train(
     """Train a model and save it; yields after every step and prints nothing.
 
     Where `output` has been trained before, training goes on from there. Closing the iterator,
-    Ctrl-C and SIGTERM save first; the last two are then raised.
+    Ctrl-C and SIGTERM save first; the last two are then raised. A second Ctrl-C does not wait for
+    the end of the step, so that step is lost.
 
     Args:
         footage: what to learn from.
@@ -186,11 +193,11 @@ def train(
     Raises:
         ValueError: settings that do not fit, or a state of other settings or footage.
         TrainingDiverged: NaN.
-        OSError: nothing can be saved there.
+        OSError: nothing can be saved there, or a process that prepares clips was ended.
     """
     check_name(output)
     processes = _Processes(config.device)
-    state = _State.make(footage, config, network, start, processes.device)
+    state = _State.make(footage, config, network, start, processes)
     if _state_path(output).exists():
         state.load(_state_path(output))
     elif output.exists() and start is None:
@@ -199,8 +206,12 @@ def train(
             "on; start from it under another name, or remove it."
         )
     model, config = state.model, state.config
-    phases = plan_phases(config, model.config, pretrained=start is not None)
+    phases = plan_phases(config, model.config)
     num_steps = phases[-1].stop
+    if state.step >= num_steps:
+        if processes.first and not _is_complete(output, state):  # it was killed on the last yards
+            _save(state, output, phases[-1], footage, {}, complete=True)
+        return
     batches = iterate_batches(
         footage.train,
         config,
@@ -211,20 +222,20 @@ def train(
         workers=config.workers,
     )
     held_back = _validation_batches(footage, config, model.config) if processes.first else []
-    began, saved_step, diverged = time.monotonic(), state.step, False
+    began, saved_step = time.monotonic(), state.step
+    losses: Mapping[str, float] | None = {}
+    whole = True  # the state is that after a step: in the middle of one it is nothing to go on from
     try:
-        with _deferred_signals() as signals:
+        with _deferred_signals(insist=processes.count == 1) as signals:
             while state.step < num_steps:
                 phase = next(phase for phase in phases if state.step < phase.stop)
                 rate = learning_rate(config, phase, state.step)
-                losses = _take_step(state, phase, rate, batches, processes)
+                step_batches = list(islice(batches, config.accumulate))
+                whole = False
+                losses = _take_step(state, phase, rate, step_batches, processes)
                 if losses is None:
-                    diverged = True
-                    raise TrainingDiverged(
-                        f"the loss or its gradient became NaN at step {state.step + 1}; what was "
-                        f"saved at step {saved_step} is kept. Go on from there with a lower "
-                        "learning rate, in another output that starts from it."
-                    )
+                    raise TrainingDiverged(_divergence(state.step + 1, saved_step))
+                whole = True
                 ends = state.step == num_steps
                 minutes = (time.monotonic() - began) / 60
                 late = config.minutes is not None and minutes >= config.minutes
@@ -244,13 +255,21 @@ def train(
                 )  # fmt: skip
                 if ends:
                     break
-            if signals:
-                raise signals[0]
     finally:
         batches.close()
-        if state.step != saved_step and not diverged and processes.first:  # closed by the caller
+        if whole and state.step != saved_step and processes.first:  # ended between two saves
             phase = next(phase for phase in phases if state.step <= phase.stop)
-            _save(state, output, phase, footage, {}, complete=False)
+            _save(state, output, phase, footage, losses or {}, complete=False)
+
+
+def _divergence(step: int, saved_step: int) -> str:
+    what = f"the loss or its gradient became NaN at step {step}"
+    if saved_step == 0:
+        return f"{what}, before anything was saved; take a lower learning rate."
+    return (
+        f"{what}; what was saved at step {saved_step} is kept. Go on from there with a lower "
+        "learning rate, in another output that starts from it."
+    )
 
 
 @dataclass(frozen=True)
@@ -277,8 +296,8 @@ def estimate(
 ) -> Estimate:
     """Take two steps of each phase, and write nothing. Arguments and errors as in `train`."""
     processes = _Processes(config.device)
-    state = _State.make(footage, config, network, start, processes.device)
-    phases = plan_phases(config, state.model.config, pretrained=start is not None)
+    state = _State.make(footage, config, network, start, processes)
+    phases = plan_phases(state.config, state.model.config)
     seconds = 0.0
     with closing(
         iterate_batches(
@@ -290,9 +309,10 @@ def estimate(
         )
     ) as batches:
         for phase in phases:
-            _take_step(state, phase, 0.0, batches, processes)  # the first of a kind is slow
-            began = time.monotonic()
-            _take_step(state, phase, 0.0, batches, processes)
+            for _ in range(2):  # the first of a kind is slow
+                began = time.monotonic()
+                step_batches = list(islice(batches, config.accumulate))
+                _take_step(state, phase, 0.0, step_batches, processes)
             seconds += (time.monotonic() - began) * (phase.stop - phase.start)
     if processes.device.type == "cuda":
         memory: int | None = torch.cuda.max_memory_allocated(processes.device)
@@ -302,7 +322,7 @@ def estimate(
     return Estimate(steps, seconds, memory)
 
 
-def plan_phases(config: TrainConfig, network: NetworkConfig, *, pretrained: bool) -> list[Phase]:
+def plan_phases(config: TrainConfig, network: NetworkConfig) -> list[Phase]:
     """What is trained when. Without guidance there is nothing to pre-train: 3DCN is not used.
 
     Raises:
@@ -317,7 +337,7 @@ def plan_phases(config: TrainConfig, network: NetworkConfig, *, pretrained: bool
         return [Phase("joint", 0, config.steps)]
     if config.mode == "pretrain":
         return [Phase("pretrain", 0, config.steps)]
-    first = 0 if pretrained or config.mode == "scratch" else config.pretrain_steps
+    first = 0 if config.mode == "scratch" else config.pretrain_steps
     name: Literal["joint", "frozen"] = "frozen" if config.mode == "frozen" else "joint"
     phases = [Phase("pretrain", 0, first), Phase(name, first, first + config.steps)]
     return [phase for phase in phases if phase.stop > phase.start]
@@ -338,20 +358,19 @@ def _take_step(
     state: _State,
     phase: Phase,
     rate: float,
-    batches: Iterator[Batch],
+    batches: Sequence[Batch],
     processes: _Processes,
 ) -> dict[str, float] | None:
-    """Move the weights once. Returns the losses, or None, and nothing moved, if one is NaN."""
+    """Move the weights once. Returns the losses, or None, and no weight moved, if one is NaN."""
     model, config = state.model, state.config
-    model.train()
-    if phase.name == "frozen":
-        model.temporal.eval()
-    model.temporal.requires_grad_(phase.name != "frozen")
+    model.eval().requires_grad_(False)
+    trained = nn.ModuleList(_trained(model, phase.name)).train().requires_grad_(True)
     state.optimizer.zero_grad()
     sums: dict[str, Tensor] = {}
-    rng = np.random.default_rng([config.seed, state.step, 3])
-    for _ in range(config.accumulate):
-        batch = _to_device(next(batches), processes.device)
+    first = state.step * config.accumulate * processes.count + processes.rank
+    for number, batch in enumerate(batches):
+        rng = np.random.default_rng([config.seed, first + number * processes.count, 3])
+        batch = _to_device(batch, processes.device)
         chosen = _choose_frames(config, batch.clip.shape[2], rng)
         with _autocast(config, processes.device):
             losses = compute_losses(model, batch, phase.name, chosen)[0]
@@ -364,9 +383,11 @@ def _take_step(
         (loss / config.accumulate).backward()
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() / config.accumulate
-    trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    processes.average([parameter.grad for parameter in trained] + list(sums.values()))
-    norm = nn.utils.clip_grad_norm_(trained, config.clip_gradient)
+    # BatchNorm's statistics too, so that the state is the same in all processes.
+    statistics = [buffer for buffer in trained.buffers() if buffer.is_floating_point()]
+    gradients = [parameter.grad for parameter in trained.parameters()]
+    processes.average([*gradients, *statistics, *sums.values()])
+    norm = nn.utils.clip_grad_norm_(trained.parameters(), config.clip_gradient)
     if not all(value.isfinite() for value in (norm, *sums.values())):
         return None
     for group in state.optimizer.param_groups:
@@ -375,6 +396,15 @@ def _take_step(
     state.step += 1
     state.average()
     return {name: 255 * value.item() for name, value in sums.items()}
+
+
+def _trained(model: CombCN, phase: str) -> list[nn.Module]:
+    """The networks that learn in a phase."""
+    if phase == "pretrain":
+        return [model.temporal]
+    if phase == "frozen" or not model.config.guidance:
+        return [model.detail]
+    return [model.temporal, model.detail]
 
 
 def compute_losses(
@@ -448,7 +478,9 @@ def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManag
     """bf16 where it is asked for, or fast: it has the range of fp32, so no loss needs scaling."""
     wanted = config.precision == "bf16"
     if config.precision == "auto":
-        wanted = fast_precision(device) != "fp32"
+        wanted = fast_precision(device) == "bf16"
+        if device.type == "cuda":  # older ones emulate it
+            wanted = torch.cuda.get_device_capability(device)[0] >= 8
     return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
 
 
@@ -461,8 +493,10 @@ def _validation_batches(
     """Always the same clips; of the training side where there is no other."""
     sources = footage.validation or footage.train
     held = dataclasses.replace(config, seed=config.seed + 1, repeats=1)
-    batches = iterate_batches(sources, held, config.batch, ratio=network.ratio)
-    return list(islice(batches, VALIDATION_BATCHES))
+    size = min(config.batch, VALIDATION_BATCH)
+    batches = iterate_batches(sources, held, size, ratio=network.ratio, workers=config.workers)
+    with closing(batches):
+        return list(islice(batches, VALIDATION_BATCHES))
 
 
 @torch.no_grad()
@@ -533,7 +567,7 @@ class _State:
         config: TrainConfig,
         network: NetworkConfig,
         start: CombCN | None,
-        device: torch.device,
+        processes: _Processes,
     ) -> _State:
         if start is None:
             network = dataclasses.replace(network, mean_pixel=footage.mean_pixel)
@@ -543,10 +577,11 @@ class _State:
         else:
             model = CombCN(start.config)
             model.load_state_dict(start.state_dict())
+            config = dataclasses.replace(config, pretrain_steps=0)
         if model.config.input_fill == "mean":  # then no fill is looked at; the fast one will do
             fills = tuple("smooth" if fill == "rest" else fill for fill in config.fills)
             config = dataclasses.replace(config, fills=fills)
-        model = model.to(device, torch.float32)
+        model = model.to(processes.device, torch.float32)
         _arrange(model.temporal, torch.channels_last_3d)
         _arrange(model.detail, torch.channels_last)
         optimizer = torch.optim.Adam(
@@ -561,6 +596,7 @@ class _State:
             "network": model.config.to_dict(),
             "footage": footage.fingerprint,
             **{name: settings[name] for name in sorted(settings.keys() - free)},
+            "accumulate": config.accumulate * processes.count,  # of all processes together
         }
         identity = json.loads(json.dumps(identity))  # lists for tuples, as it will be read
         averaged = copy.deepcopy(model).requires_grad_(False)
@@ -603,12 +639,16 @@ class _State:
                     f"{path} is of a training with {name} {then}, now {value}; give the same "
                     "settings and footage to go on, or another output."
                 )
+        parameters = list(self.model.parameters())
         moments: dict[int, dict[str, Tensor]] = {}
         weights: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}}
         for key, value in tensors.items():
             kind, name = key.split(".", 1)
             if kind == "optimizer":
                 index, name = name.split(".", 1)
+                like = parameters[int(index)]
+                if value.shape == like.shape:  # laid out as Adam lays it out, or it becomes slow
+                    value = torch.empty_like(like).copy_(value)
                 moments.setdefault(int(index), {})[name] = value
             else:
                 weights[kind][name] = value
@@ -636,12 +676,12 @@ def _save(
     losses: Mapping[str, float],
     complete: bool,
 ) -> None:
-    """The averaged weights for use, and the state to go on from."""
+    """The state to go on from, and the averaged weights for use."""
     state.save(_state_path(output))
     model = copy.deepcopy(state.averaged)
     clips = state.config.calibration_clips if complete else 0
     if clips:
-        calibrate(model, footage, state.config, clips)
+        calibrate(model, footage, state.config, clips, phase=phase.name)
     if state.config.half:
         model.half()
     facts = {
@@ -656,8 +696,20 @@ def _save(
     save_model(output, model, facts=facts)
 
 
+def _is_complete(output: Path, state: _State) -> bool:
+    """Whether the weights are those that the state ends with."""
+    try:
+        facts = read_model_info(output).facts
+    except ValueError:
+        return False
+    wanted = {"training_steps": state.step, "calibration_clips": state.config.calibration_clips}
+    return all(facts.get(name) == value for name, value in wanted.items())
+
+
 @torch.no_grad()
-def calibrate(model: CombCN, footage: Footage, config: TrainConfig, clips: int) -> None:
+def calibrate(
+    model: CombCN, footage: Footage, config: TrainConfig, clips: int, *, phase: str = "joint"
+) -> None:
     """Take BatchNorm's statistics anew, as plain means over batches of training clips.
 
     Those met in training are of weights that have changed since.
@@ -667,10 +719,14 @@ def calibrate(model: CombCN, footage: Footage, config: TrainConfig, clips: int) 
         footage: its training side is used.
         config: of the training.
         clips: how many, at least.
+        phase: of the training, the last one; statistics of a network that did not learn in it stay.
     """
     device = next(model.parameters()).device
+    learned = nn.ModuleList(_trained(model, phase))
     norms = [
-        module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        module
+        for module in learned.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
     ]
     for norm in norms:
         norm.reset_running_stats()
@@ -679,13 +735,14 @@ def calibrate(model: CombCN, footage: Footage, config: TrainConfig, clips: int) 
     batches = iterate_batches(
         footage.train, fresh, config.batch, ratio=model.config.ratio, workers=config.workers
     )
-    model.train()
-    for number, batch in enumerate(islice(batches, -(-clips // config.batch))):
-        batch = _to_device(batch, device)
-        frames = _choose_frames(config, batch.clip.shape[2], np.random.default_rng(number))
-        with _autocast(config, device):
-            compute_losses(model, batch, "joint", frames)
-    batches.close()
+    model.eval()
+    learned.train()
+    with closing(batches):
+        for number, batch in enumerate(islice(batches, -(-clips // config.batch))):
+            batch = _to_device(batch, device)
+            frames = _choose_frames(config, batch.clip.shape[2], np.random.default_rng(number))
+            with _autocast(config, device):
+                compute_losses(model, batch, phase, frames)
     model.eval()
     for norm in norms:
         norm.momentum = 0.1
@@ -701,7 +758,13 @@ class _Processes:
         self.rank, self.count = 0, 1
         self._accelerator = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            from accelerate import Accelerator  # type: ignore[import-untyped,unused-ignore]
+            try:
+                from accelerate import Accelerator  # type: ignore[import-untyped,unused-ignore]
+            except ImportError:
+                raise ValueError(
+                    f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but several processes train "
+                    "together through accelerate, which is not installed; install combcn[train]."
+                ) from None
 
             self._accelerator = Accelerator(cpu=device == "cpu")
             self.rank = self._accelerator.process_index
@@ -718,9 +781,13 @@ class _Processes:
 
     def average(self, tensors: list[Any]) -> None:
         """Make each tensor the mean over the processes, in place."""
-        if self._accelerator is not None:
-            for tensor in tensors:
-                tensor.copy_(self._accelerator.reduce(tensor, reduction="mean"))
+        if self._accelerator is None:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])  # one message, not hundreds
+        flat = self._accelerator.reduce(flat, reduction="mean")
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view(tensor.shape))
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process: all stop together, or the others would wait for ever."""
@@ -731,22 +798,36 @@ class _Processes:
 
 
 @contextmanager
-def _deferred_signals() -> Iterator[list[BaseException]]:
-    """Ctrl-C and SIGTERM wait in the list until the step is done; only the main thread gets any."""
+def _deferred_signals(*, insist: bool) -> Iterator[list[BaseException]]:
+    """Ctrl-C and SIGTERM wait in the list until the step is done, and are raised at the end.
+
+    Args:
+        insist: whether a second Ctrl-C is raised at once, wherever it strikes. It would be wrong
+            under `accelerate launch`, which hands the first one on to processes that have it.
+    """
     raised: list[BaseException] = []
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():  # no other gets any
         yield raised
         return
     reactions: dict[int, BaseException] = {
         signal.SIGINT: KeyboardInterrupt(),
         signal.SIGTERM: SystemExit(128 + signal.SIGTERM),
     }
-    before = {
-        number: signal.signal(number, lambda number, _: raised.append(reactions[number]))
-        for number in reactions
-    }
+
+    def react(number: int, _: object) -> None:
+        if raised and insist and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raised.append(reactions[number])
+
+    before = {number: signal.signal(number, react) for number in reactions}
     try:
         yield raised
+    except (GeneratorExit, ChildProcessError):  # a service's SIGTERM ends its child processes too
+        if not raised:
+            raise
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # None is a handler that was not installed from Python; it is lost.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    if raised:
+        raise raised[0]
