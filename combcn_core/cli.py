@@ -12,10 +12,11 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Union
+from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 import av
 import cv2
@@ -29,6 +30,7 @@ from tyro.conf import FlagCreatePairsOff, OmitSubcommandPrefixes, Positional, Us
 from combcn_core.evaluate import WEIGHTS, EvaluateConfig, evaluate
 from combcn_core.inpaint import InpaintConfig
 from combcn_core.segments import GIB
+from combcn_core.train import TrainConfig, TrainingDiverged
 from combcn_core.video import ClipInfo, Pixels, open_reader, open_writer
 
 if TYPE_CHECKING:
@@ -113,6 +115,41 @@ class Evaluate(EvaluateConfig):
         return EvaluateConfig(**{**settings, "size": _parse_size(self.size)})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Train(TrainConfig):
+    """Train the networks on a folder of videos and photographs. The same command goes on where an
+    earlier one stopped."""
+
+    data: Positional[Annotated[Path, arg(metavar="DATA")]]
+    """Folder of videos and photographs; folders in it count too."""
+    output: Annotated[Path, arg(metavar="CKPT")]
+    """The weights, .safetensors. Beside them: the state from which training goes on (.training),
+    and a folder with a log, curves and sample pictures."""
+    where: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="COLUMN=VALUE")]] = ()
+    """Use only the files whose row in DATA/metadata.csv says so."""
+    start: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    """Weights to start from; the flags about the networks then do not count."""
+    input_fill: Literal["mean", "classical"] = "classical"
+    """What the networks find in the hole: the mean pixel, as in the paper, or a smooth fill, to
+    which they add what they learn."""
+    guidance: bool = True
+    """Without it CombCN is the paper's 2DCN, and 3DCN is not used."""
+    ratio: Literal[2, 4] = 2
+    """Frame size over the size of 3DCN's clip; 4 is the paper's V-1."""
+    time_stride: FlagCreatePairsOff[bool] = False
+    """3DCN strides time too, the paper's V-2."""
+    dry_run: FlagCreatePairsOff[bool] = False
+    """Take a few steps, say how long all will take and how much memory, and write nothing."""
+
+    def __post_init__(self) -> None:
+        pass  # as in `Inpaint`
+
+    def config(self) -> TrainConfig:
+        return TrainConfig(
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(TrainConfig)}
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
@@ -127,6 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 Annotated[Inpaint, tyro.conf.subcommand("inpaint")],
                 Annotated[Demo, tyro.conf.subcommand("demo")],
                 Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
+                Annotated[Train, tyro.conf.subcommand("train")],
             ],
             prog="combcn",
             description="Fill the holes of a video through time first, paint detail second.",
@@ -137,6 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _inpaint(command)
         elif isinstance(command, Evaluate):
             _evaluate(command)
+        elif isinstance(command, Train):
+            _train(command)
         else:
             _demo(command.output)
     except SystemExit as stop:  # tyro: 0 after --help, 2 after a wrong flag
@@ -150,8 +190,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError:
         _say("out of memory; try again with --memory-limit GIB.")
         return 1
-    except OSError as error:
-        _say(f"{error}.")
+    except (OSError, TrainingDiverged) as error:
+        _say(f"{str(error).rstrip('.')}.")
         return 1
     return 0
 
@@ -448,3 +488,83 @@ def _parse_size(text: str) -> tuple[int, int] | None:
         raise ValueError(f"--size is {text}; give one side, such as 128, or 432x240, or 0.")
     width, height = int(match[1]), int(match[2] or match[1])
     return (height, width) if width or height else None
+
+
+# --- combcn train ---------------------------------------------------------------------------------
+
+
+def _train(command: Train) -> None:
+    from combcn_core.checkpoint import check_name, load_model
+    from combcn_core.data import scan_footage
+    from combcn_core.networks import NetworkConfig
+    from combcn_core.train import Progress, estimate, train
+    from combcn_core.train_log import TrainingLog
+
+    config = command.config()
+    network = NetworkConfig(
+        ratio=command.ratio,
+        time_stride=command.time_stride,
+        guidance=command.guidance,
+        input_fill=command.input_fill,
+    )
+    start = None if command.start is None else load_model(command.start)
+    check_name(command.output)
+    if command.data.resolve() in command.output.resolve().parents:
+        raise ValueError(
+            f"{command.output} lies in {command.data}, where its sample pictures would be learnt "
+            "from; give an output elsewhere."
+        )
+    where = _parse_where(command.where)
+    footage = scan_footage(
+        command.data, where=where, clip_length=config.clip_length, workers=config.workers
+    )
+    speaks = os.environ.get("RANK", "0") == "0"  # several processes train, one reports
+    if speaks:
+        _say(
+            f"{len(footage.train)} files to learn from, {len(footage.validation)} held back"
+            + (f", {len(footage.skipped)} left out." if footage.skipped else ".")
+        )
+    if command.dry_run:
+        needed = estimate(footage, config, network=network, start=start)
+        steps = " and ".join(f"{count} of {name}" for name, count in needed.steps.items())
+        memory = "" if needed.memory_bytes is None else f", {needed.memory_bytes / GIB:.1f} GiB"
+        if speaks:
+            print(f"{steps} steps: {_duration(needed.seconds)}{memory}; nothing was written.")
+        return
+    log = TrainingLog(command.output)
+    progress: Progress | None = None
+    with (
+        logging_redirect_tqdm(),
+        _bar(command.output.name, "step") as bar,
+        closing(train(footage, command.output, config, network=network, start=start)) as under_way,
+    ):
+        for progress in under_way:
+            if not speaks:
+                continue
+            log.add(progress)
+            bar.total = progress.steps
+            bar.update(progress.step - bar.n)
+            bar.set_postfix({name: f"{loss:.2f}" for name, loss in progress.losses.items()})
+    if not speaks:
+        return
+    if progress is None:
+        print(f"{command.output}: all its steps are done; --steps with a higher number goes on.")
+    else:
+        losses = ", ".join(f"{name} {loss:.2f}" for name, loss in progress.losses.items())
+        print(f"{command.output}: {progress.step} steps, l1 of the last one: {losses}.")
+
+
+def _parse_where(texts: Iterable[str]) -> dict[str, str]:
+    where = {}
+    for text in texts:
+        column, equals, value = text.partition("=")
+        if not (column and equals):
+            raise ValueError(f"--where is {text}; give a column and its value, such as shot=12.")
+        where[column] = value
+    return where
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
