@@ -6,6 +6,7 @@ are floats, in the full range of their type where they are uint8 or uint16.
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -276,19 +277,23 @@ def downsample_known(
                 f"give a size from 1x1 to that of the images."
             )
         rows, columns = _overlap(height, height, size[0]), _overlap(width, width, size[1])
-    rows, columns = rows.to(images.device), columns.T.to(images.device)
 
     low_images, low_masks = [], []
-    for image, mask in zip(images, masks, strict=True):  # one frame as float at a time
-        rgb = to_float(image)
-        known = rgb.isfinite().all(dim=-1) & ~mask
-        planes = torch.where(known[..., None], rgb, 0).movedim(-1, 0)
-        area = rows @ known.float() @ columns  # (h, w)
-        mean = rows @ planes @ columns / area.clamp_min(torch.finfo(area.dtype).tiny)
+    for image, mask in zip(images, masks.cpu(), strict=True):  # one frame as float at a time
+        rgb = to_float(image.cpu())
+        if not rgb.sum().isfinite():  # cheaper than to look at each pixel
+            mask = mask | ~rgb.isfinite().all(dim=-1)
+        box = bounding_box(mask)
+        if box is not None:
+            here = slice(box.top, box.bottom), slice(box.left, box.right)
+            rgb = rgb.clone()
+            rgb[here].masked_fill_(mask[here][..., None], 0)
+        area = _sum_cells((~mask).float()[..., None], rows, columns)
+        mean = _sum_cells(rgb, rows, columns) / area.clamp_min(torch.finfo(area.dtype).tiny)
         # The weights are positive, so a sum is 0 only if no hole pixel touches the cell.
-        low_masks.append((rows @ (~known).float() @ columns) > 0)
-        low_images.append(mean.movedim(0, -1))
-    return torch.stack(low_images), torch.stack(low_masks)
+        low_masks.append(_sum_cells(mask.float()[..., None], rows, columns)[..., 0] > 0)
+        low_images.append(mean)
+    return torch.stack(low_images).to(images.device), torch.stack(low_masks).to(images.device)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -298,7 +303,7 @@ def to_float(images: Tensor) -> Tensor:
         ValueError: another type.
     """
     if images.dtype in FULL_SCALE:
-        return images.to(torch.float32) / FULL_SCALE[images.dtype]
+        return images.to(torch.float32).div_(FULL_SCALE[images.dtype])
     if images.is_floating_point():
         return images.to(torch.float32)
     raise ValueError(f"images are {images.dtype}; give uint8, uint16 or float.")
@@ -314,8 +319,17 @@ def _check_pair(images: Tensor, masks: Tensor) -> Tensor:
     return check_masks(masks, *images.shape[:3])
 
 
+def _sum_cells(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(H, W, C) -> (h, w, C): sums over cells, by the weights of `_overlap` for either axis."""
+    height, width, channels = values.shape
+    sums = torch.sparse.mm(rows, values.reshape(height, -1)).view(-1, width, channels)
+    sums = torch.sparse.mm(columns, sums.transpose(0, 1).reshape(width, -1))
+    return sums.view(len(columns), len(rows), channels).transpose(0, 1).contiguous()
+
+
+@lru_cache(maxsize=16)
 def _overlap(pixels: int, cell: int, parts: int) -> Tensor:
-    """(n, pixels): how much of each pixel lies in each cell; both are cut into `parts` to compare.
+    """(n, pixels) sparse: how much of each pixel lies in each cell, both cut into `parts`.
 
     A cell is `cell` parts long, a pixel `parts` parts.
     """
@@ -324,7 +338,9 @@ def _overlap(pixels: int, cell: int, parts: int) -> Tensor:
     edges = np.arange(pixels)[None] * parts
     low = np.maximum(cells * cell, edges)
     high = np.minimum(cells * cell + cell, edges + parts)
-    return torch.from_numpy(np.maximum(high - low, 0) / parts).float()
+    weights = torch.from_numpy(np.maximum(high - low, 0) / parts).float()
+    with torch.inference_mode(False):  # for later calls outside of it
+        return weights.clone().to_sparse().coalesce()
 
 
 def _distance(inside: np.ndarray) -> np.ndarray:
