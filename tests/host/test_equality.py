@@ -1,0 +1,116 @@
+"""What the nodes compute is what the library computes, bit for bit, wired in whatever way."""
+
+import numpy as np
+import pytest
+import torch
+
+from combcn_core import InpaintConfig, fill_rest, inpaint, load_model, propagate, save_model
+from combcn_core.demo import render_demo
+from combcn_core.networks import CombCN, NetworkConfig
+
+SETTINGS = {"grow_pixels": 0, "reach": 48, "feather_pixels": 0, "match_grain": True}
+
+
+def make_model(fill):
+    """Fresh networks of which every layer matters; a classical one would leave its fill alone."""
+    torch.manual_seed(0)
+    model = CombCN(NetworkConfig(input_fill=fill))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def clip(server):
+    """(T, H, W, 3) and (T, H, W); the server has both as clip.npy and holes.npy."""
+    demo = render_demo(5, 45, 80)
+    images = torch.from_numpy(demo.images).float() / 255
+    masks = torch.from_numpy(demo.masks)
+    for name, tensor in (("clip", images), ("holes", masks.float())):
+        np.save(server.base / "input" / f"{name}.npy", tensor.numpy())
+    return images, masks
+
+
+@pytest.fixture(scope="module", params=["mean", "classical"])
+def fill(request, server):
+    folder = server.base / "models" / "combcn"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(folder / f"{request.param}.safetensors", make_model(request.param), facts={})
+    return request.param
+
+
+def sources(fill=None):
+    prompt = {
+        "images": {"class_type": "Probe_LoadImages", "inputs": {"name": "clip"}},
+        "mask": {"class_type": "Probe_LoadMask", "inputs": {"name": "holes"}},
+    }
+    if fill:
+        inputs = {"name": f"{fill}.safetensors", "precision": "auto"}
+        prompt["model"] = {"class_type": "CombCN_LoadModel", "inputs": inputs}
+    return prompt
+
+
+def outcome(server, client, prompt, *ends):
+    """The tensors at these outputs of a graph."""
+    prompt = dict(prompt)
+    for number, end in enumerate(ends):
+        inputs = {"value": end, "name": f"end_{number}"}
+        prompt[f"end_{number}"] = {"class_type": "Probe_Save", "inputs": inputs}
+    run = client.run(prompt)
+    assert run.succeeded, run.error
+    return [
+        torch.from_numpy(np.load(server.base / "output" / f"end_{number}.npy"))
+        for number in range(len(ends))
+    ]
+
+
+@pytest.mark.parametrize("propagates", [True, False], ids=["propagation", "paper"])
+def test_stages_give_what_inpaint_gives(server, client, clip, fill, propagates):
+    model, images, mask = ["model", 0], ["images", 0], ["mask", 0]
+    prompt = sources(fill)
+    inputs = {"model": model, "images": images, "mask": mask, "propagate": propagates, **SETTINGS}
+    prompt["one"] = {"class_type": "CombCN_Inpaint", "inputs": inputs}
+    detail = {"match_grain": True, "fill_first": not propagates}
+    if propagates:
+        inputs = {"images": images, "mask": mask, "reach": 48, "painted_frame": 0}
+        prompt["propagated"] = {"class_type": "CombCN_Propagate", "inputs": inputs}
+        images, mask = ["propagated", 0], ["propagated", 1]
+        detail["removed"] = ["mask", 0]
+    stage = {"model": model, "images": images, "mask": mask, "fill_first": not propagates}
+    prompt["coarse"] = {"class_type": "CombCN_Temporal", "inputs": stage}
+    inputs = {"coarse": ["coarse", 0], "reference": images, "ratio": 2}
+    inputs |= {"method": "bicubic", "factor": 1.0}
+    prompt["guidance"] = {"class_type": "CombCN_UpsampleGuidance", "inputs": inputs}
+    inputs = {**stage, **detail, "guidance": ["guidance", 0]}
+    prompt["detail"] = {"class_type": "CombCN_SpatialDetail", "inputs": inputs}
+
+    one, staged = outcome(server, client, prompt, ["one", 0], ["detail", 0])
+
+    assert torch.equal(one, staged)
+    known = ~clip[1]
+    assert torch.equal(one[known], clip[0][known])
+    path = server.base / "models" / "combcn" / f"{fill}.safetensors"
+    config = InpaintConfig(propagate=propagates)
+    assert torch.equal(one, inpaint(*clip, load_model(path), config))
+    plain = inpaint(*clip, None, config)
+    assert (one - plain).abs().max() > 1 / 255  # the networks did work
+
+
+def test_propagate_gives_what_the_library_gives(server, client, clip):
+    prompt = sources()
+    inputs = {"images": ["images", 0], "mask": ["mask", 0], "reach": 3, "painted_frame": 0}
+    prompt["node"] = {"class_type": "CombCN_Propagate", "inputs": inputs}
+    images, remaining = outcome(server, client, prompt, ["node", 0], ["node", 1])
+    expected = propagate(*clip, reach=3)
+    assert torch.equal(images, expected[0])
+    assert torch.equal(remaining, expected[1].float())
+
+
+def test_inpaint_without_model_gives_what_the_library_gives(server, client, clip):
+    prompt = sources()
+    inputs = {"images": ["images", 0], "mask": ["mask", 0], "propagate": False}
+    inputs |= {**SETTINGS, "match_grain": False}
+    prompt["node"] = {"class_type": "CombCN_Inpaint", "inputs": inputs}
+    (images,) = outcome(server, client, prompt, ["node", 0])
+    assert torch.equal(images, fill_rest(*clip))

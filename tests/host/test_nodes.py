@@ -1,0 +1,623 @@
+"""Every node in a real ComfyUI: what it asks for, what it gives, and how it says no."""
+
+import itertools
+import os
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import combcn_core
+from combcn_core.demo import render_demo
+from combcn_core.holes import HOLE_KINDS, make_holes
+from combcn_core.masks import grow
+
+from .client import Refused, Run
+from .conftest import random_model
+
+FRAMES, HEIGHT, WIDTH = 5, 40, 56
+
+# Sockets and widgets in the order in which workflows store their values, then the outputs. What is
+# here once released stays: a workflow of a user depends on it.
+NODES = {
+    "CombCN_LoadModel": (
+        "name:COMBO precision:COMBO",
+        "COMBCN_MODEL STRING",
+    ),
+    "CombCN_SaveModel": (
+        "model:COMBCN_MODEL filename_prefix:STRING",
+        "STRING",
+    ),
+    "CombCN_SampleClip": (
+        "frames:INT height:INT seed:INT",
+        "IMAGE MASK IMAGE AUDIO FLOAT",
+    ),
+    "CombCN_PrepareMask": (
+        "images:IMAGE mask:MASK grow_pixels:INT threshold:FLOAT invert:BOOLEAN resize:BOOLEAN",
+        "MASK IMAGE",
+    ),
+    "CombCN_MakeHoles": (
+        "images:IMAGE kind:COMBO seed:INT",
+        "MASK IMAGE",
+    ),
+    "CombCN_Propagate": (
+        "images:IMAGE mask:MASK reach:INT painted_frame:INT painted:IMAGE?",
+        "IMAGE MASK",
+    ),
+    "CombCN_Temporal": (
+        "model:COMBCN_MODEL images:IMAGE mask:MASK fill_first:BOOLEAN",
+        "IMAGE",
+    ),
+    "CombCN_UpsampleGuidance": (
+        "coarse:IMAGE method:COMBO ratio:INT factor:FLOAT reference:IMAGE?",
+        "IMAGE",
+    ),
+    "CombCN_SpatialDetail": (
+        "model:COMBCN_MODEL images:IMAGE mask:MASK fill_first:BOOLEAN match_grain:BOOLEAN "
+        "guidance:IMAGE? removed:MASK?",
+        "IMAGE",
+    ),
+    "CombCN_Inpaint": (
+        "images:IMAGE mask:MASK grow_pixels:INT propagate:BOOLEAN reach:INT feather_pixels:INT "
+        "match_grain:BOOLEAN model:COMBCN_MODEL?",
+        "IMAGE",
+    ),
+    "CombCN_InpaintVideo": (
+        "video:VIDEO grow_pixels:INT propagate:BOOLEAN reach:INT feather_pixels:INT "
+        "match_grain:BOOLEAN resize_mask:BOOLEAN master:COMBO filename_prefix:STRING mask:MASK? "
+        "mask_video:VIDEO? model:COMBCN_MODEL?",
+        "VIDEO STRING",
+    ),
+    "CombCN_JointTrainer": (
+        "name:STRING footage:COMBO networks:COMBO stages:COMBO pretrain_steps:INT steps:INT "
+        "minutes:FLOAT learning_rate:FLOAT holes:COMBO size:INT clip_length:INT batch:INT "
+        "detail_frames:INT seed:INT images:IMAGE? mask:MASK? model:COMBCN_MODEL?",
+        "COMBCN_MODEL IMAGE STRING IMAGE",
+    ),
+    "CombCN_Evaluate": (
+        "truth:IMAGE mask:MASK images_1:IMAGE names:STRING images_2:IMAGE? images_3:IMAGE? "
+        "images_4:IMAGE?",
+        "STRING IMAGE",
+    ),
+    "CombCN_Compare": (
+        "images_1:IMAGE names:STRING height:FLOAT images_2:IMAGE? images_3:IMAGE? images_4:IMAGE? "
+        "mask:MASK?",
+        "IMAGE IMAGE",
+    ),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def files(server):
+    """Tensors for the probe, and a model beside the default one."""
+    clip = render_demo(FRAMES, HEIGHT, WIDTH)
+    images = clip.images.astype(np.float32) / 255
+    alpha = np.linspace(0, 1, images[..., :1].size, dtype=np.float32).reshape(*images.shape[:3], 1)
+    tensors = {
+        "images": images,
+        "mask": clip.masks.astype(np.float32),
+        "rgba": np.concatenate([images, alpha], axis=-1),
+        "half": images.astype(np.float16),
+        "one_frame": images[:1],
+        "one_mask": clip.masks[:1].astype(np.float32),
+        "short_mask": clip.masks[:3].astype(np.float32),
+        "no_alpha": np.zeros((1, 64, 64), np.float32),
+        "painted": clip.truth[2:3].astype(np.float32) / 255,
+    }
+    for name, value in tensors.items():
+        np.save(server.base / "input" / f"{name}.npy", value)
+    return {name: torch.from_numpy(value) for name, value in tensors.items()}
+
+
+@pytest.fixture(scope="module")
+def model(server):
+    path = server.base / "models" / "combcn" / "random.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    combcn_core.save_model(path, random_model(), facts={"training_steps": 0})
+    return combcn_core.load_model(path)
+
+
+# Graphs
+
+
+def node(kind, /, **inputs):
+    return {"class_type": kind, "inputs": inputs}
+
+
+def source(name="images", mask="mask"):
+    """Images at node i, a mask at node m, the model at node n."""
+    return {
+        "i": node("Probe_LoadImages", name=name),
+        "m": node("Probe_LoadMask", name=mask),
+        "n": node("CombCN_LoadModel", name="random.safetensors", precision="auto"),
+    }
+
+
+def inpaint(**settings):
+    form = {"grow_pixels": 0, "propagate": True, "reach": 48, "feather_pixels": 0}
+    form |= {"images": ["i", 0], "mask": ["m", 0], "match_grain": True}
+    return node("CombCN_Inpaint", **(form | settings))
+
+
+def temporal(**settings):
+    form = {"model": ["n", 0], "images": ["i", 0], "mask": ["m", 0], "fill_first": True}
+    return node("CombCN_Temporal", **(form | settings))
+
+
+def guidance(**settings):
+    form = {"coarse": ["t", 0], "reference": ["i", 0], "method": "bicubic"}
+    return node("CombCN_UpsampleGuidance", **(form | {"ratio": 2, "factor": 2.0} | settings))
+
+
+def detail(**settings):
+    form = {"model": ["n", 0], "images": ["i", 0], "mask": ["m", 0], "guidance": ["u", 0]}
+    form |= {"fill_first": True, "match_grain": True}
+    return node("CombCN_SpatialDetail", **(form | settings))
+
+
+def propagate(**settings):
+    form = {"images": ["i", 0], "mask": ["m", 0], "reach": 48, "painted_frame": 0}
+    return node("CombCN_Propagate", **(form | settings))
+
+
+STAGES = {"t": temporal(), "u": guidance(), "d": detail()}
+
+
+class Bench:
+    """Runs graphs and takes tensors out of them."""
+
+    def __init__(self, server, client):
+        self._folder = server.base / "output"
+        self._client = client
+        self._names = (f"result_{number}" for number in itertools.count())
+
+    def __call__(self, graph, *ends):
+        """The values at the ends, each (node, output)."""
+        names = {next(self._names): end for end in ends}
+        saves = {
+            name: node("Probe_Save", value=list(end), name=name) for name, end in names.items()
+        }
+        run = self._client.run(graph | saves)
+        assert run.succeeded, run.error
+        values = [torch.from_numpy(np.load(self._folder / f"{name}.npy")) for name in names]
+        return values[0] if len(values) == 1 else values
+
+
+@pytest.fixture(scope="module")
+def bench(server, client):
+    return Bench(server, client)
+
+
+# Forms
+
+
+def test_pack_has_its_nodes(object_info):
+    ours = {name for name, info in object_info.items() if "CombCN" in info["python_module"]}
+
+    assert ours == set(NODES)
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_node_types(name, object_info):
+    info = object_info[name]
+    inputs = [
+        f"{field}:{kind(info, group, field)}{'?' if group == 'optional' else ''}"
+        for group in ("required", "optional")
+        for field in info["input_order"].get(group, [])
+    ]
+
+    assert (" ".join(inputs), " ".join(info["output"])) == NODES[name]
+
+
+def kind(info, group, field):
+    named = info["input"][group][field][0]
+    return "COMBO" if isinstance(named, list) else named
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_node_explains_itself(name, object_info):
+    info = object_info[name]
+
+    assert info["category"] == "CombCN"
+    assert info["display_name"].startswith("CombCN ")
+    assert info["description"]
+    assert all(info["output_tooltips"])
+    for field, (_, options) in fields(info):
+        assert options["tooltip"], field
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_node_ranges(name, object_info):
+    for field, (named, options) in fields(object_info[name]):
+        if named in ("INT", "FLOAT"):
+            assert options["min"] <= options["default"] <= options["max"], field
+        if named == "COMBO":
+            assert options.get("default", options["options"][0]) in options["options"], field
+        if named in ("BOOLEAN", "STRING"):
+            assert "default" in options, field
+
+
+def fields(info):
+    for group in ("required", "optional"):
+        yield from info["input"].get(group, {}).items()
+
+
+@pytest.mark.parametrize(("field", "value"), [("grow_pixels", -1), ("reach", 0), ("reach", 241)])
+def test_value_out_of_range_is_refused(field, value, client):
+    graph = source() | {"a": inpaint(**{field: value}), "s": node("Probe_Save", value=["a", 0])}
+    graph["s"]["inputs"]["name"] = "unused"
+
+    with pytest.raises(Refused) as refused:
+        client.run(graph)
+
+    assert "a" in refused.value.errors
+
+
+def test_workflows_are_offered_as_templates(client):
+    templates = client.get("/workflow_templates")
+
+    assert "quick_removal" in templates["ComfyUI-CombCN"]
+
+
+# The same as the library, bit for bit: same weights, same machine, same number of threads
+
+
+def test_inpaint_against_library(bench, files):
+    result = bench(source() | {"a": inpaint(grow_pixels=2)}, ("a", 0))
+
+    config = combcn_core.InpaintConfig(grow_pixels=2)
+    expected = combcn_core.inpaint(files["images"], files["mask"], config=config)
+    assert torch.equal(result, expected)
+
+
+def test_inpaint_with_model_against_library(bench, files, model):
+    result = bench(source() | {"a": inpaint(model=["n", 0])}, ("a", 0))
+
+    assert torch.equal(result, combcn_core.inpaint(files["images"], files["mask"], model))
+
+
+def test_propagate_against_library(bench, files):
+    filled, remaining = bench(source() | {"p": propagate()}, ("p", 0), ("p", 1))
+
+    expected, rest = combcn_core.propagate(files["images"], files["mask"])
+    assert torch.equal(filled, expected)
+    assert torch.equal(remaining, rest.float())
+
+
+def test_painted_frame_is_a_source(bench, files):
+    graph = source() | {
+        "f": node("Probe_LoadImages", name="painted"),
+        "p": propagate(painted=["f", 0], painted_frame=2),
+    }
+    filled, remaining = bench(graph, ("p", 0), ("p", 1))
+
+    images, mask = files["images"].clone(), files["mask"].clone()
+    images[2] = torch.where(mask[2, ..., None] > 0, files["painted"][0], images[2])
+    mask[2] = 0
+    expected, rest = combcn_core.propagate(images, mask)
+    assert torch.equal(filled, expected)
+    assert torch.equal(remaining, rest.float())
+    assert torch.equal(filled[2], images[2])
+
+
+def test_stages_against_library(bench, files, model):
+    coarse, guide, result = bench(source() | STAGES, ("t", 0), ("u", 0), ("d", 0))
+
+    holes = files["mask"] > 0
+    start = combcn_core.fill_rest(files["images"], holes)
+    expected = combcn_core.infer_temporal(model, start, holes)
+    assert torch.equal(coarse, expected)
+    expected = combcn_core.upsample_guidance(expected, (-(-HEIGHT // 2), -(-WIDTH // 2)))
+    assert torch.equal(guide, expected)
+    assert torch.equal(result[~holes], files["images"][~holes])
+
+
+def test_stages_equal_one_node(bench, model):
+    graph = source() | STAGES | {"a": inpaint(propagate=False, model=["n", 0])}
+
+    by_hand, in_one = bench(graph, ("d", 0), ("a", 0))
+
+    assert torch.equal(by_hand, in_one)
+
+
+def test_stages_after_propagation_equal_one_node(bench, model):
+    after = {"images": ["p", 0], "mask": ["p", 1], "fill_first": False}
+    graph = source() | {
+        "p": propagate(),
+        "t": temporal(**after),
+        "u": guidance(reference=["p", 0]),
+        "d": detail(**after, removed=["m", 0]),
+        "a": inpaint(model=["n", 0]),
+    }
+
+    by_hand, in_one = bench(graph, ("d", 0), ("a", 0))
+
+    assert torch.equal(by_hand, in_one)
+
+
+@pytest.mark.parametrize("method", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_upsample_guidance_against_library(method, bench, files):
+    graph = source() | {"u": guidance(coarse=["i", 0], method=method, factor=1.5)}
+    del graph["u"]["inputs"]["reference"]
+
+    result = bench(graph, ("u", 0))
+
+    size = (round(HEIGHT * 1.5), round(WIDTH * 1.5))
+    assert torch.equal(result, combcn_core.upsample_guidance(files["images"], size, method=method))
+
+
+@pytest.mark.parametrize("kind", HOLE_KINDS)
+def test_make_holes_against_library(kind, bench):
+    graph = source() | {"h": node("CombCN_MakeHoles", images=["i", 0], kind=kind, seed=3)}
+
+    holes, cut = bench(graph, ("h", 0), ("h", 1))
+
+    expected = make_holes(kind, FRAMES, HEIGHT, WIDTH, 3)
+    assert torch.equal(holes, expected.float())
+    assert (cut[expected] == 0.5).all()
+
+
+def test_prepare_mask_against_library(bench, files):
+    form = {"grow_pixels": 3, "threshold": 0.5, "invert": False, "resize": False}
+    graph = source() | {"g": node("CombCN_PrepareMask", images=["i", 0], mask=["m", 0], **form)}
+
+    assert torch.equal(bench(graph, ("g", 0)), grow(files["mask"] > 0, 3).float())
+
+
+def test_sample_clip_against_library(bench):
+    graph = {"c": node("CombCN_SampleClip", frames=3, height=54, seed=1)}
+
+    images, mask, truth = bench(graph, ("c", 0), ("c", 1), ("c", 2))
+
+    expected = render_demo(3, 54, 96, seed=1)
+    assert np.array_equal(images, expected.images.astype(np.float32) / 255)
+    assert np.array_equal(mask, expected.masks)
+    assert np.array_equal(truth, expected.truth.astype(np.float32) / 255)
+
+
+def test_saved_model_is_the_loaded_one(bench, client, model):
+    graph = source() | {
+        "s": node("CombCN_SaveModel", model=["n", 0], filename_prefix="copies/saved"),
+        "a": inpaint(model=["n", 0]),
+    }
+    expected = bench(graph, ("a", 0))
+
+    options = client.get("/object_info/CombCN_LoadModel")["CombCN_LoadModel"]["input"]["required"]
+    saved = os.path.join("copies", "saved_00001_.safetensors")
+    assert saved in options["name"][1]["options"]
+    graph["n"]["inputs"]["name"] = saved
+    assert torch.equal(bench(graph, ("a", 0)), expected)
+
+
+# Input that is unusual, and input that is wrong
+
+
+def test_alpha_is_left_out(bench):
+    plain = bench(source() | {"a": inpaint()}, ("a", 0))
+
+    assert torch.equal(bench(source("rgba") | {"a": inpaint()}, ("a", 0)), plain)
+
+
+def test_half_precision_is_taken(bench, files):
+    result = bench(source("half") | {"a": inpaint()}, ("a", 0))
+
+    assert result.dtype == torch.float32
+    assert torch.equal(result, combcn_core.inpaint(files["half"].float(), files["mask"]))
+
+
+def test_one_frame_is_taken(bench, files, model):
+    graph = source("one_frame", "one_mask") | STAGES | {"a": inpaint(model=["n", 0])}
+
+    by_hand, in_one = bench(graph, ("d", 0), ("a", 0))
+
+    assert in_one.shape == by_hand.shape == (1, HEIGHT, WIDTH, 3)
+    known = files["one_mask"] == 0
+    assert torch.equal(in_one[known], files["one_frame"][known])
+
+
+def test_one_mask_serves_all_frames(bench, files):
+    result = bench(source(mask="one_mask") | {"a": inpaint()}, ("a", 0))
+
+    assert torch.equal(result, combcn_core.inpaint(files["images"], files["one_mask"][0]))
+
+
+MISUSE = {
+    "mask of another length": (source(mask="short_mask"), inpaint(), "mask has 3 frames"),
+    "no alpha": (source(mask="no_alpha"), inpaint(), "empty"),
+    "other sizes": (
+        source(),
+        node(
+            "CombCN_Compare",
+            images_1=["i", 0],
+            images_2=["f", 0],
+            names="a, b",
+            height=0.5,
+        ),
+        "images_2 has shape",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISUSE)
+def test_misuse_is_told(case, client):
+    graph, misused, message = MISUSE[case]
+    ends = {
+        "f": node("Probe_LoadImages", name="one_frame"),
+        "x": misused,
+        "s": node("Probe_Save", value=["x", 0], name="unused"),
+    }
+
+    run = client.run(graph | ends)
+
+    assert not run.succeeded
+    assert message in run.error
+    assert run.of("execution_error")[0]["exception_type"] == "ValueError"
+
+
+@pytest.mark.parametrize("missing", ["images", "mask"])
+def test_missing_input_is_refused(missing, client):
+    graph = source() | {"a": inpaint(), "s": node("Probe_Save", value=["a", 0], name="unused")}
+    del graph["a"]["inputs"][missing]
+
+    with pytest.raises(Refused) as refused:
+        client.run(graph)
+
+    (error,) = refused.value.errors["a"]["errors"]
+    assert error["type"] == "required_input_missing"
+    assert error["extra_info"]["input_name"] == missing
+
+
+def test_unknown_model_is_refused_with_advice(client):
+    graph = source() | {"a": inpaint(model=["n", 0])}
+    graph["n"]["inputs"]["name"] = "lost.safetensors"
+    graph["s"] = node("Probe_Save", value=["a", 0], name="unused")
+
+    with pytest.raises(Refused) as refused:
+        client.run(graph)
+
+    (error,) = refused.value.errors["n"]["errors"]
+    assert "no weights called 'lost.safetensors'" in error["details"]
+
+
+def test_default_model_needs_no_folder(client):
+    form = client.get("/object_info/CombCN_LoadModel")["CombCN_LoadModel"]["input"]["required"]
+
+    assert form["name"][1]["options"][0] == "default"
+
+
+# Running
+
+
+def test_unchanged_nodes_are_not_run_again(client, model):
+    graph = source() | {
+        "a": inpaint(model=["n", 0]),
+        "s": node("Probe_Save", value=["a", 0], name="unused"),
+    }
+    client.run(graph)
+
+    assert client.run(graph).cached >= {"i", "m", "n", "a"}
+    graph["a"]["inputs"]["grow_pixels"] = 1
+    assert client.run(graph).cached & {"i", "m", "n", "a"} == {"i", "m", "n"}
+
+
+def test_changed_weights_are_loaded_again(client, server, model):
+    graph = source() | {
+        "a": inpaint(model=["n", 0]),
+        "s": node("Probe_Save", value=["a", 0], name="unused"),
+    }
+    client.run(graph)
+
+    path = server.base / "models" / "combcn" / "random.safetensors"
+    os.utime(path, (time.time(), path.stat().st_mtime + 1))
+
+    assert client.run(graph).cached & {"i", "m", "n", "a"} == {"i", "m"}
+
+
+LONG = {
+    "c": node("CombCN_SampleClip", frames=24, height=270, seed=2),
+    "n": node("CombCN_LoadModel", name="random.safetensors", precision="auto"),
+}
+LONG_RUNS = {
+    "Inpaint": inpaint(images=["c", 0], mask=["c", 1], model=["n", 0]),
+    "Propagate": propagate(images=["c", 0], mask=["c", 1]),
+    "Temporal": temporal(images=["c", 0], mask=["c", 1]),
+    "SpatialDetail": detail(images=["c", 0], mask=["c", 1], guidance=["c", 0]),
+}
+
+
+@pytest.mark.parametrize("name", LONG_RUNS)
+def test_run_can_be_interrupted(name, client, model):
+    save = node("Probe_Save", value=["x", 0], name="interrupted")
+    run = Run()
+    told = 0
+
+    for kind, data in client.follow(LONG | {"x": LONG_RUNS[name], "s": save}, run):
+        if kind == "progress" and data["node"] == "x":
+            told += 1
+            if told == 1:
+                client.interrupt()
+
+    assert run.interrupted
+    assert run.of("execution_interrupted")[0]["node_id"] == "x"
+
+
+def test_progress_is_told_with_pictures(client, model):
+    graph = {
+        "c": node("CombCN_SampleClip", frames=6, height=72, seed=5),
+        "n": node("CombCN_LoadModel", name="random.safetensors", precision="auto"),
+        "a": inpaint(images=["c", 0], mask=["c", 1], model=["n", 0]),
+        "s": node("Probe_Save", value=["a", 0], name="unused"),
+    }
+    run = client.run(graph)
+
+    steps = run.progress["a"]
+    assert len(steps) > 6
+    assert steps == sorted(steps)
+    assert steps[-1][0] == steps[-1][1]
+    assert run.previews > 0
+
+
+# Training
+
+
+def trainer(**settings):
+    form = {
+        "name": "trained",
+        "footage": "(the connected images)",
+        "networks": "CombCN",
+        "stages": "joint",
+        "pretrain_steps": 1,
+        "steps": 2,
+        "minutes": 0.0,
+        "learning_rate": 1e-3,
+        "holes": "box",
+        "size": 24,
+        "clip_length": 3,
+        "batch": 1,
+        "detail_frames": 1,
+        "seed": 0,
+        "images": ["i", 0],
+    }
+    return node("CombCN_JointTrainer", **(form | settings))
+
+
+def test_training_goes_on_when_queued_again(client, server, bench):
+    report = {"r": node("PreviewAny", source=["j", 2])}
+    graph = source() | {"j": trainer()} | report
+
+    first = client.run(graph)
+    assert first.succeeded, first.error
+    assert "3 of 3 steps" in first.outputs["r"]["text"][0]
+    assert (server.base / "models" / "combcn" / "trained.safetensors").is_file()
+
+    again = client.run(graph)
+    assert "all its steps already" in again.outputs["r"]["text"][0]
+
+    graph["j"] = trainer(steps=4)
+    longer = client.run(graph)
+    assert "5 of 5 steps" in longer.outputs["r"]["text"][0]
+    assert longer.progress["j"][0][0] > 0.5 * longer.progress["j"][0][1]
+
+
+def test_stopped_training_is_saved_and_goes_on(client, server):
+    report = {"r": node("PreviewAny", source=["j", 2])}
+    graph = source() | {"j": trainer(name="stopped", steps=6)} | report
+    run = Run()
+
+    for kind, data in client.follow(graph, run):
+        if kind == "progress" and data["node"] == "j":
+            client.interrupt()
+
+    assert run.interrupted
+    resumed = client.run(graph)
+    assert "7 of 7 steps" in resumed.outputs["r"]["text"][0]
+    assert resumed.progress["j"][0][0] > run.progress["j"][0][0]
+
+
+def test_trained_model_is_ready_for_use(client, bench):
+    graph = source() | {"j": trainer(name="ready", stages="scratch"), "a": inpaint(model=["j", 0])}
+
+    result = bench(graph, ("a", 0))
+
+    assert result.shape == (FRAMES, HEIGHT, WIDTH, 3)

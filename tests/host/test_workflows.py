@@ -1,0 +1,115 @@
+"""Every workflow that comes with the pack: over HTTP, and in a browser as a user opens it.
+
+With COMBCN_SCREENSHOTS=FOLDER the browser leaves a picture of each there. The thumbnails beside the
+workflows are made like that: COMBCN_SCREENSHOTS=workflows pytest tests/host -k in_the_browser
+"""
+
+import itertools
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from .client import to_prompt
+from .host import PACK
+
+FOLDER = PACK / "workflows"
+NAMES = [
+    "quick_removal",
+    "three_stages",
+    "propagation_first",
+    "paint_one_frame",
+    "long_video",
+    "joint_training",
+    "evaluation",
+]
+NOTES = ("Note", "MarkdownNote")
+TITLE_PIXELS = 30
+TIMEOUT_SECONDS = 300
+
+
+def read(name):
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def name(request):
+    # A parameter of the module, so that all tests of a workflow follow each other: what the first
+    # has computed, ComfyUI still knows in the second.
+    return request.param
+
+
+def test_all_workflows_have_tests():
+    assert sorted(path.stem for path in FOLDER.glob("*.json")) == sorted(NAMES)
+
+
+def test_workflow_is_tidy(name):
+    workflow = read(name)
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+
+    assert workflow["version"] == 0.4
+    assert any(node["type"] in NOTES for node in nodes.values())
+    assert (FOLDER / f"{name}.jpg").stat().st_size < 300_000
+    for node in nodes.values():
+        if node["type"] in NOTES:
+            continue
+        properties = node["properties"]
+        ours = node["type"].startswith("CombCN_")
+        assert properties["cnr_id"] == ("combcn" if ours else "comfy-core")
+        assert properties["ver"]
+        assert properties["Node name for S&R"] == node["type"]
+    for (left, top, right, bottom), other in itertools.combinations(map(box, nodes.values()), 2):
+        assert right < other[0] or other[2] < left or bottom < other[1] or other[3] < top
+    for _, source, _, target, *_ in workflow["links"]:
+        assert box(nodes[source])[2] < box(nodes[target])[0], "a link runs from right to left"
+
+
+def box(node):
+    """Left, top, right and bottom of a node with its title."""
+    (left, top), (width, height) = node["pos"], node["size"]
+    return left, top - TITLE_PIXELS, left + width, top + height
+
+
+def test_workflow(name, client, object_info):
+    prompt = to_prompt(read(name), object_info)
+
+    run = client.run(prompt, TIMEOUT_SECONDS)
+
+    assert run.succeeded, run.error
+    shown = {node["class_type"] for number, node in prompt.items() if number in run.outputs}
+    assert shown & {"SaveVideo", "PreviewImage", "CombCN_Evaluate"}
+    busiest = max(run.progress.values(), key=len)
+    assert busiest == sorted(busiest)
+    assert busiest[-1][0] == busiest[-1][1]
+
+
+def test_workflow_in_the_browser(name, front_end, object_info, tmp_path):
+    workflow = read(name)
+
+    front_end.load(workflow)
+
+    assert front_end.broken_nodes() == []
+    assert front_end.complaints() == []
+    assert front_end.prompt() == to_prompt(workflow, object_info)
+    assert front_end.run(TIMEOUT_SECONDS)[0] == "execution_success"
+    assert front_end.broken_nodes() == []
+    assert front_end.complaints() == []
+    picture = Path(os.environ.get("COMBCN_SCREENSHOTS", tmp_path)) / f"{name}.jpg"
+    front_end.screenshot(picture)
+    assert picture.stat().st_size > 0
+
+
+def test_workflow_opens_in_newest_front_end(name, newest):
+    newest.load(read(name))
+
+    assert newest.broken_nodes() == []
+    assert newest.complaints() == []
+
+
+@pytest.mark.parametrize("chosen", ["quick_removal", "paint_one_frame"])
+def test_workflow_runs_in_newest_front_end(chosen, newest):
+    newest.load(read(chosen))
+
+    assert newest.run(TIMEOUT_SECONDS)[0] == "execution_success"
+    assert newest.broken_nodes() == []
