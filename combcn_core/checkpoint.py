@@ -99,7 +99,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], text: str) -> None:
     Raises:
         OSError: the disk refused; the file that was there before is still there.
     """
-    metadata = {_FACTS_KEY: text, _DIGEST_KEY: _digest(text, tensors)}
+    metadata = {_FACTS_KEY: text, _DIGEST_KEY: digest_tensors(text, tensors)}
     content = safetensors.torch.save(dict(tensors), metadata)
 
     temporary = path.with_name(f".combcn-{uuid.uuid4().hex}.tmp")  # replacing needs the same disk
@@ -256,14 +256,15 @@ def _check_values(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _check_digest(file: Any, text: str, tensors: Mapping[str, Tensor]) -> None:
-    if _digest(text, tensors) != (file.metadata() or {}).get(_DIGEST_KEY):
+    if digest_tensors(text, tensors) != (file.metadata() or {}).get(_DIGEST_KEY):
         raise ValueError("its content is not what was written; copy or download it again")
 
 
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the description, then of each tensor by name: name, type, shape and bytes."""
+def digest_tensors(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a text, then of each tensor by name: name, type, shape and bytes."""
     digest = hashlib.sha256(text.encode())
     for name, value in sorted(tensors.items()):
+        value = value.detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

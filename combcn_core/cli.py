@@ -63,6 +63,8 @@ class _Files:
     """Weights of the networks: a name that comes with CombCN, or a .safetensors file."""
     memory_limit: Annotated[float | None, arg(metavar="GIB")] = None
     """Compute fewer frames at a time, so that about this much memory is enough."""
+    resume: FlagCreatePairsOff[bool] = False
+    """Keep finished segments until the output is whole, and use those of an interrupted run."""
     report: Annotated[Path | None, arg(metavar="REPORT.JSON")] = None
     """Write what was done, how long it took and how much memory it needed to this file."""
 
@@ -235,6 +237,7 @@ def _inpaint(command: Inpaint) -> None:
             allow_truncated=command.allow_truncated,
             fps=fps,
             memory_limit_gib=command.memory_limit,
+            resume=command.resume,
             progress=progress,
         )
     if command.report is not None:

@@ -19,7 +19,7 @@ import time
 from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -33,6 +33,7 @@ from combcn_core.flow import is_cut
 from combcn_core.inpaint import InpaintConfig, SegmentResult, ShotInpainter, Tell, part_of
 from combcn_core.masks import grow
 from combcn_core.networks import CombCN
+from combcn_core.resume import SegmentStore, digest_frame
 from combcn_core.segments import GIB, Segment, plan_shot, segment_length
 from combcn_core.version import __version__
 from combcn_core.video import (
@@ -67,6 +68,7 @@ class Report:
         propagated_pixels: seen in other frames and carried over.
         filled_pixels: by the classical fill.
         network_pixels: by the networks.
+        resumed_frames: of those, how many an interrupted run had finished.
         changed_outside_mask: pixels outside the grown masks that differ between the source and the
             written file, both decoded; None where the format is lossy. Always 0.
         seconds: per stage, and "total".
@@ -81,6 +83,7 @@ class Report:
     propagated_pixels: int
     filled_pixels: int
     network_pixels: int
+    resumed_frames: int
     changed_outside_mask: int | None
     seconds: dict[str, float]
     peak_memory_bytes: int | None
@@ -110,6 +113,7 @@ def inpaint_file(
     allow_truncated: bool = False,
     fps: Fraction | None = None,
     memory_limit_gib: float | None = None,
+    resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
     tell: Tell | None = None,
 ) -> Report:
@@ -131,6 +135,8 @@ def inpaint_file(
         fps: frames per second of a folder of images that becomes a video.
         memory_limit_gib: shorten the segments of `config` so that this process needs about this
             much memory at most; the result stays the same.
+        resume: keep each finished segment beside the output until that is whole, and use those that
+            an interrupted run of the same source, masks, settings and weights has kept.
         progress: called with the number of frames written so far and of all, after each.
         tell: as in `inpaint`: called while frames are computed too.
 
@@ -138,7 +144,8 @@ def inpaint_file(
         ValueError: an input that cannot be used, a mask that leaves nothing known, an output that
             cannot be written, a memory limit that is too low.
 
-    Whatever is raised, KeyboardInterrupt too, nothing of the output is left behind.
+    Whatever is raised, KeyboardInterrupt too, nothing of the output is left behind; with `resume`,
+    its finished segments are.
     """
     config = config or InpaintConfig()
     references = references or {}
@@ -156,15 +163,18 @@ def inpaint_file(
 
     num_written = 0
     with (
-        open_writer(output, clip.info, fps=fps) as writer,
-        closing(_read(clip, config.grow_pixels, references)) as source,
+        SegmentStore(Path(output), config, model) if resume else nullcontext() as store,
+        open_writer(
+            output, clip.info, fps=fps, scratch=None if store is None else store.folder
+        ) as writer,
+        closing(_read(clip, config.grow_pixels, references, digests=resume)) as source,
     ):
         jobs = _segments(tally.timed("read", source), clip, config.segment_frames, inpainter.halo)
         for job in jobs:
             begin, end = (t - clip.start for t in (job.segment.start, job.segment.stop))
             num_frames = clip.stop - clip.start
             part = part_of(tell, begin / num_frames, end / num_frames)
-            for pixels in _fill(job, inpainter, tally, part):
+            for pixels in _fill(job, inpainter, tally, part, store):
                 with tally.stage("write"):
                     writer.write(pixels)
                 num_written += 1
@@ -183,6 +193,7 @@ def inpaint_file(
         propagated_pixels=tally.propagated_pixels,
         filled_pixels=tally.filled_pixels,
         network_pixels=tally.network_pixels,
+        resumed_frames=tally.resumed_frames,
         changed_outside_mask=changed,
         seconds=tally.finish(),
         peak_memory_bytes=peak_memory_bytes(),
@@ -196,6 +207,7 @@ def inpaint_file(
             "allow_truncated": allow_truncated,
             "fps": None if fps is None else str(fps),
             "memory_limit_gib": memory_limit_gib,
+            "resume": resume,
             "model": model is not None,
             **asdict(config),
         },
@@ -238,6 +250,7 @@ class _SourceFrame(NamedTuple):
     pixels: Pixels  # a reference in place
     hole: Mask  # grown, and empty where there is a reference
     reference_pixels: int
+    digest: bytes = b""  # where segments are kept; see `SegmentStore`
 
 
 def _open_clip(
@@ -295,7 +308,7 @@ def _shot_start(position: int, open_frames: Callable[[int, int], FrameReader]) -
 
 
 def _read(
-    clip: _Clip, grow_pixels: int, references: Mapping[int, PathLike]
+    clip: _Clip, grow_pixels: int, references: Mapping[int, PathLike], digests: bool
 ) -> Generator[_SourceFrame, None, None]:
     """Yield the frames to read: masks grown, references in place, scene cuts found."""
     with (
@@ -313,7 +326,8 @@ def _read(
                 pixels = np.where(hole[..., None], plate, source)
                 reference_pixels = int(hole.sum())
                 hole = np.zeros_like(hole)
-            yield _SourceFrame(position, starts_shot, pixels, hole, reference_pixels)
+            digest = digest_frame(pixels, hole) if digests else b""
+            yield _SourceFrame(position, starts_shot, pixels, hole, reference_pixels, digest)
 
 
 def _grown(masks: Iterable[Mask], pixels: int) -> Iterator[Mask]:
@@ -383,8 +397,14 @@ def _segments(
     yield from ready(shot_ended=True)
 
 
-def _fill(job: _Job, inpainter: ShotInpainter, tally: _Tally, tell: Tell | None) -> list[Pixels]:
-    """The output frames of a segment."""
+def _fill(
+    job: _Job,
+    inpainter: ShotInpainter,
+    tally: _Tally,
+    tell: Tell | None,
+    store: SegmentStore | None,
+) -> list[Pixels]:
+    """The output frames of a segment, computed or found in the store."""
     outputs = job.outputs
     for frame in outputs:
         tally.hole_pixels += frame.reference_pixels
@@ -399,6 +419,14 @@ def _fill(job: _Job, inpainter: ShotInpainter, tally: _Tally, tell: Tell | None)
             "and in all around them, so there is nothing to fill them from; give a smaller mask, "
             "or a picture of the background with --reference N=IMAGE."
         )
+    if store is not None:
+        key = store.key(job.segment, job.shot_start, (frame.digest for frame in job.window))
+        holes = [frame.hole for frame in outputs]
+        found = store.find(key, [frame.pixels for frame in outputs], holes)
+        if found is not None:
+            tally.add(found)
+            tally.resumed_frames += len(outputs)
+            return found.frames
     result = inpainter.run(
         [frame.pixels for frame in job.window],
         [frame.hole for frame in job.window],
@@ -406,6 +434,9 @@ def _fill(job: _Job, inpainter: ShotInpainter, tally: _Tally, tell: Tell | None)
         job.shot_start,
         tell=tell,
     )
+    if store is not None:
+        with tally.stage("keep"):
+            store.keep(key, result, holes)
     tally.add(result)
     return result.frames
 
@@ -428,6 +459,7 @@ class _Tally:
     def __init__(self) -> None:
         self.hole_pixels = self.reference_pixels = 0
         self.propagated_pixels = self.filled_pixels = self.network_pixels = 0
+        self.resumed_frames = 0
         self._seconds: dict[str, float] = defaultdict(float)
         self._start = time.perf_counter()
 

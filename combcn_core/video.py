@@ -214,7 +214,9 @@ def read_mask(
     return MaskReader(lambda: masks(chosen), info, fit_mask)
 
 
-def open_writer(path: PathLike, info: ClipInfo, *, fps: Fraction | None = None) -> FrameWriter:
+def open_writer(
+    path: PathLike, info: ClipInfo, *, fps: Fraction | None = None, scratch: Path | None = None
+) -> FrameWriter:
     """Open an output, whose ending says what it becomes.
 
     - `.mp4`: H.264 at CRF 14, 4:2:0, or 4:4:4 where width or height is odd (4:2:0 has no odd
@@ -238,6 +240,7 @@ def open_writer(path: PathLike, info: ClipInfo, *, fps: Fraction | None = None) 
         path: file or folder to write, in a folder that exists.
         info: of the source, usually `reader.info`.
         fps: frames per second, for a source that has none.
+        scratch: folder on the same disk where the result grows; None: beside `path`.
 
     Raises:
         ValueError: unknown ending, output same as the source, folder missing, not writable or not
@@ -261,7 +264,7 @@ def open_writer(path: PathLike, info: ClipInfo, *, fps: Fraction | None = None) 
             "for folders of images."
         )
     if not ending:
-        return _ImageWriter(path, info)
+        return _ImageWriter(path, info, scratch)
     rate = info.fps or fps
     if rate is None:
         raise ValueError(
@@ -274,7 +277,7 @@ def open_writer(path: PathLike, info: ClipInfo, *, fps: Fraction | None = None) 
             f"output {path} needs the encoder {form.codec}, which this build of PyAV lacks; "
             "install av from PyPI, or write another format."
         )
-    return _VideoWriter(path, info, rate, form)
+    return _VideoWriter(path, info, rate, form, scratch)
 
 
 class _Reader(Generic[Item]):
@@ -343,13 +346,13 @@ class MaskReader(_Reader[Mask]):
 class FrameWriter:
     """Takes the frames of a clip in order, and shows the result when it is whole."""
 
-    def __init__(self, path: Path, info: ClipInfo) -> None:
+    def __init__(self, path: Path, info: ClipInfo, scratch: Path | None) -> None:
         self._path = path
         self._info = info
         self._count = 0
         # A hidden sibling: on the same file system, so that the final rename is atomic.
         hidden = f".{path.name}.{secrets.token_hex(4)}.part"
-        self._temporary: Path | None = path.absolute().parent / hidden
+        self._temporary: Path | None = (scratch or path.absolute().parent) / hidden
         try:
             self._create(self._temporary)
         except OSError as error:
@@ -1199,7 +1202,9 @@ class _VideoFormat(NamedTuple):
 def _h264_settings(info: ClipInfo) -> tuple[str, dict[str, str]]:
     sampling = "444" if info.width % 2 or info.height % 2 else "420"
     depth = "10le" if info.dtype == np.uint16 else ""
-    return f"yuv{sampling}p{depth}", {"crf": "14", "preset": "medium"}
+    # x264's macroblock tree reads memory that it has not set: the same frames become other files.
+    options = {"crf": "14", "preset": "medium", "x264-params": "mbtree=0"}
+    return f"yuv{sampling}p{depth}", options
 
 
 def _ffv1_settings(info: ClipInfo) -> tuple[str, dict[str, str]]:
@@ -1234,13 +1239,20 @@ _MP4_TAGS = frozenset((
 
 
 class _VideoWriter(FrameWriter):
-    def __init__(self, path: Path, info: ClipInfo, fps: Fraction, form: _VideoFormat) -> None:
+    def __init__(
+        self,
+        path: Path,
+        info: ClipInfo,
+        fps: Fraction,
+        form: _VideoFormat,
+        scratch: Path | None,
+    ) -> None:
         self._fps = fps
         self._form = form
         self._first_pts: int | None = None
         self._sound: _Sound | None = None
         self._container: OutputContainer | None = None
-        super().__init__(path, info)
+        super().__init__(path, info, scratch)
 
     def _create(self, temporary: Path) -> None:
         temporary.touch()

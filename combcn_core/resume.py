@@ -1,0 +1,130 @@
+"""Finished segments of a run, kept beside its output until that is whole.
+
+A segment is found again by a hash of all that it depends on: source pixels and masks of its frames
+and their halo, settings, weights, and the version of CombCN. So nothing stale is ever reused, and
+runs that differ do not disturb each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from combcn_core.checkpoint import digest_tensors, load_tensors, save_tensors
+from combcn_core.flow import Mask, Pixels
+from combcn_core.inpaint import InpaintConfig, SegmentResult
+from combcn_core.networks import CombCN
+from combcn_core.segments import Segment
+from combcn_core.version import __version__
+
+# A field of InpaintConfig that changes no pixel; the segment itself is part of the hash.
+_FREE_SETTING = "segment_frames"
+
+
+class SegmentStore:
+    """The segments of one output, a file each; only pixels of holes are written."""
+
+    def __init__(self, output: Path, config: InpaintConfig, model: CombCN | None) -> None:
+        """Make the folder, where the output itself may grow too: a killed run leaves nothing else.
+
+        Raises:
+            ValueError: no folder can be made beside the output.
+        """
+        self.folder = output.with_name(f".{output.name}.segments")
+        settings = {name: value for name, value in asdict(config).items() if name != _FREE_SETTING}
+        weights = None
+        if model is not None and config.network is not False:
+            weights = digest_tensors(json.dumps(model.config.to_dict()), model.state_dict())
+        self._context = json.dumps([__version__, settings, weights], sort_keys=True)
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"output {output} cannot be written ({error.strerror}); give a place that can be."
+            ) from error
+
+    def __enter__(self) -> SegmentStore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Segments stay where a run broke off; nothing does where it is whole, or kept none."""
+        if kind is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                self.folder.rmdir()
+
+    def key(self, segment: Segment, shot_start: int, digests: Iterable[bytes]) -> str:
+        """What a segment is found by.
+
+        Args:
+            segment: its numbers.
+            shot_start: first frame of its shot.
+            digests: `digest_frame` of the frames that it reads.
+        """
+        place = segment.start, segment.stop, segment.read_start, segment.read_stop, shot_start
+        digest = hashlib.sha256(f"{self._context} {place}".encode())
+        for frame in digests:
+            digest.update(frame)
+        return digest.hexdigest()
+
+    def find(
+        self, key: str, sources: Sequence[Pixels], holes: Sequence[Mask]
+    ) -> SegmentResult | None:
+        """A segment that was kept; None if there is none, or what is there is damaged.
+
+        Args:
+            key: see `key`.
+            sources: the source frames to be filled, (H, W, 3) each.
+            holes: theirs, (H, W).
+        """
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        try:
+            tensors, text = load_tensors(path)
+        except ValueError:
+            return None
+        values = np.split(
+            tensors["values"].numpy(), np.cumsum([np.count_nonzero(hole) for hole in holes])[:-1]
+        )
+        frames = [source.copy() for source in sources]
+        for frame, hole, value in zip(frames, holes, values, strict=True):
+            frame[hole] = value
+        return SegmentResult(frames, {}, **json.loads(text))
+
+    def keep(self, key: str, result: SegmentResult, holes: Sequence[Mask]) -> None:
+        """Write a segment; whole or not at all.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        pairs = zip(result.frames, holes, strict=True)
+        values = torch.from_numpy(np.concatenate([frame[hole] for frame, hole in pairs]))
+        counts: dict[str, Any] = {
+            "hole_pixels": result.hole_pixels,
+            "propagated_pixels": result.propagated_pixels,
+            "filled_pixels": result.filled_pixels,
+            "network_pixels": result.network_pixels,
+        }
+        save_tensors(self._path(key), {"values": values}, json.dumps(counts))
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key[:32]}.safetensors"
+
+
+def digest_frame(pixels: Pixels, hole: Mask) -> bytes:
+    """Of a source frame and its mask."""
+    digest = hashlib.blake2b(str((pixels.shape, pixels.dtype)).encode(), digest_size=32)
+    digest.update(np.ascontiguousarray(pixels).data)
+    digest.update(np.packbits(hole).data)
+    return digest.digest()
