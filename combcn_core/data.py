@@ -319,7 +319,7 @@ def draw_clip(sources: Sequence[Source], config: DataConfig, number: int, coarse
     rng = np.random.default_rng([config.seed, number])
     weights = np.array([1 + min(source.motion, LARGEST_MOTION) for source in sources])
     damaged: dict[str, str] = {}
-    for attempt in range(TRIES):
+    for attempt in range(TRIES + len(sources)):  # each may be damaged, but is so only once
         if not weights.any():
             break
         index = rng.choice(len(sources), p=weights / weights.sum())
@@ -343,10 +343,11 @@ def draw_clip(sources: Sequence[Source], config: DataConfig, number: int, coarse
         if (learn & mask).any():
             clip = _with_coarse(frames, filled, mask, learn & mask, unknown, coarse_side)
             return clip._replace(damaged=tuple(damaged.items()))
-    reasons = "".join(f"; {name}: {reason}" for name, reason in damaged.items())
+    reasons = [f"; {name}: {reason}" for name, reason in damaged.items()]
+    more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
     raise ValueError(
-        f"no clip of {config.clip_length} frames without a cut was found{reasons}; give other "
-        "footage, or shorter clips."
+        f"no clip of {config.clip_length} frames without a cut was found{''.join(reasons[:3])}"
+        f"{more}; give other footage, or shorter clips."
     )
 
 
