@@ -614,6 +614,12 @@ class _State:
                 average.copy_(value)
 
     def save(self, path: Path) -> None:
+        """Write all of it, whole or not at all.
+
+        Raises:
+            TrainingDiverged: a weight is not a number any more; what was saved before is kept.
+            OSError: the disk refused.
+        """
         tensors = {}
         for prefix, module in (("model", self.model), ("averaged", self.averaged)):
             for name, value in module.state_dict().items():
@@ -621,6 +627,9 @@ class _State:
         for index, moments in self.optimizer.state_dict()["state"].items():
             for name, value in moments.items():
                 tensors[f"optimizer.{index}.{name}"] = value.cpu().contiguous()
+        for name, value in tensors.items():
+            if not value.isfinite().all():
+                raise TrainingDiverged(f"{name} became NaN at step {self.step}; it was not saved.")
         text = json.dumps({"step": self.step, "identity": self.identity}, sort_keys=True)
         save_tensors(path, tensors, text)
 
