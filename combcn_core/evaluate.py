@@ -31,6 +31,7 @@ from combcn_core import metrics
 from combcn_core.data import VIDEO_ENDINGS
 from combcn_core.flow import from_unit, to_unit
 from combcn_core.holes import HoleKind, make_holes
+from combcn_core.inference import InferenceModel, Model, fast_precision
 from combcn_core.inpaint import (
     InpaintConfig,
     ShotInpainter,
@@ -58,9 +59,10 @@ CLASSICAL: Mapping[Method, int] = {"telea": cv2.INPAINT_TELEA, "ns": cv2.INPAINT
 CLASSICAL_RADIUS_PIXELS = 3
 # Modules that no figure follows from, or only through pixels and weights, which have digests too.
 IDLE_MODULES = {"__init__", "__main__", "checkpoint", "cli", "data", "demo", "holes", "losses"}
-IDLE_MODULES |= {"pictures", "scores", "stream", "train", "version", "video"}
+IDLE_MODULES |= {"pictures", "resume", "scores", "stream", "train", "version", "video"}
 CLASSICAL_MODULES = {"evaluate", "masks", "metrics"}
-PANEL_PIXELS = (256, 640)  # width of a picture on the page, at least and at most
+PANEL_PIXELS = (256, 640)  # width of a frame in a picture, at least and at most
+SHEET_PIXELS = 2000  # width of a picture, about
 
 Hole = Literal[HoleKind, "removal"]
 
@@ -88,7 +90,7 @@ class EvaluateConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the networks run."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic of the networks. auto: fp32 on the CPU, fp16 on a GPU."""
+    """Arithmetic of the networks. auto: bf16 on a CPU made for it, fp16 on CUDA, else fp32."""
 
     def __post_init__(self) -> None:
         for name, known in (("methods", METHODS), ("holes", get_args(Hole))):
@@ -343,7 +345,7 @@ def _fit(image: Pixels, size: tuple[int, int] | None) -> Pixels:
 class _Use(NamedTuple):
     """A method's networks, if it has any, and a digest of all that its results follow from."""
 
-    model: CombCN | None
+    model: InferenceModel | None
     identity: str
 
 
@@ -375,14 +377,18 @@ def _choose_methods(
     for method in chosen:
         identity = _digest(method, _digest_code(method in CLASSICAL))
         networks = given[WEIGHTS[method]] if method in WEIGHTS else None
-        if networks is not None:
-            identity = _digest(identity, _digest_weights(networks, config))
-        uses[method] = _Use(networks, identity)
+        if networks is None:
+            uses[method] = _Use(None, identity)
+            continue
+        prepared = _prepare(networks, config)
+        uses[method] = _Use(
+            prepared, _digest(identity, _digest_weights(networks, prepared, config))
+        )
     return uses
 
 
 def fill(
-    method: Method, images: Tensor, holes: Tensor, model: CombCN | None, config: EvaluateConfig
+    method: Method, images: Tensor, holes: Tensor, model: Model | None, config: EvaluateConfig
 ) -> Tensor:
     """Fill holes with one of the METHODS; known pixels are not touched.
 
@@ -406,7 +412,7 @@ def fill(
         return _fill_classically(images, holes, CLASSICAL[method])
     assert model is not None
     if method == "3dcn":
-        return _fill_temporal(images, holes, model, networks_alone)
+        return _fill_temporal(images, holes, _prepare(model, config))
     return inpaint(images, holes, model, networks_alone)
 
 
@@ -418,24 +424,26 @@ def _fill_classically(images: Tensor, holes: Tensor, flag: int) -> Tensor:
     return torch.from_numpy(np.stack(filled))
 
 
-def _fill_temporal(images: Tensor, holes: Tensor, model: CombCN, config: InpaintConfig) -> Tensor:
+def _fill_temporal(images: Tensor, holes: Tensor, model: InferenceModel) -> Tensor:
     """3DCN's frames, brought to full size."""
-    placed = ShotInpainter(config, model).model
-    assert placed is not None
     given = fill_rest(images, holes) if model.config.input_fill == "classical" else images
-    coarse = infer_temporal(placed, given, holes)
     height, width = images.shape[1:3]
+    coarse = infer_temporal(model, given, holes)
     return composite(upsample_guidance(coarse, (height, width)), images, holes)
 
 
-def _digest_weights(model: CombCN, config: EvaluateConfig) -> str:
-    placed = ShotInpainter(InpaintConfig(device=config.device, precision=config.precision), model)
-    assert placed.model is not None
-    parameter = next(placed.model.parameters())
+def _prepare(model: Model, config: EvaluateConfig) -> InferenceModel:
+    settings = InpaintConfig(device=config.device, precision=config.precision)
+    prepared = ShotInpainter(settings, model).model
+    assert prepared is not None
+    return prepared
+
+
+def _digest_weights(model: CombCN, prepared: InferenceModel, config: EvaluateConfig) -> str:
+    device = prepared.temporal.device
+    precision = fast_precision(device) if config.precision == "auto" else config.precision
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-    return _digest(
-        f"{model.config} {parameter.device.type} {parameter.dtype}", safetensors.torch.save(tensors)
-    )
+    return _digest(f"{model.config} {device.type} {precision}", safetensors.torch.save(tensors))
 
 
 @functools.cache
@@ -501,8 +509,8 @@ def _draw_sheet(
     trial: _Trial, results: Mapping[Method, Tensor], scores: Mapping[Method, Score], frame: int
 ) -> Image:
     """A frame with its x-t slice beneath: the source, and what each method made of it."""
-    rows = trial.holes.nonzero()[:, 1]
-    row = int(rows.median()) if len(rows) else trial.holes.shape[1] // 2
+    hole_rows = trial.holes.nonzero()[:, 1]
+    row = int(hole_rows.median()) if len(hole_rows) else trial.holes.shape[1] // 2
     source = trial.images.numpy()
     outlined = outline_mask(source[frame], trial.holes[frame].numpy())
     panels = [_panel(outlined, xt_slice(source, row))]
@@ -514,8 +522,8 @@ def _draw_sheet(
         panels.append(_panel(result[frame].numpy(), xt_slice(result.numpy(), row)))
         here = _errors(trial, result)[frame]
         labels.append(f"{method}\nl1 {here:.1f}; of the clip {scores[method].l1:.1f}")
-    columns = len(panels) if len(panels) <= 4 else math.ceil(len(panels) / 2)
-    return side_by_side(panels, labels, columns=columns)
+    rows = math.ceil(len(panels) / max(2, SHEET_PIXELS // panels[0].shape[1]))
+    return side_by_side(panels, labels, columns=math.ceil(len(panels) / rows))
 
 
 def _panel(frame: Image, slice: Image) -> Image:

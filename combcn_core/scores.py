@@ -221,18 +221,18 @@ def _cells(
 # --- the page -------------------------------------------------------------------------------------
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8885; --faint: #888; }
+:root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 84rem; }
 body { margin: 2rem auto; padding: 0 1.5rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; }
 h3 { font-size: 1rem; margin: 2rem 0 .5rem; } h3 span { font-weight: normal; }
-h3 span, p, caption { color: var(--faint); }
-.tables { display: flex; flex-wrap: wrap; gap: 1.5rem 3rem; }
+h3 span, p, caption { opacity: .7; }
+.tables { display: flex; flex-wrap: wrap; align-items: start; gap: 1.5rem 3rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding-bottom: .25rem; }
+caption { text-align: left; padding-bottom: .25rem; white-space: nowrap; }
 th, td { padding: .2rem .8rem .2rem 0; text-align: right; white-space: nowrap; }
 th { font-weight: normal; }
-th[scope=row] { text-align: left; } thead th { border-bottom: 1px solid var(--line); }
+th[scope=row] { text-align: left; } thead th { border-bottom: 1px solid #8885; }
 img { max-width: 100%; height: auto; display: block; }
 """
 
