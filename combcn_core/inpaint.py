@@ -8,9 +8,9 @@ hole.
 
 from __future__ import annotations
 
-import copy
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,8 +24,18 @@ from torch import Tensor
 
 from combcn_core import flow
 from combcn_core.flow import Array, Mask, Motion, Pixels, Trace
+from combcn_core.inference import (
+    InferenceModel,
+    Job,
+    Model,
+    Precision,
+    default_batch_frames,
+    default_memory_bytes,
+    plan_batches,
+    plan_runs,
+    prepare,
+)
 from combcn_core.masks import (
-    bounding_box,
     check_masks,
     composite,
     downsample_known,
@@ -33,14 +43,8 @@ from combcn_core.masks import (
     grow,
     to_float,
 )
-from combcn_core.networks import (
-    DETAIL_CONTEXT_PIXELS,
-    DETAIL_MULTIPLE_PIXELS,
-    CombCN,
-    fill_mean,
-    temporal_halo,
-    time_multiple,
-)
+from combcn_core.networks import NetworkConfig, fill_mean, temporal_halo, time_multiple
+from combcn_core.regions import Span
 from combcn_core.segments import Segment, crop_box, plan_shot
 
 KEY_STEP = 8  # frames between two fills of what was never seen; between them it is carried along
@@ -77,7 +81,7 @@ class InpaintConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the networks run."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic of the networks. auto: fp32 on the CPU, fp16 on a GPU."""
+    """Arithmetic of the networks. auto: bf16 on a CPU made for it, fp16 on CUDA, else fp32."""
 
     def __post_init__(self) -> None:
         for name, least in (("reach", 1), ("feather_pixels", 0), ("segment_frames", 1)):
@@ -101,7 +105,7 @@ class SegmentResult:
 def inpaint(
     images: Tensor,
     masks: Tensor,
-    model: CombCN | None = None,
+    model: Model | None = None,
     config: InpaintConfig = InpaintConfig(),
     *,
     tell: Tell | None = None,
@@ -206,22 +210,29 @@ def fill_rest(images: Tensor, masks: Tensor, *, tell: Tell | None = None) -> Ten
 
 
 def infer_temporal(
-    model: CombCN,
+    model: Model,
     images: Tensor,
     masks: Tensor,
     *,
     size: tuple[int, int] | None = None,
+    frames: tuple[int, int] | None = None,
+    precision: Precision = "auto",
+    memory_bytes: int | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """3DCN: complete the clip at low resolution, all frames at once.
 
     Args:
-        model: the networks.
+        model: the networks; a prepared one saves some time in every call, see `prepare`.
         images: (T, H, W, 3), as in `inpaint`; what is in the hole is not looked at, unless the
             model starts from a classical fill: then the hole holds that fill.
         masks: (T, H, W) or (H, W), 1 inside the hole.
         size: (h, w) of the result; None: see `coarse_size`.
-        on_batch: called with the number of frames done so far and of all, after each batch; what it
+        frames: first and last + 1 of those wanted, where the others are their context; None: all.
+        precision: as in `prepare`.
+        memory_bytes: that the network may take, about; long clips are computed in runs of frames,
+            which changes no more than the order of sums.
+        on_batch: called with the number of frames done so far and of all, after each run; what it
             raises ends the work.
 
     Returns:
@@ -234,21 +245,32 @@ def infer_temporal(
     size = size or coarse_size(model, *images.shape[1:3])
     small, small_holes = downsample_known(images, holes, size=size)
     if model.config.input_fill == "classical":
-        whole, _ = downsample_known(_finite(images), torch.zeros_like(holes), size=size)
-        small = torch.where(small_holes[..., None], whole, small)
-    clip, hole = _to_volume(small), small_holes.float()[None, None]
-    if model.config.input_fill == "mean":
-        clip = fill_mean(clip, hole, model.config.mean_pixel)
-    parameter = next(model.parameters())
-    with torch.inference_mode(), _evaluating(model):
-        prediction = model.temporal(clip.to(parameter), hole.to(parameter))
-    coarse = prediction[0].permute(1, 2, 3, 0).float().to(images.device)
-    if on_batch is not None:
-        on_batch(len(images), len(images))
-    return torch.where(small_holes[..., None], coarse, small).clone()
+        nothing = torch.zeros_like(holes[:1])
+        for t in small_holes.flatten(1).any(dim=1).nonzero().flatten().tolist():
+            whole, _ = downsample_known(_finite(images[t : t + 1]), nothing, size=size)
+            small[t] = torch.where(small_holes[t, ..., None], whole[0], small[t])
+
+    network = prepare(model, precision=precision).temporal
+    start, stop = frames or (0, len(images))
+    memory_bytes = memory_bytes or default_memory_bytes(network.device)
+    jobs = plan_runs(network, small_holes, frames=(start, stop), memory_bytes=memory_bytes)
+    coarse = small.clone()
+    for job in jobs:
+        read, write = _slices(job.read), _slices(job.write)
+        clip, hole = _to_volume(small[read]), small_holes[read].float()[None, None]
+        if model.config.input_fill == "mean":
+            clip = fill_mean(clip, hole, model.config.mean_pixel)
+        prediction = network(clip, hole, wanted=job.wanted)[0].permute(1, 2, 3, 0)
+        coarse[write] = torch.where(
+            small_holes[write][..., None], prediction.to(images.device), small[write]
+        )
+        if on_batch is not None:
+            done = stop if job is jobs[-1] else job.write[0].stop
+            on_batch(done - start, stop - start)
+    return coarse[start:stop]
 
 
-def coarse_size(model: CombCN, height: int, width: int) -> tuple[int, int]:
+def coarse_size(model: Model, height: int, width: int) -> tuple[int, int]:
     """(h, w) that 3DCN runs at: the frame by the model's ratio, its short side at most 128."""
     ratio = max(float(model.config.ratio), min(height, width) / COARSE_SIDE_PIXELS)
     return -int(-height // ratio), -int(-width // ratio)
@@ -285,25 +307,32 @@ def upsample_guidance(
 
 
 def restore_detail(
-    model: CombCN,
+    model: Model,
     images: Tensor,
     masks: Tensor,
     guidance: Tensor | None = None,
     *,
+    precision: Precision = "auto",
+    memory_bytes: int | None = None,
+    batch_frames: int | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """CombCN: restore detail at full resolution, frame by frame, and composite.
 
-    Each frame runs on a crop around its hole with the network's field of view as context, which
-    equals the whole frame.
+    Only what the hole needs is computed, which equals the whole frame.
 
     Args:
-        model: the networks.
+        model: the networks, as in `infer_temporal`.
         images: (T, H, W, 3), as in `inpaint`; the hole as in `infer_temporal`.
         masks: (T, H, W) or (H, W), 1 inside the hole.
         guidance: (T, h, w, 3) coarse frames, resized here if they are not (H/ratio, W/ratio); None
             for a model without guidance.
-        on_batch: as in `infer_temporal`.
+        precision: as in `prepare`.
+        memory_bytes: that the network may take, about; larger holes are computed in tiles, which
+            changes no more than the order of sums.
+        batch_frames: frames computed together at most, if their holes are alike; None: as many as
+            keep the device busy.
+        on_batch: as in `infer_temporal`, after each batch.
 
     Returns:
         As images; known pixels untouched.
@@ -311,46 +340,51 @@ def restore_detail(
     Source: METHOD "CombCN"; section "Spatial details" and Table 1 of the paper.
     """
     holes = _check_clip(images, masks)
-    height, width = images.shape[1:3]
-    ratio = model.config.ratio
-    if guidance is not None:
-        if len(guidance) != len(images):
-            raise ValueError(
-                f"guidance has {len(guidance)} frames but images has {len(images)}; "
-                f"give one for each."
-            )
-        guidance = upsample_guidance(guidance, (-(-height // ratio), -(-width // ratio)))
-    parameter = next(model.parameters())
-    results = []
-    for t in range(len(images)):
-        hole = holes[t]
-        box = bounding_box(hole)
-        if box is None:
-            results.append(images[t])
-            continue
-        box = crop_box(box, DETAIL_CONTEXT_PIXELS, DETAIL_MULTIPLE_PIXELS, height, width)
-        rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
-        frame = _finite(images[t : t + 1, rows, columns]).permute(0, 3, 1, 2)
-        mask = hole[None, None, rows, columns].float()
-        if model.config.input_fill == "mean":
-            frame = fill_mean(frame, mask, model.config.mean_pixel)
-        guide = None
-        if guidance is not None:
-            guide_rows = slice(box.top // ratio, -(-box.bottom // ratio))
-            guide_columns = slice(box.left // ratio, -(-box.right // ratio))
-            guide = guidance[t : t + 1, guide_rows, guide_columns].permute(0, 3, 1, 2)
-            guide = guide.to(parameter)
-        with torch.inference_mode(), _evaluating(model):
-            prediction = model.detail(frame.to(parameter), mask.to(parameter), guide)
-        result = images[t : t + 1].clone()
-        painted = prediction.permute(0, 2, 3, 1).float().to(images.device)
-        result[:, rows, columns] = composite(
-            painted, images[t : t + 1, rows, columns], holes[t : t + 1, rows, columns]
+    if guidance is not None and len(guidance) != len(images):
+        raise ValueError(
+            f"guidance has {len(guidance)} frames but images has {len(images)}; give one for each."
         )
-        results.append(result[0])
+    network = prepare(model, precision=precision).detail
+    batches = plan_batches(
+        network,
+        holes,
+        memory_bytes=memory_bytes or default_memory_bytes(network.device),
+        batch_frames=batch_frames or default_batch_frames(network.device),
+    )
+    left = Counter(job.write[0].start for batch in batches for job in batch)
+    result = images.clone()
+    for batch in batches:
+        inputs = [_detail_input(model.config, images, holes, guidance, job) for job in batch]
+        stacked = [torch.cat(parts) for parts in zip(*inputs, strict=True)]
+        predictions = network(*stacked, wanted=batch[0].wanted[1:])
+        for job, prediction in zip(batch, predictions.to(images.device), strict=True):
+            write = _slices(job.write)
+            painted = prediction.permute(1, 2, 0)[None]
+            result[write] = composite(painted, images[write], holes[write])
+        left -= Counter(job.write[0].start for job in batch)
         if on_batch is not None:
-            on_batch(t + 1, len(images))
-    return torch.stack(results)
+            on_batch(len(images) - len(left), len(images))
+    return result
+
+
+def _detail_input(
+    config: NetworkConfig, images: Tensor, holes: Tensor, guidance: Tensor | None, job: Job
+) -> list[Tensor]:
+    """Frame, mask and guidance as DetailNet takes them, cut to what a job reads."""
+    read = _slices(job.read)
+    frame = _finite(images[read]).permute(0, 3, 1, 2)
+    mask = holes[read].float()[:, None]
+    if config.input_fill == "mean":
+        frame = fill_mean(frame, mask, config.mean_pixel)
+    if guidance is None:
+        return [frame, mask]
+    time, *places = job.read
+    low_size = [-(-length // config.ratio) for length in images.shape[1:3]]
+    guide = upsample_guidance(guidance[slice(*time)], (low_size[0], low_size[1]))
+    rows, columns = (
+        slice(span.start // config.ratio, -(-span.stop // config.ratio)) for span in places
+    )
+    return [frame, mask, guide[:, rows, columns].permute(0, 3, 1, 2)]
 
 
 class ShotInpainter:
@@ -359,7 +393,7 @@ class ShotInpainter:
     Memory is bounded by one segment and its halo.
     """
 
-    def __init__(self, config: InpaintConfig, model: CombCN | None = None) -> None:
+    def __init__(self, config: InpaintConfig, model: Model | None = None) -> None:
         """Bring the model to its device and precision.
 
         Raises:
@@ -368,9 +402,9 @@ class ShotInpainter:
         if config.network and model is None:
             raise ValueError("network is on but there is no model; give one, or turn it off.")
         self.config = config
-        self.model = None if config.network is False else model
-        if self.model is not None:
-            self.model = _placed(self.model, config)
+        self.model: InferenceModel | None = None
+        if model is not None and config.network is not False:
+            self.model = prepare(model, device=_device(config), precision=config.precision)
         self._window = _Window(config.reach)
 
     @property
@@ -456,15 +490,26 @@ class ShotInpainter:
         holes = torch.from_numpy(np.stack([given[t][1] for t in filled]))
         begin = segment.start - next(iter(filled))
         span = slice(begin, begin + segment.num_frames)
+
+        def follow(tell: Tell | None) -> Callable[[int, int], None] | None:
+            return tell and (lambda done, number: tell(done / number, None))
+
         guidance = None
         if self.model.config.guidance:
-            guidance = infer_temporal(self.model, images, holes)[span]
-
-        def on_batch(done: int, number: int) -> None:
-            if tell is not None:
-                tell(done / number, None)
-
-        painted = restore_detail(self.model, images[span], holes[span], guidance, on_batch=on_batch)
+            guidance = infer_temporal(
+                self.model,
+                images,
+                holes,
+                frames=(span.start, span.stop),
+                on_batch=follow(part_of(tell, 0, 0.3)),
+            )
+        painted = restore_detail(
+            self.model,
+            images[span],
+            holes[span],
+            guidance,
+            on_batch=follow(part_of(tell, 0.3, 1)),
+        )
         return dict(zip(range(segment.start, segment.stop), painted.numpy(), strict=True))
 
 
@@ -733,18 +778,9 @@ def _check_clip(images: Tensor, masks: Tensor) -> Tensor:
 
 def _finite(images: Tensor) -> Tensor:
     """As float, without what would spread through a network."""
+    if not images.is_floating_point():
+        return to_float(images)
     return torch.nan_to_num(to_float(images), nan=0.0, posinf=1.0, neginf=0.0)
-
-
-@contextmanager
-def _evaluating(model: CombCN) -> Iterator[None]:
-    """BatchNorm uses its running statistics and leaves them alone, whatever the model is set to."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def _to_arrays(images: Tensor) -> list[Pixels]:
@@ -762,6 +798,10 @@ def _to_volume(images: Tensor) -> Tensor:
     return images.permute(3, 0, 1, 2)[None]
 
 
+def _slices(spans: Sequence[Span]) -> tuple[slice, ...]:
+    return tuple(slice(*span) for span in spans)
+
+
 def _find_shots(frames: Sequence[Pixels]) -> list[tuple[int, int]]:
     cuts = [t for t, pair in enumerate(pairwise(frames), 1) if flow.is_cut(*pair)]
     return list(pairwise([0, *cuts, len(frames)]))
@@ -773,7 +813,7 @@ def _plan(frames: Sequence[Pixels], length: int, halo: int) -> Iterator[tuple[Se
             yield segment, start
 
 
-def _placed(model: CombCN, config: InpaintConfig) -> CombCN:
+def _device(config: InpaintConfig) -> str:
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -782,12 +822,7 @@ def _placed(model: CombCN, config: InpaintConfig) -> CombCN:
     )
     if missing:
         raise ValueError(f"device {device} is not available here; use cpu, or auto.")
-    precision = config.precision
-    if precision == "auto":
-        precision = "fp32" if device == "cpu" else "fp16"
-    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    # A copy: the caller's weights keep their precision and their place.
-    return copy.deepcopy(model).to(torch.device(device), types[precision]).eval()
+    return device
 
 
 def part_of(tell: Tell | None, start: float, stop: float) -> Tell | None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from combcn_core.flow import is_cut
+from combcn_core.inference import plan_batches, prepare
 from combcn_core.inpaint import (
     InpaintConfig,
     ShotInpainter,
@@ -554,7 +555,7 @@ def test_infer_temporal_inside_the_hole_by_hand():
     model = make_model(input_fill="mean", mean_pixel=(0.2, 0.5, 0.8))
     clip, masks = make_clip(3, 24, 32, seed=24), torch.zeros(3, 24, 32, dtype=torch.bool)
     masks[:, 8:17, 10:20] = True
-    coarse = infer_temporal(model, clip, masks)
+    coarse = infer_temporal(model, clip, masks, precision="fp32")
     low = torch.zeros(3, 12, 16, dtype=torch.bool)
     low[:, 4:9, 5:10] = True
     cells = clip.reshape(3, 12, 2, 16, 2, 3).mean((2, 4))
@@ -608,7 +609,7 @@ def test_restore_detail_on_a_crop_equals_the_whole_frame(fields, dtype):
     guide = None
     if model.config.guidance:
         guide = make_clip(1, -(-height // ratio), -(-width // ratio), seed=26)
-    result = restore_detail(model, clip, masks, guide)
+    result = restore_detail(model, clip, masks, guide, precision="fp32")
     assert_known_kept(result, clip, masks)
 
     frame = clip.float() / (255 if dtype == torch.uint8 else 1)
@@ -628,6 +629,92 @@ def test_restore_detail_on_a_crop_equals_the_whole_frame(fields, dtype):
     else:
         # The same products, added in another order in 17 layers of float32.
         torch.testing.assert_close(result[masks], whole, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def scattered():
+    """Guidance and a clip whose holes are small and far apart, none, at the edge, and large."""
+    clip, masks = make_clip(6, 90, 700, seed=32), torch.zeros(6, 90, 700, dtype=torch.bool)
+    masks[0, 30:40, 20:36] = masks[0, 50:70, 660:690] = True
+    for t in (2, 3):
+        masks[t, 40:52, 300 + 16 * t : 315 + 16 * t] = True
+    masks[4, :7, 690:] = True
+    masks[5, 10:80, 200:520:2] = True
+    return clip, masks, make_clip(6, 45, 350, seed=33)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"memory_bytes": 2**22}, {"batch_frames": 4}, {"batch_frames": 4, "memory_bytes": 2**24}],
+)
+def test_tiles_and_batches_change_nothing(scattered, how):
+    model = make_model(input_fill="mean")
+    clip, masks, guide = scattered
+    network = prepare(model, precision="fp32")
+    limits = {"memory_bytes": 2**40, "batch_frames": 1} | how
+    plans = plan_batches(network.detail, masks, **limits)
+    plain = plan_batches(network.detail, masks, memory_bytes=2**40, batch_frames=1)
+    assert plans != plain
+    expected = restore_detail(network, clip, masks, guide, memory_bytes=2**40, batch_frames=1)
+    result = restore_detail(network, clip, masks, guide, **how)
+    # Another order of sums in 17 layers of float32.
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
+    assert (expected != clip)[masks].all(-1).float().mean() > 0.99
+    assert_known_kept(result, clip, masks)
+
+
+def test_batches_hold_what_is_alike_and_fits(scattered):
+    detail = prepare(make_model(input_fill="mean"), precision="fp32").detail
+    _, masks, _ = scattered
+    limit = 2**26
+    batches = plan_batches(detail, masks, memory_bytes=limit, batch_frames=4)
+    assert [job.write[0].start for job in batches[0]] == [0]
+    assert any(len(batch) > 1 for batch in batches)
+    covered = torch.zeros_like(masks)
+    for batch in batches:
+        (kind,) = {(job.wanted, job.size) for job in batch}
+        wanted, size = (part[1:] for part in kind)
+        assert len(batch) * detail.forecast_bytes(wanted, size) <= limit or wanted[0].length <= 128
+        for job in batch:
+            covered[tuple(slice(*span) for span in job.write)] = True
+            assert job.write[0] == job.read[0]
+    assert not (masks & ~covered).any()
+    small, large = (covered[t].sum() for t in (0, 5))
+    assert small < 0.1 * 90 * 700 < large  # two boxes far apart, not the one around both
+
+
+def test_runs_change_nothing():
+    model = make_model(input_fill="classical")
+    clip, masks = make_clip(34, 24, 28, seed=34), make_masks(34, 24, 28, drift=1)
+    masks[:3] = masks[12:14] = masks[-2:] = False
+    network = prepare(model, precision="fp32")
+    calls = []
+
+    def on_batch(done, number):
+        calls.append((done, number))
+
+    expected = infer_temporal(network, clip, masks, memory_bytes=2**40)
+    result = infer_temporal(network, clip, masks, memory_bytes=2**20, on_batch=on_batch)
+    assert len(calls) > 2
+    assert calls[-1] == (34, 34)
+    # Another order of sums in 12 layers of float32.
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
+    part = infer_temporal(network, clip, masks, frames=(15, 21))
+    torch.testing.assert_close(part, expected[15:21], rtol=0, atol=1e-5)
+    assert (expected - downsample_known(clip, masks, size=(12, 14))[0]).abs().max() > 20 * LEVEL
+
+
+@pytest.mark.parametrize("fill", ["mean", "classical"])
+def test_bf16_is_within_a_level_of_fp32(fill):
+    model = make_model(input_fill=fill)
+    clip, masks = make_clip(3, 60, 70, seed=35), make_masks(3, 60, 70)
+    results = []
+    for precision in ("fp32", "bf16"):
+        settings = InpaintConfig(propagate=False, match_grain=False, precision=precision)
+        results.append(inpaint(clip, masks, model, settings)[masks])
+    errors = (results[0] - results[1]).abs() / LEVEL
+    assert 0 < errors.mean() < 0.25
+    assert errors.quantile(0.99) < 1
 
 
 def test_restore_detail_resizes_guidance():
