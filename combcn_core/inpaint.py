@@ -340,6 +340,12 @@ def restore_detail(
     Source: METHOD "CombCN"; section "Spatial details" and Table 1 of the paper.
     """
     holes = _check_clip(images, masks)
+    if (guidance is not None) != model.config.guidance:
+        has, wants = ("no guidance", "with it") if guidance is None else ("guidance", "without")
+        raise ValueError(
+            f"restore_detail got {has}, but the model was trained {wants}; pass the result of "
+            f"infer_temporal to a model with guidance, and None to one without."
+        )
     if guidance is not None and len(guidance) != len(images):
         raise ValueError(
             f"guidance has {len(guidance)} frames but images has {len(images)}; give one for each."

@@ -725,6 +725,10 @@ def test_restore_detail_resizes_guidance():
     assert torch.equal(restore_detail(model, clip, masks, coarse), by_hand)
     with pytest.raises(ValueError, match="guidance has 1 frames but images has 2"):
         restore_detail(model, clip, masks, coarse[:1])
+    with pytest.raises(ValueError, match="got no guidance, but the model was trained with it"):
+        restore_detail(model, clip, masks)
+    with pytest.raises(ValueError, match="got guidance, but the model was trained without"):
+        restore_detail(make_model(guidance=False), clip, masks, coarse)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
