@@ -152,6 +152,19 @@ class Train(TrainConfig):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Inpaint many shots; those that are finished are skipped, one that fails stops no other."""
+
+    manifest: Positional[Annotated[Path, arg(metavar="MANIFEST")]]
+    """One JSON object a line: input, mask, output, and options with what else `inpaint` takes."""
+    engine: Literal["local", "ray"] = "local"
+    """local: one shot after the other; ray: segments of all shots over a cluster, or this
+    machine's cores."""
+    workers: int = 0
+    """Processes of the engine ray, with equal shares of the cores; 0: one for every four cores."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
@@ -167,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 Annotated[Demo, tyro.conf.subcommand("demo")],
                 Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
                 Annotated[Train, tyro.conf.subcommand("train")],
+                Annotated[Batch, tyro.conf.subcommand("batch")],
             ],
             prog="combcn",
             description="Fill the holes of a video through time first, paint detail second.",
@@ -179,6 +193,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _evaluate(command)
         elif isinstance(command, Train):
             _train(command)
+        elif isinstance(command, Batch):
+            return _batch(command)
         else:
             _demo(command.output)
     except SystemExit as stop:  # tyro: 0 after --help, 2 after a wrong flag
@@ -571,3 +587,24 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+# --- combcn batch ---------------------------------------------------------------------------------
+
+
+def _batch(command: Batch) -> int:
+    from combcn_core.scale import Outcome, run_batch
+
+    if command.workers < 0:
+        raise ValueError(f"--workers is {command.workers}; give a number of processes, or 0.")
+
+    def tell(outcome: Outcome) -> None:
+        print(f"{outcome.row.output}: {outcome.status}{outcome.reason and f', {outcome.reason}'}")
+
+    outcomes = run_batch(
+        command.manifest, engine=command.engine, workers=command.workers, on_outcome=tell
+    )
+    statuses = [outcome.status for outcome in outcomes]
+    counts = ", ".join(f"{statuses.count(name)} {name}" for name in ("done", "skipped", "failed"))
+    print(f"{len(statuses)} shots: {counts}.")
+    return 1 if "failed" in statuses else 0

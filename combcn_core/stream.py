@@ -147,21 +147,14 @@ def inpaint_file(
     Whatever is raised, KeyboardInterrupt too, nothing of the output is left behind; with `resume`,
     its finished segments are.
     """
-    config = config or InpaintConfig()
     references = references or {}
     tally = _Tally()
-
-    inpainter = ShotInpainter(config, model)
-    clip = _open_clip(
-        input, mask, frames, inpainter.halo, fit_mask=fit_mask, allow_truncated=allow_truncated
-    )
-    _check_references(references, clip.whole)
-    _check_output(output, [mask, *references.values()])
-    if memory_limit_gib is not None:
-        length = _fitting_length(memory_limit_gib, clip, config.grow_pixels, inpainter.halo)
-        config = replace(config, segment_frames=min(config.segment_frames, length))
-
-    num_written = 0
+    run = _Run.open(
+        input, mask, output, config or InpaintConfig(), model, frames, references,
+        fit_mask=fit_mask, allow_truncated=allow_truncated, memory_limit_gib=memory_limit_gib,
+    )  # fmt: skip
+    clip, config = run.clip, run.config
+    num_written, num_frames = 0, clip.stop - clip.start
     with (
         SegmentStore(Path(output), config, model) if resume else nullcontext() as store,
         open_writer(
@@ -169,12 +162,10 @@ def inpaint_file(
         ) as writer,
         closing(_read(clip, config.grow_pixels, references, digests=resume)) as source,
     ):
-        jobs = _segments(tally.timed("read", source), clip, config.segment_frames, inpainter.halo)
-        for job in jobs:
+        for job in run.jobs(tally.timed("read", source)):
             begin, end = (t - clip.start for t in (job.segment.start, job.segment.stop))
-            num_frames = clip.stop - clip.start
             part = part_of(tell, begin / num_frames, end / num_frames)
-            for pixels in _fill(job, inpainter, tally, part, store):
+            for pixels in _fill(job, run.inpainter, tally, part, store):
                 with tally.stage("write"):
                     writer.write(pixels)
                 num_written += 1
@@ -212,6 +203,77 @@ def inpaint_file(
             **asdict(config),
         },
     )
+
+
+def list_segments(
+    input: PathLike,
+    mask: PathLike,
+    *,
+    config: InpaintConfig | None = None,
+    model: CombCN | None = None,
+    frames: tuple[int, int] | None = None,
+    fit_mask: bool = False,
+    allow_truncated: bool = False,
+) -> list[tuple[int, int]]:
+    """First and last frame of each segment, in the order in which `inpaint_file` computes them.
+
+    Reads the clip once to find its scene cuts. Arguments and errors as in `inpaint_file`.
+    """
+    run = _Run.open(
+        input, mask, None, config or InpaintConfig(), model, frames, {},
+        fit_mask=fit_mask, allow_truncated=allow_truncated, memory_limit_gib=None,
+    )  # fmt: skip
+    clip = run.clip
+    with clip.open_frames(clip.start, clip.stop) as pictures:
+        pairs = enumerate(pairwise(pictures), clip.start + 1)
+        cuts = [here for here, (a, b) in pairs if is_cut(a.pixels, b.pixels)]
+    assert clip.info.indices is not None
+    numbers = clip.info.indices
+    return [
+        (
+            numbers[begin - clip.start],
+            numbers[min(begin + run.config.segment_frames, stop) - 1 - clip.start],
+        )
+        for start, stop in pairwise([clip.start, *cuts, clip.stop])
+        for begin in range(start, stop, run.config.segment_frames)
+    ]
+
+
+def keep_segments(
+    input: PathLike,
+    mask: PathLike,
+    output: PathLike,
+    frames: tuple[int, int],
+    *,
+    config: InpaintConfig | None = None,
+    model: CombCN | None = None,
+    references: Mapping[int, PathLike] | None = None,
+    fit_mask: bool = False,
+    allow_truncated: bool = False,
+) -> int:
+    """Compute a part of a clip and keep it, for `inpaint_file` with `resume` to find.
+
+    Parts may be computed by any processes that see the same folders, in any order, more than once.
+
+    Args:
+        frames: first and last frame, of one or more whole segments; see `list_segments`.
+
+    Returns:
+        The frames that this call had to compute.
+
+    Other arguments and errors as in `inpaint_file`.
+    """
+    references = references or {}
+    tally = _Tally()
+    run = _Run.open(
+        input, mask, output, config or InpaintConfig(), model, frames, references,
+        fit_mask=fit_mask, allow_truncated=allow_truncated, memory_limit_gib=None,
+    )  # fmt: skip
+    store = SegmentStore(Path(output), run.config, model)
+    with closing(_read(run.clip, run.config.grow_pixels, references, digests=True)) as source:
+        for job in run.jobs(source):
+            _fill(job, run.inpainter, tally, None, store)
+    return run.clip.stop - run.clip.start - tally.resumed_frames
 
 
 def peak_memory_bytes() -> int | None:
@@ -351,6 +413,45 @@ def _read_plate(path: PathLike, info: ClipInfo) -> Pixels:
 
 
 # --- what is computed when ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is to be computed, opened and checked."""
+
+    clip: _Clip
+    config: InpaintConfig
+    inpainter: ShotInpainter
+
+    @classmethod
+    def open(
+        cls,
+        input: PathLike,
+        mask: PathLike,
+        output: PathLike | None,
+        config: InpaintConfig,
+        model: CombCN | None,
+        frames: tuple[int, int] | None,
+        references: Mapping[int, PathLike],
+        *,
+        fit_mask: bool,
+        allow_truncated: bool,
+        memory_limit_gib: float | None,
+    ) -> _Run:
+        inpainter = ShotInpainter(config, model)
+        clip = _open_clip(
+            input, mask, frames, inpainter.halo, fit_mask=fit_mask, allow_truncated=allow_truncated
+        )
+        _check_references(references, clip.whole)
+        if output is not None:
+            _check_output(output, [mask, *references.values()])
+        if memory_limit_gib is not None:
+            length = _fitting_length(memory_limit_gib, clip, config.grow_pixels, inpainter.halo)
+            config = replace(config, segment_frames=min(config.segment_frames, length))
+        return cls(clip, config, inpainter)
+
+    def jobs(self, frames: Iterable[_SourceFrame]) -> Iterator[_Job]:
+        return _segments(frames, self.clip, self.config.segment_frames, self.inpainter.halo)
 
 
 class _Job(NamedTuple):

@@ -1223,8 +1223,13 @@ def _prores_settings(info: ClipInfo) -> tuple[str, dict[str, str]]:
 _VIDEO_FORMATS = {
     ".mp4": _VideoFormat("mp4", "libx264", _h264_settings, {"movflags": "+faststart"}, "aac"),
     # Sound that starts before the picture, as AAC does, must not shift the picture.
+    # Without a random number in its header, so that the same frames make the same file.
     ".mkv": _VideoFormat(
-        "matroska", "ffv1", _ffv1_settings, {"avoid_negative_ts": "disabled"}, "flac"
+        "matroska",
+        "ffv1",
+        _ffv1_settings,
+        {"avoid_negative_ts": "disabled", "fflags": "bitexact"},
+        "flac",
     ),
     ".mov": _VideoFormat("mov", "prores_ks", _prores_settings, {}, "pcm_s24le"),
 }

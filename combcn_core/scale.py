@@ -1,0 +1,349 @@
+"""Many shots, and long ones, over the cores of a machine or the machines of a cluster.
+
+A manifest has one shot a line. With Ray, rows are cut into segments, which are computed anywhere
+and kept beside the output; then each output is written from them, in order. What travels are paths
+and frame numbers, never pixels, so all machines must see the same folders.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from combcn_core.checkpoint import WEIGHTS_FOLDER, load_model
+from combcn_core.inpaint import InpaintConfig
+from combcn_core.networks import CombCN
+from combcn_core.stream import inpaint_file, keep_segments, list_segments
+from combcn_core.version import __version__
+
+Engine = Literal["local", "ray"]
+
+_SETTINGS = {item.name for item in dataclasses.fields(InpaintConfig)}
+_FILE_OPTIONS = {"frames", "references", "fit_mask", "allow_truncated", "fps", "weights"}
+
+_log = logging.getLogger("combcn")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One shot of a manifest.
+
+    Attributes:
+        input, mask, output: as `combcn inpaint` takes them; relative to the manifest's folder.
+        options: fields of `InpaintConfig`, and frames ([first, last]), references ({number: path}),
+            fit_mask, allow_truncated, fps, weights.
+    """
+
+    input: str
+    mask: str
+    output: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> InpaintConfig:
+        """Its settings.
+
+        Raises:
+            ValueError: one has a value that it cannot have.
+        """
+        return InpaintConfig(**{k: v for k, v in self.options.items() if k in _SETTINGS})
+
+    def arguments(self, *names: str) -> dict[str, Any]:
+        """Those of the options that functions of stream.py take by these names."""
+        found = {name: self.options[name] for name in names if name in self.options}
+        if "frames" in found:
+            found["frames"] = tuple(found["frames"])
+        if "references" in found:
+            found["references"] = {int(k): path for k, path in found["references"].items()}
+        if "fps" in found:
+            found["fps"] = Fraction(found["fps"])
+        return found
+
+    def fingerprint(self) -> str:
+        """Changes with the row, its files and the version: what makes a finished output stale."""
+        files = [self.input, self.mask, *self.options.get("references", {}).values()]
+        weights = self.options.get("weights", "default")
+        files.append(str(WEIGHTS_FOLDER / f"{weights}.safetensors"))
+        stamps = [_stamp(Path(file)) for file in [*files, weights]]
+        text = json.dumps([__version__, dataclasses.asdict(self), stamps], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a row: "done", "skipped" (done before) or "failed", and then why."""
+
+    row: Row
+    status: Literal["done", "skipped", "failed"]
+    reason: str = ""
+
+
+def read_manifest(path: Path) -> list[Row]:
+    """Read a manifest: JSON, one object a line, with input, mask, output and options.
+
+    Raises:
+        ValueError: a line that is none, unknown or missing fields, two rows with one output.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"manifest {path} cannot be read ({error}); give a text file.") from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                rows.append(_parse_row(line, path.absolute().parent))
+                rows[-1].arguments(*_FILE_OPTIONS), rows[-1].config
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"line {number} of {path}: {error}") from None
+    if not rows:
+        raise ValueError(f"manifest {path} has no rows; write one JSON object a line.")
+    outputs = [row.output for row in rows]
+    for output in outputs:
+        if outputs.count(output) > 1:
+            raise ValueError(f"two rows of {path} write {output}; give each its own output.")
+    return rows
+
+
+def run_batch(
+    manifest: Path,
+    *,
+    engine: Engine = "local",
+    workers: int = 0,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """Inpaint the rows of a manifest; a row that fails does not stop the others.
+
+    Rows that are finished are skipped: MANIFEST.done beside the manifest says which. What an
+    interrupted batch has computed of a row is used again.
+
+    Args:
+        manifest: see `read_manifest`.
+        engine: "local" takes one row after the other; "ray" spreads segments over a cluster (the
+            one that RAY_ADDRESS names, or this machine).
+        workers: processes of the engine "ray", each with its own copy of the networks and an equal
+            share of a machine's cores; 0: one for every four cores.
+        on_outcome: called as soon as a row has one.
+
+    Returns:
+        What became of each row, in their order.
+
+    Raises:
+        ValueError: a manifest that cannot be used, or Ray is not installed.
+    """
+    rows = read_manifest(manifest)
+    done_path = manifest.with_name(f"{manifest.name}.done")
+    finished = set(done_path.read_text().split()) if done_path.exists() else set()
+    outcomes, waiting = [], []
+    for row in rows:
+        if row.fingerprint() in finished and Path(row.output).exists():
+            outcomes.append(Outcome(row, "skipped"))
+            on_outcome(outcomes[-1])
+        else:
+            waiting.append(row)
+    run = _run_locally if engine == "local" else _run_on_ray
+    for outcome in run(waiting, workers):
+        if outcome.status == "done":
+            with open(done_path, "a", encoding="utf-8") as file:
+                file.write(f"{outcome.row.fingerprint()}\n")
+        outcomes.append(outcome)
+        on_outcome(outcome)
+    places = {row.output: place for place, row in enumerate(rows)}
+    return sorted(outcomes, key=lambda outcome: places[outcome.row.output])
+
+
+def _parse_row(line: str, folder: Path) -> Row:
+    fields = json.loads(line)
+    if not isinstance(fields, dict):
+        raise ValueError(f"it is a {type(fields).__name__}; write an object in braces.")
+    known, required = {"input", "mask", "output", "options"}, {"input", "mask", "output"}
+    if unknown := fields.keys() - known:
+        raise ValueError(f"unknown field {min(unknown)}; there are {', '.join(sorted(known))}.")
+    if missing := required - fields.keys():
+        raise ValueError(f"it has no {min(missing)}; give input, mask and output.")
+    for name in sorted(required):
+        if not isinstance(fields[name], str):
+            raise ValueError(f"{name} is {fields[name]!r}; give a path.")
+    options = dict(fields.get("options", {}))
+    allowed = _SETTINGS | _FILE_OPTIONS
+    if unknown := options.keys() - allowed:
+        raise ValueError(f"unknown option {min(unknown)}; there are {', '.join(sorted(allowed))}.")
+    references = {number: str(folder / p) for number, p in options.get("references", {}).items()}
+    if references:
+        options["references"] = references
+    if str(options.get("weights", "")).endswith(".safetensors"):
+        options["weights"] = str(folder / options["weights"])
+    mask = fields["mask"]  # a box has no folder
+    if not all(part.strip().isdigit() for part in mask.split(",")):
+        mask = str(folder / mask)
+    return Row(str(folder / fields["input"]), mask, str(folder / fields["output"]), options)
+
+
+def _stamp(path: Path) -> str:
+    """Size and time of a file, or of all files of a folder; empty for what is none."""
+    if path.is_dir():
+        return hashlib.sha256("".join(map(_stamp, sorted(path.iterdir()))).encode()).hexdigest()
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return f"{path.name} {status.st_size} {status.st_mtime_ns} "
+
+
+# --- engines --------------------------------------------------------------------------------------
+
+
+class _Worker:
+    """Computes segments and writes outputs; keeps the networks from one to the next."""
+
+    def __init__(self, threads: int = 0) -> None:
+        import torch
+
+        if threads:  # as many in every worker: the result depends on them in its last bits
+            torch.set_num_threads(threads)
+        self._models: dict[str, CombCN | None] = {}
+
+    def model(self, row: Row) -> CombCN | None:
+        name = str(row.options.get("weights", "default"))
+        if row.options.get("network") is False:
+            return None
+        if name not in self._models:
+            exists = name != "default" or (WEIGHTS_FOLDER / "default.safetensors").is_file()
+            self._models[name] = load_model(name) if exists else None
+        return self._models[name]
+
+    def list(self, row: Row) -> list[tuple[int, int]]:
+        options = row.arguments("frames", "fit_mask", "allow_truncated")
+        model = self.model(row)
+        return list_segments(row.input, row.mask, config=row.config, model=model, **options)
+
+    def keep(self, row: Row, frames: tuple[int, int]) -> int:
+        options = row.arguments("references", "fit_mask", "allow_truncated")
+        model = self.model(row)
+        return keep_segments(
+            row.input, row.mask, row.output, frames, config=row.config, model=model, **options
+        )
+
+    def write(self, row: Row) -> None:
+        options = row.arguments("frames", "references", "fit_mask", "allow_truncated", "fps")
+        inpaint_file(
+            row.input,
+            row.mask,
+            row.output,
+            config=row.config,
+            model=self.model(row),
+            resume=True,
+            **options,
+        )
+
+
+def _run_locally(rows: list[Row], workers: int) -> Iterator[Outcome]:
+    worker = _Worker()
+    for row in rows:
+        try:
+            worker.write(row)
+        except (ValueError, OSError, MemoryError) as error:
+            yield Outcome(row, "failed", str(error) or type(error).__name__)
+        else:
+            yield Outcome(row, "done")
+
+
+def _run_on_ray(rows: list[Row], workers: int) -> Iterator[Outcome]:
+    """Three maps of Ray Data: rows to segments, segments to what is kept, rows to outputs."""
+    if not rows:
+        return
+    try:
+        import ray
+    except ImportError:
+        raise ValueError(
+            'the engine ray needs Ray; pip install "combcn[cluster]", or take the engine local.'
+        ) from None
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    workers = workers or max(1, cores // 4)
+    threads = max(1, cores // workers)
+
+    def spread(items: list[dict[str, Any]], step: type[_Step]) -> list[dict[str, Any]]:
+        """Ray Data starts lost actors anew and gives their items to others."""
+        mapped = ray.data.from_items(items, override_num_blocks=len(items)).map(
+            step,  # type: ignore[arg-type]
+            fn_constructor_args=(threads,),
+            compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
+            num_cpus=threads,
+        )
+        return list(mapped.take_all())
+
+    failed: dict[int, str] = {}
+    planned = spread([{"row": _pack(row), "place": i} for i, row in enumerate(rows)], _List)
+    parts = []
+    for plan in planned:
+        if plan["error"]:
+            failed[plan["place"]] = plan["error"]
+            continue
+        parts += [
+            {"row": plan["row"], "place": plan["place"], "first": first, "last": last}
+            for first, last in json.loads(plan["segments"])
+        ]
+    for part in spread(parts, _Keep) if parts else ():
+        if part["error"]:
+            failed.setdefault(part["place"], part["error"])
+    left = [{"row": _pack(row), "place": i} for i, row in enumerate(rows) if i not in failed]
+    for written in spread(left, _Write) if left else ():
+        if written["error"]:
+            failed[written["place"]] = written["error"]
+    for place, row in enumerate(rows):
+        if place in failed:
+            yield Outcome(row, "failed", failed[place])
+        else:
+            yield Outcome(row, "done")
+
+
+def _pack(row: Row) -> str:
+    return json.dumps(dataclasses.asdict(row))
+
+
+class _Step:
+    """A function of rows as Ray Data maps it: an actor with a worker of its own."""
+
+    def __init__(self, threads: int) -> None:
+        self.worker = _Worker(threads)
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """The item with its result; or with the reason why there is none."""
+        try:
+            result = self.run(Row(**json.loads(item["row"])), item)
+        except (ValueError, OSError, MemoryError) as error:
+            return {**item, "segments": "", "error": str(error) or type(error).__name__}
+        return {**item, "segments": result, "error": ""}
+
+    def run(self, row: Row, item: dict[str, Any]) -> str:
+        raise NotImplementedError
+
+
+class _List(_Step):
+    def run(self, row: Row, item: dict[str, Any]) -> str:
+        return json.dumps(self.worker.list(row))
+
+
+class _Keep(_Step):
+    def run(self, row: Row, item: dict[str, Any]) -> str:
+        self.worker.keep(row, (item["first"], item["last"]))
+        return ""
+
+
+class _Write(_Step):
+    def run(self, row: Row, item: dict[str, Any]) -> str:
+        self.worker.write(row)
+        return ""
