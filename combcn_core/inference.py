@@ -64,11 +64,17 @@ class InferenceModel(nn.Module):
     """A model as it runs, from `prepare`: a copy, which training the model does not change.
 
     It moves between devices like any module, and keeps the precision it was prepared for.
+
+    Attributes:
+        config: of the model.
+        memory_bytes: that it may take beside its weights, about; None leaves it to the caller. For
+            hosts that share a device between many models.
     """
 
     def __init__(self, model: CombCN, dtype: torch.dtype) -> None:
         super().__init__()
         self.config = model.config
+        self.memory_bytes: int | None = None
         self.temporal = FoldedNet(model.temporal, dtype)
         self.detail = FoldedNet(model.detail, dtype)
 

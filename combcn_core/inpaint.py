@@ -47,6 +47,7 @@ from combcn_core.networks import NetworkConfig, fill_mean, temporal_halo, time_m
 from combcn_core.regions import Span
 from combcn_core.segments import Segment, crop_box, plan_shot
 
+SEGMENT_FRAMES = 32
 KEY_STEP = 8  # frames between two fills of what was never seen; between them it is carried along
 COARSE_SIDE_PIXELS = 128  # low-resolution short side at most, so that 3DCN sees the whole frame
 GRAIN_CONTEXT_PIXELS = 24  # of known frame around the hole, whose grain is measured
@@ -76,7 +77,7 @@ class InpaintConfig:
     """Blend into the result over so many pixels inside the mask's edge, for wide masks."""
     match_grain: bool = True
     """Give what is filled smoothly the grain of its surroundings."""
-    segment_frames: int = 32
+    segment_frames: int = SEGMENT_FRAMES
     """Output frames computed at a time: memory and speed, never the result."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the networks run."""
@@ -218,9 +219,10 @@ def infer_temporal(
     frames: tuple[int, int] | None = None,
     precision: Precision = "auto",
     memory_bytes: int | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
+    segment_frames: int = SEGMENT_FRAMES,
+    tell: Tell | None = None,
 ) -> Tensor:
-    """3DCN: complete the clip at low resolution, all frames at once.
+    """3DCN: complete the clip at low resolution, shot by shot.
 
     Args:
         model: the networks; a prepared one saves some time in every call, see `prepare`.
@@ -228,12 +230,13 @@ def infer_temporal(
             model starts from a classical fill: then the hole holds that fill.
         masks: (T, H, W) or (H, W), 1 inside the hole.
         size: (h, w) of the result; None: see `coarse_size`.
-        frames: first and last + 1 of those wanted, where the others are their context; None: all.
+        frames: first and last + 1 of those wanted, where the others are their context and all are
+            of one shot; None: all.
         precision: as in `prepare`.
-        memory_bytes: that the network may take, about; long clips are computed in runs of frames,
-            which changes no more than the order of sums.
-        on_batch: called with the number of frames done so far and of all, after each run; what it
-            raises ends the work.
+        memory_bytes: that the network may take, about; None: what the model allows, or a default.
+            Long clips are computed in runs of frames, which changes no more than the order of sums.
+        segment_frames: as in `InpaintConfig`, with which the result then agrees bit for bit.
+        tell: as in `inpaint`, after each run.
 
     Returns:
         (T, h, w, 3) float32, RGB: the prediction inside the low-resolution hole, the downsampled
@@ -243,6 +246,32 @@ def infer_temporal(
     """
     holes = _check_clip(images, masks)
     size = size or coarse_size(model, *images.shape[1:3])
+    network = prepare(model, precision=precision)
+    if frames is not None:
+        return _complete(network, images, holes, size, frames, memory_bytes, tell)
+    halo, multiple = temporal_halo(model.config), time_multiple(model.config)
+    parts = []
+    for start, stop in _find_shots(_to_arrays(images)):
+        for segment in plan_shot(start, stop, segment_frames, halo):
+            low, high = segment.read_start, segment.read_stop
+            low -= (low - start) % multiple
+            wanted = segment.start - low, segment.stop - low
+            part = part_of(tell, segment.start / len(images), segment.stop / len(images))
+            window = images[low:high], holes[low:high]
+            parts.append(_complete(network, *window, size, wanted, memory_bytes, part))
+    return torch.cat(parts)
+
+
+def _complete(
+    model: InferenceModel,
+    images: Tensor,
+    holes: Tensor,
+    size: tuple[int, int],
+    frames: tuple[int, int],
+    memory_bytes: int | None,
+    tell: Tell | None,
+) -> Tensor:
+    """The wanted frames of one shot, as `infer_temporal` returns them."""
     small, small_holes = downsample_known(images, holes, size=size)
     if model.config.input_fill == "classical":
         nothing = torch.zeros_like(holes[:1])
@@ -250,23 +279,26 @@ def infer_temporal(
             whole, _ = downsample_known(_finite(images[t : t + 1]), nothing, size=size)
             small[t] = torch.where(small_holes[t, ..., None], whole[0], small[t])
 
-    network = prepare(model, precision=precision).temporal
-    start, stop = frames or (0, len(images))
-    memory_bytes = memory_bytes or default_memory_bytes(network.device)
-    jobs = plan_runs(network, small_holes, frames=(start, stop), memory_bytes=memory_bytes)
+    (start, stop), device = frames, model.temporal.device
+    jobs = plan_runs(
+        model.temporal,
+        small_holes,
+        frames=frames,
+        memory_bytes=memory_bytes or model.memory_bytes or default_memory_bytes(device),
+    )
     coarse = small.clone()
     for job in jobs:
         read, write = _slices(job.read), _slices(job.write)
         clip, hole = _to_volume(small[read]), small_holes[read].float()[None, None]
         if model.config.input_fill == "mean":
             clip = fill_mean(clip, hole, model.config.mean_pixel)
-        prediction = network(clip, hole, wanted=job.wanted)[0].permute(1, 2, 3, 0)
+        prediction = model.temporal(clip, hole, wanted=job.wanted)[0].permute(1, 2, 3, 0)
         coarse[write] = torch.where(
             small_holes[write][..., None], prediction.to(images.device), small[write]
         )
-        if on_batch is not None:
+        if tell is not None:
             done = stop if job is jobs[-1] else job.write[0].stop
-            on_batch(done - start, stop - start)
+            tell((done - start) / (stop - start), coarse[done - 1].numpy(force=True))
     return coarse[start:stop]
 
 
@@ -315,7 +347,7 @@ def restore_detail(
     precision: Precision = "auto",
     memory_bytes: int | None = None,
     batch_frames: int | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
+    tell: Tell | None = None,
 ) -> Tensor:
     """CombCN: restore detail at full resolution, frame by frame, and composite.
 
@@ -328,11 +360,10 @@ def restore_detail(
         guidance: (T, h, w, 3) coarse frames, resized here if they are not (H/ratio, W/ratio); None
             for a model without guidance.
         precision: as in `prepare`.
-        memory_bytes: that the network may take, about; larger holes are computed in tiles, which
-            changes no more than the order of sums.
+        memory_bytes: as in `infer_temporal`; larger holes are computed in tiles.
         batch_frames: frames computed together at most, if their holes are alike; None: as many as
             keep the device busy.
-        on_batch: as in `infer_temporal`, after each batch.
+        tell: as in `inpaint`, after each batch.
 
     Returns:
         As images; known pixels untouched.
@@ -350,26 +381,28 @@ def restore_detail(
         raise ValueError(
             f"guidance has {len(guidance)} frames but images has {len(images)}; give one for each."
         )
-    network = prepare(model, precision=precision).detail
+    network = prepare(model, precision=precision)
+    device = network.detail.device
     batches = plan_batches(
-        network,
+        network.detail,
         holes,
-        memory_bytes=memory_bytes or default_memory_bytes(network.device),
-        batch_frames=batch_frames or default_batch_frames(network.device),
+        memory_bytes=memory_bytes or network.memory_bytes or default_memory_bytes(device),
+        batch_frames=batch_frames or default_batch_frames(device),
     )
     left = Counter(job.write[0].start for batch in batches for job in batch)
     result = images.clone()
     for batch in batches:
         inputs = [_detail_input(model.config, images, holes, guidance, job) for job in batch]
         stacked = [torch.cat(parts) for parts in zip(*inputs, strict=True)]
-        predictions = network(*stacked, wanted=batch[0].wanted[1:])
+        predictions = network.detail(*stacked, wanted=batch[0].wanted[1:])
         for job, prediction in zip(batch, predictions.to(images.device), strict=True):
             write = _slices(job.write)
             painted = prediction.permute(1, 2, 0)[None]
             result[write] = composite(painted, images[write], holes[write])
         left -= Counter(job.write[0].start for job in batch)
-        if on_batch is not None:
-            on_batch(len(images) - len(left), len(images))
+        if tell is not None:
+            shown = result[batch[-1][0][0].start].numpy(force=True)
+            tell(1 - len(left) / len(images), shown)
     return result
 
 
@@ -496,10 +529,6 @@ class ShotInpainter:
         holes = torch.from_numpy(np.stack([given[t][1] for t in filled]))
         begin = segment.start - next(iter(filled))
         span = slice(begin, begin + segment.num_frames)
-
-        def follow(tell: Tell | None) -> Callable[[int, int], None] | None:
-            return tell and (lambda done, number: tell(done / number, None))
-
         guidance = None
         if self.model.config.guidance:
             guidance = infer_temporal(
@@ -507,14 +536,14 @@ class ShotInpainter:
                 images,
                 holes,
                 frames=(span.start, span.stop),
-                on_batch=follow(part_of(tell, 0, 0.3)),
+                tell=part_of(tell, 0, 0.3, shows=False),  # its frames are small
             )
         painted = restore_detail(
             self.model,
             images[span],
             holes[span],
             guidance,
-            on_batch=follow(part_of(tell, 0.3, 1)),
+            tell=part_of(tell, 0.3, 1),
         )
         return dict(zip(range(segment.start, segment.stop), painted.numpy(), strict=True))
 
@@ -831,11 +860,11 @@ def _device(config: InpaintConfig) -> str:
     return device
 
 
-def part_of(tell: Tell | None, start: float, stop: float) -> Tell | None:
+def part_of(tell: Tell | None, start: float, stop: float, *, shows: bool = True) -> Tell | None:
     """For a part of some work: its share counts from start to stop of the whole."""
     if tell is None:
         return None
-    return lambda share, frame: tell(start + (stop - start) * share, frame)
+    return lambda share, frame: tell(start + (stop - start) * share, frame if shows else None)
 
 
 def _follow(items: Iterable[Item], count: int, tell: Tell | None) -> Iterator[Item]:

@@ -688,15 +688,17 @@ def test_runs_change_nothing():
     clip, masks = make_clip(34, 24, 28, seed=34), make_masks(34, 24, 28, drift=1)
     masks[:3] = masks[12:14] = masks[-2:] = False
     network = prepare(model, precision="fp32")
-    calls = []
+    shares = []
 
-    def on_batch(done, number):
-        calls.append((done, number))
+    def tell(share, frame):
+        shares.append(share)
+        assert frame.shape == (12, 14, 3)
 
-    expected = infer_temporal(network, clip, masks, memory_bytes=2**40)
-    result = infer_temporal(network, clip, masks, memory_bytes=2**20, on_batch=on_batch)
-    assert len(calls) > 2
-    assert calls[-1] == (34, 34)
+    everything = {"frames": (0, 34)}  # not in segments
+    expected = infer_temporal(network, clip, masks, memory_bytes=2**40, **everything)
+    result = infer_temporal(network, clip, masks, memory_bytes=2**20, tell=tell, **everything)
+    assert len(shares) > 2
+    assert shares[-1] == 1
     # Another order of sums in 12 layers of float32.
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
     part = infer_temporal(network, clip, masks, frames=(15, 21))
@@ -891,24 +893,6 @@ def test_plate_against_a_plain_mean():
     assert len(path.rows) == (counts >= 3).sum()
 
 
-def test_networks_tell_after_each_batch_and_stop_when_told():
-    model = make_model(input_fill="mean")
-    clip, masks = make_clip(4, 24, 28), make_masks(4, 24, 28)
-    for stage in (infer_temporal, functools.partial(restore_detail, guidance=clip)):
-        calls = []
-        stage(model, clip, masks, on_batch=lambda *call, calls=calls: calls.append(call))
-        done = [frames for frames, _ in calls]
-        assert done == sorted(set(done))
-        assert calls[-1] == (4, 4)
-        assert all(number == 4 for _, number in calls)
-
-        def stop(done, number):
-            raise InterruptedError
-
-        with pytest.raises(InterruptedError):
-            stage(model, clip, masks, on_batch=stop)
-
-
 def test_work_tells_its_share_and_stops_when_told():
     model = make_model(input_fill="mean")
     first, second = make_clip(9, 24, 28, level=(0.7, 0.4, 0.3)), make_clip(7, 24, 28, seed=1)
@@ -919,6 +903,8 @@ def test_work_tells_its_share_and_stops_when_told():
         functools.partial(inpaint, clip, masks, model, config),
         functools.partial(propagate, clip, masks, reach=4),
         functools.partial(fill_rest, clip, masks),
+        functools.partial(infer_temporal, model, clip, masks, segment_frames=3, size=(24, 28)),
+        functools.partial(restore_detail, model, clip, masks, clip),
     ]
     for work in works:
         shares, seen = [], []
@@ -938,3 +924,55 @@ def test_work_tells_its_share_and_stops_when_told():
 
         with pytest.raises(InterruptedError):
             work(tell=stop)
+
+
+@pytest.mark.parametrize("fill", ["mean", "classical"])
+def test_stages_one_by_one_give_what_inpaint_gives(long_clip, fill):
+    model = prepare(make_model(input_fill=fill), precision="fp32")
+    clip, masks = long_clip
+    config = InpaintConfig(reach=4, match_grain=False, segment_frames=7)
+    images, remaining = propagate(clip, masks, reach=4)
+    coarse = infer_temporal(model, images, remaining, segment_frames=7)
+    assert coarse.shape == (40, 21, 28, 3)
+    result = restore_detail(model, images, remaining, coarse)
+    assert torch.equal(result, inpaint(clip, masks, model, config))
+    assert not torch.equal(result, images)
+
+
+def test_infer_temporal_does_not_cross_a_cut(long_clip):
+    model = make_model(input_fill="mean")
+    clip, masks = long_clip
+    apart = [infer_temporal(model, clip[part], masks[part]) for part in (np.s_[:27], np.s_[27:])]
+    assert torch.equal(infer_temporal(model, clip, masks), torch.cat(apart))
+
+
+@pytest.mark.parametrize("time_stride", [False, True])
+def test_infer_temporal_in_segments_equals_the_whole(time_stride):
+    model = make_model(input_fill="mean", time_stride=time_stride)
+    network = prepare(model, precision="fp32")
+    clip, masks = make_clip(37, 16, 20, (0.4, 0.2), seed=36), make_masks(37, 16, 20)
+    whole = infer_temporal(network, clip, masks, frames=(0, 37))
+    parts = infer_temporal(network, clip, masks, segment_frames=5)
+    # Other sizes may make the convolutions add in another order: a few roundings of float32.
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
+
+
+def test_model_bounds_the_memory_of_its_networks():
+    network = prepare(make_model(input_fill="mean"), precision="fp32")
+    clip, masks = make_clip(4, 300, 300, seed=37), torch.zeros(300, 300, dtype=torch.bool)
+    masks[20:280, 20:280] = True
+    counts = []
+    for memory_bytes in (None, 2**24):
+        network.memory_bytes = memory_bytes
+        shares = []
+        guidance = infer_temporal(network, clip, masks, tell=lambda *call: None)
+        restore_detail(
+            network,
+            clip,
+            masks,
+            guidance,
+            tell=lambda share, _, shares=shares: shares.append(share),
+        )
+        counts.append(len(shares))
+    assert counts[0] == 4  # a batch a frame on a CPU
+    assert counts[1] > 4  # tiles
