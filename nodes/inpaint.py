@@ -7,7 +7,7 @@ from torch import Tensor
 
 from combcn_core import InpaintConfig, inpaint
 
-from .memory import SEGMENT_FRAMES, LoadedModel, backing_off, ready
+from .memory import Attempt, LoadedModel, backing_off
 from .progress import Progress
 from .sockets import Model, to_images, to_masks, to_output
 
@@ -98,10 +98,9 @@ class Inpaint(io.ComfyNode):
 
         progress = Progress()
 
-        def attempt(segment_frames: int) -> Tensor:
-            network = None if model is None else ready(model, frames, segment_frames)
-            shorter = dataclasses.replace(config, segment_frames=segment_frames)
+        def work(attempt: Attempt) -> Tensor:
+            network = None if model is None else attempt.ready(model, *frames.shape[1:3])
+            shorter = dataclasses.replace(config, segment_frames=attempt.segment_frames)
             return inpaint(frames, masks, network, shorter, tell=progress)
 
-        result = backing_off(attempt, SEGMENT_FRAMES, "frames per segment")
-        return io.NodeOutput(to_output(result))
+        return io.NodeOutput(to_output(backing_off(work)))

@@ -1,28 +1,26 @@
 """Networks as ComfyUI wants to have them: on its device, in its precision, within its memory."""
 
-import copy
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
 from comfy import model_management
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
 
-from combcn_core import CombCN, coarse_size
+from combcn_core import CombCN, InpaintConfig, coarse_size
+from combcn_core.inference import InferenceModel, Precision, prepare
+from combcn_core.networks import temporal_halo
+from combcn_core.regions import Span
 
 log = logging.getLogger("combcn")
 
 Result = TypeVar("Result")
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-SEGMENT_FRAMES = (32, 16, 8, 4, 2, 1)  # output frames computed at a time; fewer where memory ends
-
-# Values that the networks keep at once, counted from their tables and rounded up generously.
-TEMPORAL_VALUES_PER_PIXEL = 200  # of the low-resolution clip
-DETAIL_VALUES_PER_PIXEL = 400  # of a frame
+# Output frames computed at a time, and the share of what is free that the networks may take. Less
+# is tried when memory ends: the core then puts fewer frames into a batch, fewer into a run of 3DCN,
+# and at last cuts frames into tiles.
+ATTEMPTS = ((InpaintConfig().segment_frames, 0.8), (16, 0.4), (8, 0.2), (4, 0.1), (2, 0.05))
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class LoadedModel:
 
     Attributes:
         model: the weights as they are in the file, never rounded.
-        patcher: what runs, in the precision asked for; ComfyUI moves it to the device and back.
+        patcher: its inference form, in the precision asked for; ComfyUI moves it to and fro.
         facts: what the checkpoint says about its training.
     """
 
@@ -40,65 +38,69 @@ class LoadedModel:
     facts: Mapping[str, Any]
 
 
-def hold(model: CombCN, facts: Mapping[str, Any], precision: str = "auto") -> LoadedModel:
+@dataclass(frozen=True)
+class Attempt:
+    """One try at some work, with bounds on the memory that it takes."""
+
+    segment_frames: int
+    share: float
+
+    def ready(self, loaded: LoadedModel, height: int, width: int) -> InferenceModel:
+        """The networks on their device, with room beside them for frames of this size."""
+        network: InferenceModel = loaded.patcher.model
+        clip = (
+            self.segment_frames + 2 * temporal_halo(network.config),
+            *coarse_size(network, height, width),
+        )
+        needed = max(
+            network.temporal.forecast_bytes([Span(0, length) for length in clip], clip),
+            network.detail.forecast_bytes([Span(0, height), Span(0, width)], (height, width)),
+        )
+        model_management.load_models_gpu(
+            [loaded.patcher], memory_required=needed, force_full_load=True
+        )
+        device = loaded.patcher.load_device
+        network.to(device)  # --novram leaves it where it was
+        if not model_management.is_device_cpu(device):
+            network.memory_bytes = int(model_management.get_free_memory(device) * self.share)
+        return network
+
+
+def hold(model: CombCN, facts: Mapping[str, Any], precision: Precision = "auto") -> LoadedModel:
     """Put a model under ComfyUI's memory management.
 
     Args:
         model: in float32, on the CPU.
         facts: kept for saving.
-        precision: one of PRECISIONS, or "auto" for what ComfyUI would take on its device.
+        precision: auto: the core's choice on a CPU, ComfyUI's on its other devices.
     """
     device = model_management.get_torch_device()
-    if precision != "auto":
-        dtype = PRECISIONS[precision]
-    elif model_management.should_use_fp16(device):
-        dtype = torch.float16
-    elif model_management.should_use_bf16(device):
-        dtype = torch.bfloat16
-    else:
-        dtype = torch.float32
-    runs = model
-    if dtype != torch.float32:
-        with torch.inference_mode(False):  # whose tensors could never be trained
-            runs = copy.deepcopy(model).to(dtype)
+    if precision == "auto" and not model_management.is_device_cpu(device):
+        half = model_management.should_use_fp16(device)
+        brain = model_management.should_use_bf16(device)
+        precision = "fp16" if half else "bf16" if brain else "fp32"
     patcher = ModelPatcher(
-        runs, load_device=device, offload_device=model_management.unet_offload_device()
+        prepare(model, precision=precision),
+        load_device=device,
+        offload_device=model_management.unet_offload_device(),
     )
     return LoadedModel(model, patcher, facts)
 
 
-def ready(loaded: LoadedModel, images: Tensor, segment_frames: int) -> CombCN:
-    """The networks, on the device, with room beside them for a segment of these frames."""
-    height, width = images.shape[1:3]
-    low_height, low_width = coarse_size(loaded.model, height, width)
-    values = TEMPORAL_VALUES_PER_PIXEL * low_height * low_width * (segment_frames + 26)
-    values += DETAIL_VALUES_PER_PIXEL * height * width
-    network: CombCN = loaded.patcher.model
-    itemsize = next(network.parameters()).element_size()
-    model_management.load_models_gpu(
-        [loaded.patcher], memory_required=values * itemsize, force_full_load=True
-    )
-    return network.to(loaded.patcher.load_device)  # --novram would leave it where it was
-
-
-def backing_off(attempt: Callable[[int], Result], sizes: Iterable[int], what: str) -> Result:
-    """Try ever smaller sizes until one fits into memory.
-
-    Args:
-        attempt: does the work with a size.
-        sizes: largest first.
-        what: they count, for the log.
-    """
-    *larger, smallest = sizes
-    for size, smaller in zip(larger, [*larger[1:], smallest], strict=True):
+def backing_off(work: Callable[[Attempt], Result]) -> Result:
+    """Do some work, again with less at a time whenever memory runs out."""
+    told = False
+    for number, bounds in enumerate(ATTEMPTS, 1):
         try:
-            return attempt(size)
+            return work(Attempt(*bounds))
         except Exception as error:
-            if not is_out_of_memory(error):
+            if number == len(ATTEMPTS) or not is_out_of_memory(error):
                 raise
         model_management.soft_empty_cache()
-        log.warning("Out of memory with %d %s; trying again with %d.", size, what, smaller)
-    return attempt(smallest)
+        if not told:
+            log.warning("Out of memory; trying again with less at a time, which takes longer.")
+            told = True
+    raise AssertionError
 
 
 def is_out_of_memory(error: Exception) -> bool:

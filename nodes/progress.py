@@ -1,7 +1,6 @@
 """The bar and the picture that a node shows while it works, and the way to stop it."""
 
 import time
-from collections.abc import Callable
 
 import numpy as np
 from comfy import model_management
@@ -52,10 +51,6 @@ class Progress:
         if done != self._done or preview is not None:
             self._done = done
             self._bar.update_absolute(done, preview=preview)
-
-    def from_share(self, start: float) -> Callable[[int, int], None]:
-        """The core's `on_batch`, for networks that do what is left from this share on."""
-        return lambda done, number: self(start + (1 - start) * done / number)
 
 
 def _picture(frame: NDArray) -> Image.Image:

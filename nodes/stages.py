@@ -18,7 +18,7 @@ from combcn_core import (
 from combcn_core.inpaint import Tell, Upsampling, match_grain, part_of
 from combcn_core.masks import check_masks
 
-from .memory import LoadedModel, ready
+from .memory import Attempt, LoadedModel, backing_off
 from .progress import Progress
 from .sockets import Model, to_images, to_masks, to_output
 
@@ -146,9 +146,17 @@ class Temporal(io.ComfyNode):
     ) -> io.NodeOutput:
         progress = Progress()
         frames, holes = _starting_point(model, images, mask, fill_first, part_of(progress, 0, 0.5))
-        network = ready(model, frames, len(frames))
-        coarse = infer_temporal(network, frames, holes, on_batch=progress.from_share(0.5))
-        return io.NodeOutput(to_output(coarse))
+
+        def work(attempt: Attempt) -> Tensor:
+            return infer_temporal(
+                attempt.ready(model, *frames.shape[1:3]),
+                frames,
+                holes,
+                segment_frames=attempt.segment_frames,
+                tell=part_of(progress, 0.5, 1),
+            )
+
+        return io.NodeOutput(to_output(backing_off(work)))
 
 
 class UpsampleGuidance(io.ComfyNode):
@@ -257,8 +265,12 @@ class SpatialDetail(io.ComfyNode):
         progress = Progress()
         frames, holes = _starting_point(model, images, mask, fill_first, part_of(progress, 0, 0.5))
         coarse = None if guidance is None else to_images(guidance, "guidance")
-        network = ready(model, frames, 1)
-        result = restore_detail(network, frames, holes, coarse, on_batch=progress.from_share(0.5))
+
+        def work(attempt: Attempt) -> Tensor:
+            network = attempt.ready(model, *frames.shape[1:3])
+            return restore_detail(network, frames, holes, coarse, tell=part_of(progress, 0.5, 1))
+
+        result = backing_off(work)
         if match_grain:
             whole = holes if removed is None else _check(to_masks(removed, frames), frames)
             result = _with_grain(result, holes, whole | holes)

@@ -14,7 +14,7 @@ from combcn_core.video import ClipInfo, open_reader, open_writer
 
 from .folders import free_path
 from .inpaint import settings
-from .memory import SEGMENT_FRAMES, LoadedModel, backing_off, ready
+from .memory import Attempt, LoadedModel, backing_off
 from .progress import Progress
 from .scratch import Scratch, trim
 from .sockets import to_masks
@@ -112,19 +112,20 @@ class InpaintVideo(io.ComfyNode):
             if ending is not None:
                 output = free_path(filename_prefix, folder_paths.get_output_directory(), ending)
 
-            def attempt(segment_frames: int) -> Report:
+            def work(attempt: Attempt) -> Report:
+                shorter = dataclasses.replace(config, segment_frames=attempt.segment_frames)
                 return inpaint_file(
                     source,
                     masks,
                     output,
-                    config=dataclasses.replace(config, segment_frames=segment_frames),
-                    model=None if model is None else ready(model, size, segment_frames),
+                    config=shorter,
+                    model=None if model is None else attempt.ready(model, info.height, info.width),
                     frames=frames,
                     fit_mask=resize_mask,
                     tell=progress,
                 )
 
-            report = backing_off(attempt, SEGMENT_FRAMES, "frames per segment")
+            report = backing_off(work)
             if output != result:
                 _encode(output, info, result, progress)
         told = dataclasses.asdict(report)
