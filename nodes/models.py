@@ -2,14 +2,16 @@
 
 import json
 import os
+from typing import get_args
 
 import folder_paths
 from comfy_api.latest import io
 
 from combcn_core import load_model, read_model_info, save_model
+from combcn_core.inference import Precision
 
 from . import folders
-from .memory import PRECISIONS, LoadedModel, hold
+from .memory import LoadedModel, hold
 from .sockets import Model
 
 NO_MODELS = "(no models found)"
@@ -31,10 +33,10 @@ class LoadModel(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "precision",
-                    options=["auto", *PRECISIONS],
+                    options=list(get_args(Precision)),
                     default="auto",
-                    tooltip="Arithmetic of the networks. auto: fp32 on a CPU, half precision on a "
-                    "GPU that is good at it.",
+                    tooltip="Arithmetic of the networks. auto: half precision where the device is made "
+                    "for it.",
                 ),
             ],
             outputs=[
@@ -60,7 +62,7 @@ class LoadModel(io.ComfyNode):
         return path, os.path.getmtime(path)
 
     @classmethod
-    def execute(cls, name: str, precision: str) -> io.NodeOutput:
+    def execute(cls, name: str, precision: Precision) -> io.NodeOutput:
         path = _path(name)
         info = read_model_info(path)
         described = {"config": info.config.to_dict(), "facts": info.facts}
