@@ -12,17 +12,14 @@ import functools
 import io
 import itertools
 import logging
-import os
 import re
-import secrets
-import shutil
 import zlib
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple
 
 import av
 import cv2
@@ -37,8 +34,26 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from combcn_core.frames import (
+    ClipInfo,
+    ColorTags,
+    Frame,
+    FrameReader,
+    FrameWriter,
+    Mask,
+    PathLike,
+    Pixels,
+    Reader,
+    select_frames,
+)
+from combcn_core.images import (
+    IMAGE_ENDINGS,
+    ImageReader,
+    ImageWriter,
+    image_files,
+    image_mask,
+    threshold,
+)
 
 __all__ = [
     "IMAGE_ENDINGS",
@@ -55,70 +70,6 @@ __all__ = [
 ]
 
 log = logging.getLogger("combcn")
-
-Item = TypeVar("Item")
-
-PathLike: TypeAlias = "str | os.PathLike[str]"
-Pixels: TypeAlias = NDArray[Any]  # (H, W, 3) RGB, uint8 0..255 or uint16 0..65535
-Mask: TypeAlias = NDArray[np.bool_]  # (H, W), True inside the hole
-
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """One frame of a clip."""
-
-    pixels: Pixels  # C-contiguous
-    index: int  # in the source, from 0
-    pts: int | None  # in ClipInfo.time_base; None where the source has no time stamps
-    name: str  # of the image file without its ending; of a video, the index in six digits
-
-
-@dataclass(frozen=True)
-class ColorTags:
-    """Code points of ITU-T H.273; the defaults mean "not stated"."""
-
-    matrix: int = 2  # 0 RGB, 1 BT.709, 5 and 6 BT.601, 9 BT.2020
-    range: int = 0  # 1 limited, 2 full (FFmpeg's numbers)
-    primaries: int = 2
-    transfer: int = 2
-
-
-_UNTAGGED = ColorTags()
-_UINT8 = np.dtype(np.uint8)
-
-
-@dataclass(frozen=True)
-class ClipInfo:
-    """All of a clip but its pixels: `open_reader` fills it in, `open_writer` carries it over.
-
-    For frames that come from no file, the first four are enough.
-    """
-
-    width: int  # as displayed, rotation applied
-    height: int
-    fps: Fraction | None  # the average at a variable rate; None for images
-    dtype: np.dtype[Any] = _UINT8  # or uint16
-    path: Path | None = None
-    total_frames: int | None = None  # of the source
-    indices: Sequence[int] | None = None  # source indices of the frames that the reader yields
-    color: ColorTags = _UNTAGGED
-    sample_aspect_ratio: Fraction | None = None  # None: square pixels
-    time_base: Fraction | None = None  # seconds per unit of pts
-    pts: tuple[int, ...] | None = field(default=None, repr=False)  # None: a constant rate
-    names: tuple[str, ...] | None = field(default=None, repr=False)  # of images, without ending
-    has_sound: bool = False
-    start_seconds: Fraction = Fraction(0)  # of the first frame, on the clock of the file
-    stop_seconds: Fraction | None = None  # where sound ends; None: at the end of the file
-    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)  # of the file
-    stream_metadata: Mapping[str, str] = field(default_factory=dict, repr=False)  # of its video
-    truncated: bool = False  # damaged, and read all the same
-
-    @property
-    def num_frames(self) -> int | None:
-        """How many frames the reader yields, exactly; None if this comes from no reader."""
-        return None if self.indices is None else len(self.indices)
 
 
 def open_reader(
@@ -149,7 +100,7 @@ def open_reader(
     path = Path(path)
     _check_exists(path, "give a video file or a folder of images")
     if path.is_dir() or path.suffix.lower() in IMAGE_ENDINGS:
-        return _ImageReader(path, frames)
+        return ImageReader(path, frames)
     return _VideoReader(path, frames, allow_truncated)
 
 
@@ -190,11 +141,11 @@ def read_mask(
     _check_exists(path, "give an image, a folder of images, a video, or x,y,w,h")
     masks: Callable[[Sequence[int]], Iterator[Mask]]
     if path.is_dir() or path.suffix.lower() in IMAGE_ENDINGS:
-        files = _image_files(path)
+        files = image_files(path)
         num_masks = len(files)
 
         def masks(positions: Sequence[int]) -> Iterator[Mask]:
-            return (_image_mask(files[position]) for position in positions)
+            return (image_mask(files[position]) for position in positions)
 
     else:
         total = open_reader(path, allow_truncated=allow_truncated).info.total_frames
@@ -205,7 +156,7 @@ def read_mask(
             wanted = frozenset(positions)
             span = (min(wanted), max(wanted))
             video = open_reader(path, frames=span, allow_truncated=allow_truncated)
-            return (_threshold(frame.pixels) for frame in video if frame.index in wanted)
+            return (threshold(frame.pixels) for frame in video if frame.index in wanted)
 
     if num_masks == 1:
         still = next(masks([0]))
@@ -264,7 +215,7 @@ def open_writer(
             "for folders of images."
         )
     if not ending:
-        return _ImageWriter(path, info, scratch)
+        return ImageWriter(path, info, scratch)
     rate = info.fps or fps
     if rate is None:
         raise ValueError(
@@ -280,39 +231,7 @@ def open_writer(
     return _VideoWriter(path, info, rate, form, scratch)
 
 
-class _Reader(Generic[Item]):
-    """Can be iterated over as often as needed; a file is open meanwhile."""
-
-    def __init__(self) -> None:
-        self._under_way: Generator[Item, None, None] | None = None
-
-    def __iter__(self) -> Iterator[Item]:
-        self._under_way = self._items()
-        return self._under_way
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the iteration under way and close its file."""
-        if self._under_way is not None:
-            self._under_way.close()
-            self._under_way = None
-
-    def _items(self) -> Generator[Item, None, None]:
-        raise NotImplementedError
-
-
-class FrameReader(_Reader[Frame]):
-    """Yields the frames of a clip, in order; see `open_reader`."""
-
-    info: ClipInfo
-
-
-class MaskReader(_Reader[Mask]):
+class MaskReader(Reader[Mask]):
     """Yields a (H, W) bool array for each frame of the clip, True inside the hole.
 
     Never ends if the length of the clip is not known. The arrays are not to be written into: a
@@ -343,123 +262,9 @@ class MaskReader(_Reader[Mask]):
         return resized.astype(bool)
 
 
-class FrameWriter:
-    """Takes the frames of a clip in order, and shows the result when it is whole."""
-
-    def __init__(self, path: Path, info: ClipInfo, scratch: Path | None) -> None:
-        self._path = path
-        self._info = info
-        self._count = 0
-        # A hidden sibling: on the same file system, so that the final rename is atomic.
-        hidden = f".{path.name}.{secrets.token_hex(4)}.part"
-        self._temporary: Path | None = (scratch or path.absolute().parent) / hidden
-        try:
-            self._create(self._temporary)
-        except OSError as error:
-            raise ValueError(
-                f"output {path} cannot be written ({error.strerror}); give a place that can be."
-            ) from error
-
-    def write(self, pixels: Pixels, pts: int | None = None, name: str | None = None) -> None:
-        """Add one frame.
-
-        Args:
-            pixels: (H, W, 3) RGB of the clip's size and dtype.
-            pts: in `info.time_base`. Used at a variable rate only, where the default is the time
-                of the source's frame; at a constant rate frames follow each other.
-            name: of an image, without ending; the default is that of the source's frame.
-
-        Raises:
-            ValueError: another shape or dtype than the clip's, more frames than the clip has.
-        """
-        info = self._info
-        shape = (info.height, info.width, 3)
-        if pixels.shape != shape or pixels.dtype != info.dtype:
-            raise ValueError(
-                f"frame {self._count} is {pixels.shape} {pixels.dtype} but the clip is {shape} "
-                f"{info.dtype}; convert it before writing."
-            )
-        if info.num_frames is not None and self._count >= info.num_frames:
-            raise ValueError(f"the clip has {info.num_frames} frames; write no more than those.")
-        self._write(np.ascontiguousarray(pixels), pts, name)
-        self._count += 1
-
-    def close(self) -> None:
-        """Finish the result and give it its name. Without effect the second time.
-
-        Raises:
-            ValueError: fewer frames were written than the clip has; nothing is left then.
-        """
-        if self._temporary is None:
-            return
-        expected = self._info.num_frames
-        try:
-            if self._count == 0 or (expected is not None and self._count != expected):
-                raise ValueError(
-                    f"{self._path} got {self._count} of {expected or 'at least 1'} frames and was "
-                    "not written; write all of them before closing."
-                )
-            self._finish()
-            self._publish(self._temporary)
-            self._temporary = None
-        finally:
-            self.abort()
-
-    def abort(self) -> None:
-        """Drop the result; what had its name before stays. Without effect after `close`."""
-        if self._temporary is None:
-            return
-        self._release()
-        if self._temporary.is_dir():
-            shutil.rmtree(self._temporary, ignore_errors=True)
-        else:
-            self._temporary.unlink(missing_ok=True)
-        self._temporary = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
-
-    def _create(self, temporary: Path) -> None:
-        raise NotImplementedError
-
-    def _write(self, pixels: Pixels, pts: int | None, name: str | None) -> None:
-        raise NotImplementedError
-
-    def _finish(self) -> None:
-        pass
-
-    def _release(self) -> None:
-        pass
-
-    def _publish(self, temporary: Path) -> None:
-        os.replace(temporary, self._path)
-
-
 def _check_exists(path: Path, hint: str) -> None:
     if not path.exists():
         raise ValueError(f"{path} does not exist; {hint}.")
-
-
-def _select(indices: Sequence[int], frames: tuple[int, int] | None, path: Path) -> Sequence[int]:
-    """Those of the increasing `indices` that are in the range `frames`, ends included."""
-    if frames is None:
-        return indices
-    first, last = frames
-    if not 0 <= first <= last <= indices[-1]:
-        raise ValueError(
-            f"frames {first}-{last} were asked of {path}, which has frames 0-{indices[-1]}; give "
-            "a range within these."
-        )
-    chosen = indices[bisect_left(indices, first) : bisect_right(indices, last)]
-    if not chosen:
-        raise ValueError(f"{path} has no frame in {first}-{last} that decodes; give another range.")
-    return chosen
 
 
 # Colour. swscale is not asked to convert between YUV and RGB: measured, it is off by 0.4% of the
@@ -986,7 +791,7 @@ class _VideoReader(FrameReader):
             raise _damage(path, scan.num_intact, scan.num_stated)
         info, pts = scan.info, scan.pts
         assert info.indices is not None
-        indices = _select(info.indices, frames, path)
+        indices = select_frames(info.indices, frames, path)
         begin = bisect_left(info.indices, indices[0])
         end = begin + len(indices)
 
@@ -1066,84 +871,6 @@ class _VideoReader(FrameReader):
         return pixels
 
 
-# Reading images
-
-
-def _image_files(path: Path) -> list[Path]:
-    """The images of a folder in the order of the numbers in their names; or the one image."""
-    if path.is_file():
-        return [path]
-    files = [
-        file
-        for file in path.iterdir()
-        if file.suffix.lower() in IMAGE_ENDINGS and not file.name.startswith(".")
-    ]
-    if not files:
-        endings = ", ".join(IMAGE_ENDINGS)
-        raise ValueError(f"folder {path} has no images ({endings}); give one that has.")
-    # Splitting at numbers alternates text and digits, so like is compared with like.
-    return sorted(
-        files,
-        key=lambda file: [
-            (int(part), part) if i % 2 else (0, part.casefold())
-            for i, part in enumerate(re.split(r"(\d+)", file.name))
-        ],
-    )
-
-
-def _read_image(path: Path, flags: int) -> NDArray[Any]:
-    """Decode an image file; as cv2 has it, BGR."""
-    data = path.read_bytes()  # cv2.imread cannot open all names on Windows
-    whole = path.suffix.lower() != ".png" or b"IEND" in data
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data and whole else None
-    if image is None:
-        raise ValueError(f"image {path} does not decode; replace it with a whole copy.")
-    if image.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"image {path} is {image.dtype}; give 8-bit or 16-bit images.")
-    return image
-
-
-class _ImageReader(FrameReader):
-    def __init__(self, path: Path, frames: tuple[int, int] | None) -> None:
-        super().__init__()
-        self._files = _image_files(path)
-        names = [file.stem for file in self._files]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"folder {path} has two images {twice}; leave one ending for each.")
-        indices = _select(range(len(names)), frames, path)
-        first = self._read(indices[0])
-        self.info = ClipInfo(
-            width=first.shape[1],
-            height=first.shape[0],
-            fps=None,
-            dtype=first.dtype,
-            path=path,
-            total_frames=len(names),
-            indices=indices,
-            color=ColorTags(matrix=0, range=2),
-            names=tuple(names[index] for index in indices),
-        )
-
-    def _read(self, index: int) -> Pixels:
-        # 3 channels whatever there are, without alpha, as deep as they are.
-        image = _read_image(self._files[index], cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-    def _items(self) -> Generator[Frame, None, None]:
-        info = self.info
-        assert info.indices is not None
-        for index in info.indices:
-            pixels = self._read(index)
-            if pixels.shape != (info.height, info.width, 3) or pixels.dtype != info.dtype:
-                raise ValueError(
-                    f"image {self._files[index]} is {pixels.shape[1]}x{pixels.shape[0]} "
-                    f"{pixels.dtype} but the first is {info.width}x{info.height} {info.dtype}; "
-                    "give images of one size and depth."
-                )
-            yield Frame(pixels, index, None, self._files[index].stem)
-
-
 # Masks
 
 
@@ -1172,20 +899,6 @@ def _mask_positions(num_masks: int, info: ClipInfo) -> Sequence[int]:
     raise ValueError(
         f"mask has {num_masks} frames but the clip has {total}; pass one image, or one per frame."
     )
-
-
-def _threshold(image: NDArray[Any]) -> Mask:
-    """(H, W) or (H, W, C), unsigned integers -> (H, W), True at half of the range or more."""
-    largest = image if image.ndim == 2 else image.max(axis=2)
-    return largest > np.iinfo(image.dtype).max // 2
-
-
-def _image_mask(path: Path) -> Mask:
-    image = _read_image(path, cv2.IMREAD_UNCHANGED)
-    if image.ndim == 3 and image.shape[2] == 4:
-        color, alpha = image[..., :3], image[..., 3]
-        image = alpha if (color == color[0, 0]).all() and alpha.min() < alpha.max() else color
-    return _threshold(image)
 
 
 # Writing
@@ -1484,28 +1197,3 @@ def _takes_sound(container_name: str, stream: AudioStream) -> bool:
     except (ValueError, av.FFmpegError):
         return False
     return True
-
-
-class _ImageWriter(FrameWriter):
-    def _create(self, temporary: Path) -> None:
-        if self._path.exists() and any(self._path.iterdir()):
-            raise ValueError(f"output folder {self._path} is not empty; give a new or empty one.")
-        temporary.mkdir()
-
-    def _write(self, pixels: Pixels, pts: int | None, name: str | None) -> None:
-        info = self._info
-        if name is None:
-            index = self._count if info.indices is None else info.indices[self._count]
-            name = f"{index:06d}" if info.names is None else info.names[self._count]
-        assert self._temporary is not None
-        image = self._temporary / f"{name}.png"
-        if image.exists():
-            raise ValueError(f"two frames are called {name}; give each a name of its own.")
-        encoded, data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-        assert encoded
-        image.write_bytes(data.tobytes())
-
-    def _publish(self, temporary: Path) -> None:
-        if self._path.exists():
-            self._path.rmdir()  # empty: os.replace does not replace folders on Windows
-        os.replace(temporary, self._path)
