@@ -39,7 +39,10 @@ QUEUE = """
     window.ending = null;
     for (const kind of ["execution_success", "execution_error", "execution_interrupted"])
         app.api.addEventListener(kind, ({ detail }) => { window.ending = [kind, detail]; });
-    return app.queuePrompt(0, 1);
+    app.queuePrompt(0, 1).then(() => {
+        if (Object.keys(app.lastNodeErrors ?? {}).length)
+            window.ending = ["refused", app.lastNodeErrors];
+    });
 }
 """
 
@@ -126,11 +129,15 @@ class FrontEnd:
         return self.page.locator(COMPLAINTS).all_inner_texts()
 
     def prompt(self) -> dict[str, Any]:
-        """The graph as the front end would send it."""
-        return dict(self.page.evaluate("async () => (await app.graphToPrompt()).output"))
+        """The graph as the front end would send it, without the titles of the nodes."""
+        prompt = self.page.evaluate("async () => (await app.graphToPrompt()).output")
+        return {
+            number: {key: node[key] for key in ("class_type", "inputs")}
+            for number, node in prompt.items()
+        }
 
     def run(self, timeout_seconds: float = 120) -> tuple[str, dict[str, Any]]:
-        """Press Run; how it ended: the kind of the last message, and what it says."""
+        """Press Run; how it ended: the kind of the last message or "refused", and what it says."""
         self.page.evaluate(QUEUE)
         ending = self.page.wait_for_function(
             "window.ending", timeout=timeout_seconds * 1000

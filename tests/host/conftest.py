@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -32,6 +33,13 @@ def random_model() -> CombCN:
     return model.eval()
 
 
+def install_pack(base: Path) -> None:
+    weights = copy_pack(base / "custom_nodes") / "combcn_core" / "weights"
+    if not (weights / "default.safetensors").exists():
+        weights.mkdir(exist_ok=True)
+        save_model(weights / "default.safetensors", random_model(), facts={})
+
+
 @pytest.fixture(scope="session")
 def host():
     """The folder in which ComfyUI is installed."""
@@ -45,12 +53,8 @@ def host():
 def server(host, tmp_path_factory):
     """A ComfyUI that has the pack and the tests' probe, started once for all tests."""
     base = tmp_path_factory.mktemp("comfyui")
-    pack = copy_pack(base / "custom_nodes")
+    install_pack(base)
     shutil.copytree(HERE / "probe", base / "custom_nodes" / "probe")
-    weights = pack / "combcn_core" / "weights"
-    if not (weights / "default.safetensors").exists():
-        weights.mkdir(exist_ok=True)
-        save_model(weights / "default.safetensors", random_model(), facts={})
     server = Server(host, base)
     yield server
     server.stop()
@@ -90,7 +94,7 @@ def front_end(browser, server):
 def newest(browser, host, tmp_path_factory):
     """The newest front end, on a ComfyUI of its own."""
     base = tmp_path_factory.mktemp("newest")
-    copy_pack(base / "custom_nodes")
+    install_pack(base)
     server = Server(host, base, "--front-end-root", newest_front_end(host))
     yield FrontEnd(browser, server.address)
     server.stop()
