@@ -35,8 +35,8 @@ class LoadModel(io.ComfyNode):
                     "precision",
                     options=list(get_args(Precision)),
                     default="auto",
-                    tooltip="Arithmetic of the networks. auto: half precision where the device is made "
-                    "for it.",
+                    tooltip="Arithmetic of the networks. auto: half precision where the device is "
+                    "made for it.",
                 ),
             ],
             outputs=[
