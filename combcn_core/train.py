@@ -372,7 +372,7 @@ def _take_step(
         rng = np.random.default_rng([config.seed, first + number * processes.count, 3])
         batch = _to_device(batch, processes.device)
         chosen = _choose_frames(config, batch.clip.shape[2], rng)
-        with _autocast(config, processes.device):
+        with _autocast(config, model.config, processes.device):
             losses = compute_losses(model, batch, phase.name, chosen)[0]
         if phase.name == "pretrain":
             loss = losses["3DCN"]
@@ -474,14 +474,26 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
     return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
 
-def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
+def _autocast(
+    config: TrainConfig, network: NetworkConfig, device: torch.device
+) -> AbstractContextManager[Any]:
     """bf16 where it is asked for, or fast: it has the range of fp32, so no loss needs scaling."""
     wanted = config.precision == "bf16"
     if config.precision == "auto":
-        wanted = fast_precision(device) == "bf16"
+        wanted = fast_precision(device) == "bf16" and _bf16_is_right(config, network, device)
         if device.type == "cuda":  # older ones emulate it
             wanted = torch.cuda.get_device_capability(device)[0] >= 8
     return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+
+
+def _bf16_is_right(config: TrainConfig, network: NetworkConfig, device: torch.device) -> bool:
+    """Whether clips are as long as the kernels, in every layer.
+
+    Where they are not, oneDNN computes the weight gradients of a Conv3d from memory that nobody has
+    written, in bf16 only (measured with PyTorch 2.13 on AVX-512).
+    """
+    least = 9 if network.time_stride else 5
+    return device.type != "cpu" or not network.guidance or config.clip_length >= least
 
 
 # --- validation -----------------------------------------------------------------------------------
@@ -509,7 +521,7 @@ def _validate(
     for number, batch in enumerate(batches):
         batch = _to_device(batch, device)
         frames = _choose_frames(state.config, batch.clip.shape[2], np.random.default_rng(number))
-        with _autocast(state.config, device):
+        with _autocast(state.config, model.config, device):
             losses, coarse, prediction = compute_losses(model, batch, phase.name, frames)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + 255 * value.item() / len(batches)
@@ -578,6 +590,12 @@ class _State:
             model = CombCN(start.config)
             model.load_state_dict(start.state_dict())
             config = dataclasses.replace(config, pretrain_steps=0)
+        right = _bf16_is_right(config, model.config, processes.device)
+        if config.precision == "bf16" and not right:
+            raise ValueError(
+                f"precision is bf16, which on a CPU goes wrong for clips of {config.clip_length} "
+                "frames; take longer clips, or fp32."
+            )
         if model.config.input_fill == "mean":  # then no fill is looked at; the fast one will do
             fills = tuple("smooth" if fill == "rest" else fill for fill in config.fills)
             config = dataclasses.replace(config, fills=fills)
@@ -641,6 +659,10 @@ class _State:
         """
         tensors, text = load_tensors(path)
         described = json.loads(text)
+        if "identity" not in described:
+            raise ValueError(
+                f"{path} is no state of a training; remove it, or give another output."
+            )
         for name, value in self.identity.items():
             then = described["identity"].get(name)
             if then != value:
@@ -750,7 +772,7 @@ def calibrate(
         for number, batch in enumerate(islice(batches, -(-clips // config.batch))):
             batch = _to_device(batch, device)
             frames = _choose_frames(config, batch.clip.shape[2], np.random.default_rng(number))
-            with _autocast(config, device):
+            with _autocast(config, model.config, device):
                 compute_losses(model, batch, phase, frames)
     model.eval()
     for norm in norms:
@@ -825,6 +847,7 @@ def _deferred_signals(*, insist: bool) -> Iterator[list[BaseException]]:
 
     def react(number: int, _: object) -> None:
         if raised and insist and number == signal.SIGINT:
+            raised.clear()
             raise KeyboardInterrupt
         raised.append(reactions[number])
 
