@@ -275,7 +275,7 @@ def _report(last: TrainingProgress | None, output: Path) -> str:
         lines += [f"{title}, {name}: l1 {loss:.2f} of 255" for name, loss in losses.items()]
     if last.step < last.steps:
         lines.append("queue it again to go on")
-    return "\n".join(lines)
+    return "\n".join(f"- {line}" for line in lines)  # Preview Any draws Markdown
 
 
 def _footage(choice: str, images: Tensor | None, mask: Tensor | None, clip_length: int) -> Footage:
