@@ -34,7 +34,7 @@ from torch import Tensor
 from combcn_core import flow
 from combcn_core.flow import Mask, Pixels
 from combcn_core.holes import HOLE_KINDS, HoleKind, make_holes
-from combcn_core.inpaint import fill_rest, propagate
+from combcn_core.inpaint import Tell, fill_rest, propagate
 from combcn_core.masks import check_masks, downsample_known
 from combcn_core.video import IMAGE_ENDINGS, open_reader
 
@@ -154,7 +154,12 @@ class Batch(NamedTuple):
 
 
 def scan_footage(
-    folder: Path, *, where: Mapping[str, str] | None = None, clip_length: int = 32, workers: int = 0
+    folder: Path,
+    *,
+    where: Mapping[str, str] | None = None,
+    clip_length: int = 32,
+    workers: int = 0,
+    tell: Tell | None = None,
 ) -> Footage:
     """Find what can be learnt from in a folder and all below it.
 
@@ -167,6 +172,7 @@ def scan_footage(
         where: column of metadata.csv -> value that a file's row must have.
         clip_length: videos with fewer frames are skipped.
         workers: processes that look into the files.
+        tell: as in `inpaint`, after each file.
 
     Raises:
         ValueError: no such folder, nothing usable in it, or no such column in metadata.csv.
@@ -185,7 +191,10 @@ def scan_footage(
         paths = [path for path in paths if path.name in rows]
     sources, means, skipped = [], {}, {}
     jobs = [(path, clip_length) for path in paths]
-    for path, found in zip(paths, _mapped(_probe, jobs, workers), strict=True):
+    probed = zip(paths, _mapped(_probe, jobs, workers), strict=True)
+    for number, (path, found) in enumerate(probed, 1):
+        if tell is not None:
+            tell(number / len(paths), None)
         if isinstance(found, str):
             name = str(path.relative_to(folder))
             skipped[name] = found

@@ -12,7 +12,6 @@ from combcn_core.flow import to_unit
 
 STEPS = 1000  # of the bar
 PREVIEW_SIDE_PIXELS = 512
-PREVIEW_SECONDS = 0.2  # between two pictures
 
 
 class Progress:
@@ -22,7 +21,9 @@ class Progress:
     it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, preview_seconds: float = 0.2) -> None:
+        """Args: preview_seconds: between two pictures, at least."""
+        self._preview_seconds = preview_seconds
         self._bar = ProgressBar(STEPS)
         self._done = -1
         self._shown_seconds = 0.0
@@ -30,7 +31,7 @@ class Progress:
     @property
     def shows(self) -> bool:
         """Whether a picture would be shown now; if not, none need be drawn."""
-        return time.monotonic() - self._shown_seconds > PREVIEW_SECONDS
+        return time.monotonic() - self._shown_seconds > self._preview_seconds
 
     def __call__(self, share: float, frame: NDArray | None = None) -> None:
         """Say that a share of the work is done.

@@ -17,6 +17,7 @@ from torch import Tensor
 from combcn_core import CombCN, NetworkConfig, load_model, read_model_info
 from combcn_core.data import Footage, footage_from_images, scan_footage
 from combcn_core.holes import HOLE_KINDS
+from combcn_core.inpaint import part_of
 from combcn_core.masks import check_masks
 from combcn_core.train import STATE_ENDING, Mode, TrainConfig, train
 from combcn_core.train import Progress as TrainingProgress
@@ -231,8 +232,11 @@ class JointTrainer(io.ComfyNode):
         model_management.free_memory(BYTES_PER_TRAINED_PIXEL * pixels, device)
         with torch.inference_mode(False), _advising():
             start = None if model is None else model.model
-            learnt_from = _footage(footage, images, mask, clip_length)
-            curve, report, sample = _train(learnt_from, output, config, NETWORKS[networks], start)
+            progress = Progress(preview_seconds=2)  # the curve of a long training takes a while
+            learnt_from = _footage(footage, images, mask, clip_length, progress)
+            curve, report, sample = _train(
+                learnt_from, output, config, NETWORKS[networks], start, progress
+            )
             trained = hold(load_model(output), read_model_info(output).facts)
         return io.NodeOutput(trained, curve, report, sample)
 
@@ -243,9 +247,10 @@ def _train(
     config: TrainConfig,
     network: NetworkConfig,
     start: CombCN | None,
+    progress: Progress,
 ) -> tuple[Tensor, str, Tensor]:
     """The loss curve as IMAGE, the report, and the last sample as IMAGE."""
-    progress, history = Progress(), TrainingLog(output)
+    history = TrainingLog(output)
     last, sample = None, history.last_sample()
     with closing(train(footage, output, config, network=network, start=start)) as training:
         for last in training:
@@ -278,10 +283,14 @@ def _report(last: TrainingProgress | None, output: Path) -> str:
     return "\n".join(f"- {line}" for line in lines)  # Preview Any draws Markdown
 
 
-def _footage(choice: str, images: Tensor | None, mask: Tensor | None, clip_length: int) -> Footage:
+def _footage(
+    choice: str, images: Tensor | None, mask: Tensor | None, clip_length: int, progress: Progress
+) -> Footage:
     if choice != CONNECTED:
         folder = Path(folder_paths.get_input_directory()) / choice
-        return scan_footage(folder, clip_length=clip_length)
+        # A bar of its own would only run backwards when the training starts.
+        tell = part_of(progress, 0, 0)
+        return scan_footage(folder, clip_length=clip_length, tell=tell)
     if images is None:
         raise ValueError(
             "there is nothing to learn from; connect images, or choose a folder of videos in "
