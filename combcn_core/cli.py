@@ -59,7 +59,7 @@ class _Files:
     """Go on with what decodes of a damaged file."""
     fps: Annotated[str | None, arg(metavar="RATE")] = None
     """Frames per second, such as 25 or 24000/1001, of a folder of frames that becomes a video."""
-    weights: Annotated[str, arg(metavar="NAME|PATH")] = "default"
+    weights: Annotated[str | None, arg(metavar="NAME|PATH")] = None
     """Weights of the networks: a name that comes with CombCN, or a .safetensors file."""
     memory_limit: Annotated[float | None, arg(metavar="GIB")] = None
     """Compute fewer frames at a time, so that about this much memory is enough."""
@@ -74,7 +74,8 @@ class Inpaint(InpaintConfig, _Files):
     """Remove what a mask covers from a video. Pixels outside the mask are not touched."""
 
     network: bool = True
-    """Let the networks paint what no frame shows, where there are weights."""
+    """Let the networks paint what no frame shows, where --weights are given; without any, a smooth
+    fill does it."""
 
     def __post_init__(self) -> None:
         pass  # `config` checks the values: the parser would put a box around the sentence
@@ -285,21 +286,12 @@ def _summary(output: Path, report: Report) -> str:
     return f"{summary}."
 
 
-def _load_weights(name: str, wanted: bool) -> CombCN | None:
-    from combcn_core.checkpoint import WEIGHTS_FOLDER, load_model
+def _load_weights(name: str | None, wanted: bool) -> CombCN | None:
+    from combcn_core.checkpoint import load_model
 
-    is_default = name == "default"
-    if not wanted:
-        if not is_default:
-            raise ValueError(f"--weights {name} is of no use with --no-network; leave one out.")
-        return None
-    if is_default and not (WEIGHTS_FOLDER / "default.safetensors").is_file():
-        _say(
-            "no weights come with this version, so the networks are off and a smooth fill stands "
-            "in for them; --weights PATH turns them on."
-        )
-        return None
-    return load_model(name)
+    if name is not None and not wanted:
+        raise ValueError(f"--weights {name} is of no use with --no-network; leave one out.")
+    return None if name is None else load_model(name)
 
 
 def _parse_frames(text: str) -> tuple[int, int]:
@@ -374,7 +366,6 @@ def _demo(folder: Path) -> None:
     _write_demo(clip, folder)
 
     _say("removing the van ...")
-    model = _load_weights("default", wanted=True)
     with logging_redirect_tqdm(), _bar("result.mp4") as bar:
 
         def progress(done: int, total: int) -> None:
@@ -385,7 +376,6 @@ def _demo(folder: Path) -> None:
             folder / "input.mp4",
             folder / "mask.mkv",
             folder / "result.mp4",
-            model=model,
             progress=progress,
         )
 

@@ -209,15 +209,15 @@ class _Worker:
 
         if threads:  # as many in every worker: the result depends on them in its last bits
             torch.set_num_threads(threads)
-        self._models: dict[str, CombCN | None] = {}
+        self._models: dict[str, CombCN] = {}
 
     def model(self, row: Row) -> CombCN | None:
-        name = str(row.options.get("weights", "default"))
-        if row.options.get("network") is False:
+        """As `combcn inpaint` has it: networks where they are asked for, or weights are named."""
+        if not row.options.get("network", "weights" in row.options):
             return None
+        name = str(row.options.get("weights", "default"))
         if name not in self._models:
-            exists = name != "default" or (WEIGHTS_FOLDER / "default.safetensors").is_file()
-            self._models[name] = load_model(name) if exists else None
+            self._models[name] = load_model(name)
         return self._models[name]
 
     def list(self, row: Row) -> list[tuple[int, int]]:
