@@ -222,7 +222,7 @@ class JointTrainer(io.ComfyNode):
             detail_frames=detail_frames,
             seed=seed,
             sample_every=max(10, steps // 50),
-            calibration_clips=min(32, steps),
+            calibration_clips=min(256, max(4, steps // 50)),  # they end every run
             workers=0,  # other processes would start as another ComfyUI
             device=device.type if device.type in ("cuda", "mps") else "cpu",
         )
