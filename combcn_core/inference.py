@@ -114,7 +114,7 @@ def prepare(
     return InferenceModel(model, dtype).to(device)
 
 
-def fast_precision(device: torch.device) -> str:
+def fast_precision(device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
     """The fastest arithmetic of a device that is exact enough: fp32, bf16 or fp16."""
     if device.type == "cuda":
         return "fp16"

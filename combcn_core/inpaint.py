@@ -40,8 +40,8 @@ from combcn_core.masks import (
     composite,
     downsample_known,
     feather_weights,
+    finite,
     grow,
-    to_float,
 )
 from combcn_core.networks import NetworkConfig, fill_mean, temporal_halo, time_multiple
 from combcn_core.regions import Span
@@ -272,13 +272,8 @@ def _complete(
     tell: Tell | None,
 ) -> Tensor:
     """The wanted frames of one shot, as `infer_temporal` returns them."""
-    small, small_holes = downsample_known(images, holes, size=size)
-    if model.config.input_fill == "classical":
-        nothing = torch.zeros_like(holes[:1])
-        for t in small_holes.flatten(1).any(dim=1).nonzero().flatten().tolist():
-            whole, _ = downsample_known(_finite(images[t : t + 1]), nothing, size=size)
-            small[t] = torch.where(small_holes[t, ..., None], whole[0], small[t])
-
+    is_filled = model.config.input_fill == "classical"
+    small, small_holes = downsample_known(images, holes, size=size, is_filled=is_filled)
     (start, stop), device = frames, model.temporal.device
     jobs = plan_runs(
         model.temporal,
@@ -290,7 +285,7 @@ def _complete(
     for job in jobs:
         read, write = _slices(job.read), _slices(job.write)
         clip, hole = _to_volume(small[read]), small_holes[read].float()[None, None]
-        if model.config.input_fill == "mean":
+        if not is_filled:
             clip = fill_mean(clip, hole, model.config.mean_pixel)
         prediction = model.temporal(clip, hole, wanted=job.wanted)[0].permute(1, 2, 3, 0)
         coarse[write] = torch.where(
@@ -411,7 +406,7 @@ def _detail_input(
 ) -> list[Tensor]:
     """Frame, mask and guidance as DetailNet takes them, cut to what a job reads."""
     read = _slices(job.read)
-    frame = _finite(images[read]).permute(0, 3, 1, 2)
+    frame = finite(images[read]).permute(0, 3, 1, 2)
     mask = holes[read].float()[:, None]
     if config.input_fill == "mean":
         frame = fill_mean(frame, mask, config.mean_pixel)
@@ -809,13 +804,6 @@ def _check_clip(images: Tensor, masks: Tensor) -> Tensor:
     if not (images.is_floating_point() or images.dtype in (torch.uint8, torch.uint16)):
         raise ValueError(f"images are {images.dtype}; give uint8, uint16 or float in [0, 1].")
     return check_masks(masks, *images.shape[:3]).to(images.device)
-
-
-def _finite(images: Tensor) -> Tensor:
-    """As float, without what would spread through a network."""
-    if not images.is_floating_point():
-        return to_float(images)
-    return torch.nan_to_num(to_float(images), nan=0.0, posinf=1.0, neginf=0.0)
 
 
 def _to_arrays(images: Tensor) -> list[Pixels]:

@@ -24,6 +24,7 @@ __all__ = [
     "crop_box",
     "downsample_known",
     "feather_weights",
+    "finite",
     "grow",
     "hole_pixels",
     "to_float",
@@ -241,7 +242,12 @@ def composite(
 
 
 def downsample_known(
-    images: Tensor, masks: Tensor, *, factor: int | None = None, size: tuple[int, int] | None = None
+    images: Tensor,
+    masks: Tensor,
+    *,
+    factor: int | None = None,
+    size: tuple[int, int] | None = None,
+    is_filled: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Average the known pixels of each cell of a coarser grid; the hole never leaks into them.
 
@@ -253,6 +259,8 @@ def downsample_known(
             ceil(H / factor) x ceil(W / factor). Either this or `size`.
         size: (height, width) of the result, at most that of the images. Cell i of n covers i H / n
             to (i + 1) H / n; a pixel that lies in several cells counts in each by its area there.
+        is_filled: the hole holds a fill, which counts as known pixels do. NaN counts as 0, inf as 1
+            or 0 by its sign.
 
     Returns:
         (T, h, w, 3) float32, RGB in [0, 1], the mean over the known area of each cell, 0 where it
@@ -283,16 +291,18 @@ def downsample_known(
         rgb = to_float(image.cpu())
         if not rgb.sum().isfinite():  # cheaper than to look at each pixel
             mask = mask | ~rgb.isfinite().all(dim=-1)
-        box = bounding_box(mask)
+            rgb = finite(rgb)
+        box = None if is_filled else bounding_box(mask)
+        counted = torch.ones(height, width, 1)
         if box is not None:
             here = slice(box.top, box.bottom), slice(box.left, box.right)
+            counted[here].masked_fill_(mask[here][..., None], 0)
             rgb = rgb.clone()
             rgb[here].masked_fill_(mask[here][..., None], 0)
-        area = _sum_cells((~mask).float()[..., None], rows, columns)
-        mean = _sum_cells(rgb, rows, columns) / area.clamp_min(torch.finfo(area.dtype).tiny)
+        area = _sum_cells(counted, rows, columns).clamp_min(torch.finfo(torch.float32).tiny)
+        low_images.append(_sum_cells(rgb, rows, columns) / area)
         # The weights are positive, so a sum is 0 only if no hole pixel touches the cell.
         low_masks.append(_sum_cells(mask.float()[..., None], rows, columns)[..., 0] > 0)
-        low_images.append(mean)
     return torch.stack(low_images).to(images.device), torch.stack(low_masks).to(images.device)
 
 
@@ -307,6 +317,13 @@ def to_float(images: Tensor) -> Tensor:
     if images.is_floating_point():
         return images.to(torch.float32)
     raise ValueError(f"images are {images.dtype}; give uint8, uint16 or float.")
+
+
+def finite(images: Tensor) -> Tensor:
+    """As float32, without what would spread: NaN becomes 0, inf 1 and its negative 0."""
+    if not images.is_floating_point():
+        return to_float(images)
+    return torch.nan_to_num(to_float(images), nan=0.0, posinf=1.0, neginf=0.0)
 
 
 def _check_pair(images: Tensor, masks: Tensor) -> Tensor:

@@ -356,6 +356,22 @@ def test_downsample_treats_known_pixels_without_a_value_as_hole(odd):
     assert torch.equal(low[~hole], clean[~hole])
 
 
+@pytest.mark.parametrize("how", [{"factor": 3}, {"size": (5, 6)}])
+def test_downsample_counts_what_a_filled_hole_holds(how):
+    images, masks = random_images(torch.float32, 2, 13, 17), random_masks(2, 13, 17, share=0.3)
+    nothing = torch.zeros_like(masks)
+    low, hole = downsample_known(images, masks, **how, is_filled=True)
+    assert torch.equal(low, downsample_known(images, nothing, **how)[0])
+    assert torch.equal(hole, downsample_known(images, masks, **how)[1])
+    images[0, 4, 5] = torch.tensor([math.nan, math.inf, -math.inf])
+    clean = images.clone()
+    clean[0, 4, 5] = torch.tensor([0.0, 1.0, 0.0])
+    low, hole = downsample_known(images, nothing, **how, is_filled=True)
+    assert torch.equal(low, downsample_known(clean, nothing, **how)[0])
+    assert 1 <= hole[0].sum() <= 4
+    assert not hole[1].any()
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [
