@@ -1,5 +1,6 @@
 """Nodes of the tests: any tensor into a graph, and any tensor out of it, bit for bit."""
 
+import sys
 from pathlib import Path
 
 import folder_paths
@@ -56,9 +57,36 @@ class Save(io.ComfyNode):
         return io.NodeOutput()
 
 
+class RunOut(io.ComfyNode):
+    """Work that needs more memory than there is, until it is given less to do."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_RunOut",
+            inputs=[io.Int.Input("fits"), io.String.Input("message")],
+            outputs=[io.Mask.Output()],
+        )
+
+    @classmethod
+    def execute(cls, fits, message):
+        memory = next(m for name, m in sys.modules.items() if name.endswith(".nodes.memory"))
+        tried = []
+
+        def work(attempt):
+            tried.append((attempt.segment_frames, attempt.share))
+            if attempt.segment_frames > fits:
+                if message:
+                    raise RuntimeError(message)
+                torch.empty(2**60)  # bytes times four
+            return torch.tensor([tried])
+
+        return io.NodeOutput(memory.backing_off(work))
+
+
 class Probe(ComfyExtension):
     async def get_node_list(self):
-        return [LoadImages, LoadMask, Save]
+        return [LoadImages, LoadMask, RunOut, Save]
 
 
 async def comfy_entrypoint():
