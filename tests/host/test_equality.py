@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from combcn_core import InpaintConfig, fill_rest, inpaint, load_model, propagate, save_model
+from combcn_core import InpaintConfig, inpaint, load_model, save_model
 from combcn_core.demo import render_demo
 from combcn_core.networks import CombCN, NetworkConfig
 
@@ -95,22 +95,3 @@ def test_stages_give_what_inpaint_gives(server, client, clip, fill, propagates):
     assert torch.equal(one, inpaint(*clip, load_model(path), config))
     plain = inpaint(*clip, None, config)
     assert (one - plain).abs().max() > 1 / 255  # the networks did work
-
-
-def test_propagate_gives_what_the_library_gives(server, client, clip):
-    prompt = sources()
-    inputs = {"images": ["images", 0], "mask": ["mask", 0], "reach": 3, "painted_frame": 0}
-    prompt["node"] = {"class_type": "CombCN_Propagate", "inputs": inputs}
-    images, remaining = outcome(server, client, prompt, ["node", 0], ["node", 1])
-    expected = propagate(*clip, reach=3)
-    assert torch.equal(images, expected[0])
-    assert torch.equal(remaining, expected[1].float())
-
-
-def test_inpaint_without_model_gives_what_the_library_gives(server, client, clip):
-    prompt = sources()
-    inputs = {"images": ["images", 0], "mask": ["mask", 0], "propagate": False}
-    inputs |= {**SETTINGS, "match_grain": False}
-    prompt["node"] = {"class_type": "CombCN_Inpaint", "inputs": inputs}
-    (images,) = outcome(server, client, prompt, ["node", 0])
-    assert torch.equal(images, fill_rest(*clip))

@@ -6,7 +6,7 @@ from pathlib import Path
 import folder_paths
 import numpy as np
 import torch
-from comfy_api.latest import ComfyExtension, io
+from comfy_api.latest import ComfyExtension, InputImpl, io
 
 
 def read(name: str) -> torch.Tensor:
@@ -57,6 +57,35 @@ class Save(io.ComfyNode):
         return io.NodeOutput()
 
 
+class Trimmed(InputImpl.VideoFromFile):
+    """A part of a file, as versions of ComfyUI newer than the one of these tests have it."""
+
+    def __init__(self, path, start_seconds, duration_seconds):
+        super().__init__(path)
+        self.window = start_seconds, duration_seconds
+
+    def get_active_trim_window(self):
+        return self.window
+
+
+class TrimVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_TrimVideo",
+            inputs=[
+                io.Video.Input("video"),
+                io.Float.Input("start_seconds"),
+                io.Float.Input("duration_seconds"),
+            ],
+            outputs=[io.Video.Output()],
+        )
+
+    @classmethod
+    def execute(cls, video, start_seconds, duration_seconds):
+        return io.NodeOutput(Trimmed(video.get_stream_source(), start_seconds, duration_seconds))
+
+
 class RunOut(io.ComfyNode):
     """Work that needs more memory than there is, until it is given less to do."""
 
@@ -86,7 +115,7 @@ class RunOut(io.ComfyNode):
 
 class Probe(ComfyExtension):
     async def get_node_list(self):
-        return [LoadImages, LoadMask, RunOut, Save]
+        return [LoadImages, LoadMask, RunOut, Save, TrimVideo]
 
 
 async def comfy_entrypoint():
