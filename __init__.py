@@ -38,7 +38,7 @@ def _import_core() -> None:
         raise
 
 
-async def comfy_entrypoint():  # type: ignore[no-untyped-def]  # what it returns, ComfyUI defines
+async def comfy_entrypoint():
     """Called by ComfyUI when it loads the pack."""
     _import_core()
     from .nodes import CombCNExtension

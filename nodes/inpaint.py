@@ -1,6 +1,7 @@
 """Inpaint: all stages in one node."""
 
 import dataclasses
+from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -13,7 +14,7 @@ from .sockets import Model, to_images, to_masks, to_output
 
 
 def settings() -> list[io.Input]:
-    """What both nodes ask for, in InpaintConfig's terms."""
+    """What Inpaint and Inpaint Video both ask for: a model, and fields of InpaintConfig."""
     return [
         Model.Input(
             "model",
@@ -76,27 +77,11 @@ class Inpaint(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls,
-        images: Tensor,
-        mask: Tensor,
-        grow_pixels: int,
-        propagate: bool,
-        reach: int,
-        feather_pixels: int,
-        match_grain: bool,
-        model: LoadedModel | None = None,
+        cls, images: Tensor, mask: Tensor, model: LoadedModel | None = None, **settings: Any
     ) -> io.NodeOutput:
         frames = to_images(images)
         masks = to_masks(mask, frames)
-        config = InpaintConfig(
-            grow_pixels=grow_pixels,
-            propagate=propagate,
-            reach=reach,
-            feather_pixels=feather_pixels,
-            match_grain=match_grain,
-        )
-
-        progress = Progress()
+        config, progress = InpaintConfig(**settings), Progress()
 
         def work(attempt: Attempt) -> Tensor:
             network = None if model is None else attempt.ready(model, *frames.shape[1:3])

@@ -19,10 +19,12 @@ class Progress:
 
     ComfyUI raises its own exception from here when the user has asked to stop; nothing may swallow
     it.
+
+    Args:
+        preview_seconds: between two pictures, at least.
     """
 
     def __init__(self, preview_seconds: float = 0.2) -> None:
-        """Args: preview_seconds: between two pictures, at least."""
         self._preview_seconds = preview_seconds
         self._bar = ProgressBar(STEPS)
         self._done = -1
@@ -55,5 +57,5 @@ class Progress:
 
 
 def _picture(frame: NDArray) -> Image.Image:
-    pixels = np.nan_to_num(to_unit(frame)).clip(0, 1) * 255
+    pixels = to_unit(frame).clip(0, 1) * 255
     return Image.fromarray(pixels.round().astype(np.uint8))

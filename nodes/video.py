@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 import torch
@@ -75,29 +76,19 @@ class InpaintVideo(io.ComfyNode):
     def execute(
         cls,
         video: Input.Video,
-        grow_pixels: int,
-        propagate: bool,
-        reach: int,
-        feather_pixels: int,
-        match_grain: bool,
         resize_mask: bool,
         master: str,
         filename_prefix: str,
         mask: Tensor | None = None,
         mask_video: Input.Video | None = None,
         model: LoadedModel | None = None,
+        **settings: Any,
     ) -> io.NodeOutput:
         if (mask is None) == (mask_video is None):
             given = "neither mask nor mask_video" if mask is None else "both mask and mask_video"
             raise ValueError(f"{given} is connected; connect one of them.")
-        config = InpaintConfig(
-            grow_pixels=grow_pixels,
-            propagate=propagate,
-            reach=reach,
-            feather_pixels=feather_pixels,
-            match_grain=match_grain,
-        )
-        ending, progress = MASTERS[master], Progress()
+        config, progress = InpaintConfig(**settings), Progress()
+        ending = MASTERS[master]
         with Scratch() as scratch:
             source = scratch.file_of(video)
             frames = trim(video, open_reader(source).info)
