@@ -1,7 +1,7 @@
 """Evaluate and Compare: numbers and pictures."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from comfy_api.latest import io, ui
@@ -9,13 +9,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from combcn_core import metrics
+from combcn_core.inpaint import Tell, part_of
 from combcn_core.masks import bounding_box, check_masks
 from combcn_core.pictures import outline_mask, side_by_side, xt_slice
 
+from .progress import Progress
 from .sockets import from_pictures, to_images, to_masks, to_pictures
 
 MAX_RESULTS = 4
-COLUMNS = ("hole l1", "hole PSNR", "PSNR", "SSIM", "flicker")
+MEASURES: Mapping[str, Callable[[Tensor, Tensor, Tensor], float]] = {
+    "hole l1": metrics.l1,
+    "hole PSNR": metrics.hole_psnr,
+    "PSNR": metrics.psnr,
+    "SSIM": metrics.ssim,
+    "flicker": metrics.flicker,
+}
 
 
 def _results() -> list[io.Input]:
@@ -68,31 +76,30 @@ class Evaluate(io.ComfyNode):
         holes = check_masks(to_masks(mask, target), *target.shape[:3])
         rows, panels = [], {}
         busiest = int(holes.flatten(1).sum(1).argmax())
-        for name, result in _named(images, names, target).items():
-            figures = _measure(result, target, holes)
+        progress, results = Progress(), _named(images, names, target)
+        for number, (name, result) in enumerate(results.items()):
+            part = part_of(progress, number / len(results), (number + 1) / len(results))
+            figures = _measure(result, target, holes, part)
             rows.append([name, *map(_figure, figures)])
             panels[f"{name}\nl1 {figures[0]:.2f}, {figures[1]:.2f} dB"] = to_pictures(
                 result[busiest]
             )[0]
         exact = to_pictures(target[busiest])[0]
-        panels["truth\nwith the hole's outline"] = outline_mask(
-            exact, holes[busiest].numpy(force=True)
-        )
+        panels["truth\nwith the hole's outline"] = outline_mask(exact, holes[busiest].numpy())
         picture = from_pictures(side_by_side(list(panels.values()), list(panels)))
         return io.NodeOutput(
-            _table([["", *COLUMNS], *rows]), picture, ui=ui.PreviewImage(picture, cls=cls)
+            _table([["", *MEASURES], *rows]), picture, ui=ui.PreviewImage(picture, cls=cls)
         )
 
 
-def _measure(result: Tensor, target: Tensor, holes: Tensor) -> list[float]:
-    large = min(target.shape[1:3]) >= metrics.SSIM_WINDOW
-    return [
-        metrics.l1(result, target, holes),
-        metrics.hole_psnr(result, target, holes),
-        metrics.psnr(result, target, holes),
-        metrics.ssim(result, target, holes) if large else math.nan,
-        metrics.flicker(result, target, holes),
-    ]
+def _measure(result: Tensor, target: Tensor, holes: Tensor, tell: Tell | None) -> list[float]:
+    figures = []
+    for number, (name, measure) in enumerate(MEASURES.items(), 1):
+        too_small = name == "SSIM" and min(target.shape[1:3]) < metrics.SSIM_WINDOW
+        figures.append(math.nan if too_small else measure(result, target, holes))
+        if tell is not None:
+            tell(number / len(MEASURES), None)
+    return figures
 
 
 def _figure(value: float) -> str:
@@ -163,7 +170,10 @@ class Compare(io.ComfyNode):
             box = bounding_box(check_masks(to_masks(mask, first), *first.shape[:3]))
             row = row if box is None else (box.top + box.bottom) // 2
         labels, pictures = list(clips), [to_pictures(clip) for clip in clips.values()]
-        frames = [side_by_side(panels, labels) for panels in zip(*pictures, strict=True)]
+        frames, progress = [], Progress()
+        for panels in zip(*pictures, strict=True):
+            frames.append(side_by_side(panels, labels))
+            progress(len(frames) / len(first), frames[-1])
         slices = from_pictures(
             side_by_side([_stretched(xt_slice(clip, row)) for clip in pictures], labels)
         )
