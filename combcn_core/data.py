@@ -171,7 +171,7 @@ def scan_footage(
         folder: videos, and photographs (PNG, JPEG, TIFF).
         where: column of metadata.csv -> value that a file's row must have.
         clip_length: videos with fewer frames are skipped.
-        workers: processes that look into the files.
+        workers: processes that look into the files, where there are many.
         tell: as in `inpaint`, after each file.
 
     Raises:
@@ -191,6 +191,7 @@ def scan_footage(
         paths = [path for path in paths if path.name in rows]
     sources, means, skipped = [], {}, {}
     jobs = [(path, clip_length) for path in paths]
+    workers = min(workers, len(jobs) // 8)  # a process takes as long to start as some files do
     probed = zip(paths, _mapped(_probe, jobs, workers), strict=True)
     for number, (path, found) in enumerate(probed, 1):
         if tell is not None:

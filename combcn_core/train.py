@@ -506,7 +506,8 @@ def _validation_batches(
     sources = footage.validation or footage.train
     held = dataclasses.replace(config, seed=config.seed + 1, repeats=1)
     size = min(config.batch, VALIDATION_BATCH)
-    batches = iterate_batches(sources, held, size, ratio=network.ratio, workers=config.workers)
+    workers = config.workers if size > 1 else 0  # as long as some clips take to draw, one starts
+    batches = iterate_batches(sources, held, size, ratio=network.ratio, workers=workers)
     with closing(batches):
         return list(islice(batches, VALIDATION_BATCHES))
 

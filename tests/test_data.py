@@ -128,10 +128,6 @@ def test_scan_measures_motion_and_mean(folder, footage):
     assert footage.mean_pixel == pytest.approx(mean.tolist(), abs=1e-6)
 
 
-def test_scan_in_processes_equals_scan_in_this_one(folder, footage):
-    assert scan_footage(folder, clip_length=4, workers=1) == footage
-
-
 def test_scan_leaves_out_what_is_too_short(folder, caplog):
     footage = scan_footage(folder, clip_length=12)
     assert footage.skipped == {
@@ -203,6 +199,12 @@ def test_split_does_not_depend_on_what_else_is_there(tmp_path):
     write_photos(tmp_path, ["new.png"])
     after = names_of(scan_footage(tmp_path).validation)
     assert len(before & after) >= len(before) - 1
+
+
+def test_scan_in_processes_equals_scan_in_this_one(tmp_path):
+    write_photos(tmp_path, [f"{number}.png" for number in range(12)])
+    (tmp_path / "bad.png").write_bytes(b"")
+    assert scan_footage(tmp_path, workers=1) == scan_footage(tmp_path)
 
 
 def test_where_chooses_rows(tmp_path):
@@ -520,7 +522,7 @@ def test_coarse_clip_is_what_infer_temporal_builds(pan, config):
     model = CombCN(NetworkConfig(input_fill="classical"))
     (batch,) = take(1, pan, config, 1)
     images, masks = batch.filled[0].permute(1, 2, 3, 0), batch.mask[0, 0]
-    coarse = infer_temporal(model, images, masks, size=(12, 12))
+    coarse = infer_temporal(model, images, masks, size=(12, 12), precision="fp32")
     expected = batch.coarse_filled[0].permute(1, 2, 3, 0)
     torch.testing.assert_close(coarse, expected, atol=1e-6, rtol=0)  # float32 means
 
@@ -751,23 +753,23 @@ def test_clips_of_a_batch_differ(pan):
 
 
 def test_memory_holds_a_clip_and_never_the_set(tmp_path):
-    frames = [cv2.resize(frame, (320, 240)) for frame in make_frames(0, 120)]
+    frames = [cv2.resize(frame, (320, 240)) for frame in make_frames(0, 80)]
     write_video(tmp_path / "long.mkv", frames)
     frame_bytes = frames[0].nbytes
     del frames
     tracemalloc.start()  # NumPy tells it what it holds
     try:
         (source,) = scan_footage(tmp_path, clip_length=4).train
-        assert tracemalloc.get_traced_memory()[1] < 40 * frame_bytes
+        assert tracemalloc.get_traced_memory()[1] < 30 * frame_bytes
         before = tracemalloc.get_traced_memory()[0]
-        config = dataclasses.replace(SMALL, clip_length=24)
+        config = dataclasses.replace(SMALL, clip_length=20)
         tracemalloc.reset_peak()
         batches = iterate_batches((source,), config, 1)
-        for _ in range(6):  # up to 70 of the 120 frames each
+        for _ in range(4):  # up to 58 of the 80 frames each
             next(batches)
         batches.close()
         after, peak = tracemalloc.get_traced_memory()
-        assert peak - before < 40 * frame_bytes
+        assert peak - before < 20 * frame_bytes
         assert after - before < frame_bytes
     finally:
         tracemalloc.stop()
