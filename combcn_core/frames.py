@@ -33,6 +33,8 @@ class Frame:
     index: int  # in the source, from 0
     pts: int | None  # in ClipInfo.time_base; None where the source has no time stamps
     name: str  # of the image file without its ending; of a video, the index in six digits
+    # (H, W, C), all that an image file shows, bit for bit, where that is more than `pixels`
+    stored: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class ClipInfo:
     time_base: Fraction | None = None  # seconds per unit of pts
     pts: tuple[int, ...] | None = field(default=None, repr=False)  # None: a constant rate
     names: tuple[str, ...] | None = field(default=None, repr=False)  # of images, without ending
+    has_alpha: bool = False  # of images; it stays as it is
     has_sound: bool = False
     start_seconds: Fraction = Fraction(0)  # of the first frame, on the clock of the file
     stop_seconds: Fraction | None = None  # where sound ends; None: at the end of the file

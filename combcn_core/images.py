@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -48,11 +51,21 @@ def image_files(path: Path) -> list[Path]:
     )
 
 
-def _read_image(path: Path, flags: int) -> NDArray[Any]:
-    """Decode an image file; as cv2 has it, BGR."""
+def _read_image(path: Path) -> NDArray[Any]:
+    """Decode an image: (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16."""
     data = path.read_bytes()  # cv2.imread cannot open all names on Windows
-    whole = path.suffix.lower() != ".png" or b"IEND" in data
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data and whole else None
+    ending = path.suffix.lower()
+    image: NDArray[Any] | None = None
+    if ending in (".tif", ".tiff") and _misleads_cv2(_tiff_tags(data)):
+        image = _decode_tiff(path, data)
+    elif data and (ending != ".png" or b"IEND" in data):
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+        if ending == ".png" and _png_has_alpha(data):
+            flags = cv2.IMREAD_UNCHANGED
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        if image is not None and image.dtype in (np.uint8, np.uint16):
+            codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
+            image = cv2.cvtColor(image, codes[1 if image.ndim == 2 else image.shape[2]])
     if image is None:
         raise ValueError(f"image {path} does not decode; replace it with a whole copy.")
     if image.dtype not in (np.uint8, np.uint16):
@@ -60,7 +73,59 @@ def _read_image(path: Path, flags: int) -> NDArray[Any]:
     return image
 
 
+def _png_has_alpha(data: bytes) -> bool:
+    """By the type of its pixels, or transparency of some colours, which is said before these."""
+    return data[25:26] in (b"\4", b"\6") or b"tRNS" in data[: data.find(b"IDAT")]
+
+
+_PHOTOMETRIC, _SAMPLES, _PLANES, _TILES, _SAMPLE_FORMAT = 262, 277, 284, 322, 339
+
+
+def _tiff_tags(data: bytes) -> dict[int, int]:
+    """The tags of the first image, the first value of each. Source: TIFF 6.0, section 2."""
+    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(data[at : at + size], order)
+
+    tags: dict[int, int] = {}
+    if number(2, 2) != 42:  # 43 is BigTIFF
+        return tags
+    start = number(4, 4) + 2
+    for entry in range(start, start + 12 * number(start - 2, 2), 12):
+        size = {1: 1, 3: 2}.get(number(entry + 2, 2), 4)
+        is_inside = size * number(entry + 4, 4) <= 4
+        tags[number(entry, 2)] = number(entry + 8 if is_inside else number(entry + 8, 4), size)
+    return tags
+
+
+def _misleads_cv2(tags: Mapping[int, int]) -> bool:
+    """cv2 multiplies colours of 8 bits by alpha, and mixes up planes of 16 bits."""
+    has_alpha = tags.get(_PHOTOMETRIC) in (0, 1, 2) and tags.get(_SAMPLES) in (2, 4)
+    return has_alpha or tags.get(_PLANES) == 2
+
+
+def _decode_tiff(path: Path, data: bytes) -> NDArray[Any] | None:
+    """With FFmpeg, which takes tiles for rows and floats for whole numbers."""
+    tags = _tiff_tags(data)
+    if _TILES in tags or tags.get(_SAMPLE_FORMAT, 1) != 1:
+        raise ValueError(
+            f"image {path} has alpha or separate planes in tiles or as floats, which is not "
+            "supported; save it as rows of whole numbers."
+        )
+    try:
+        with av.open(io.BytesIO(data), "r", format="tiff_pipe") as container:
+            frame = next(container.decode(video=0))
+    except (av.FFmpegError, StopIteration):
+        return None
+    has_alpha, is_deep = tags.get(_SAMPLES) == 4, frame.format.components[0].bits > 8
+    packed = ("rgba", "rgba64le") if has_alpha else ("rgb24", "rgb48le")
+    return frame.reformat(format=packed[is_deep]).to_ndarray()
+
+
 class ImageReader(FrameReader):
+    """Reads a folder of images, or one; see `open_reader`."""
+
     def __init__(self, path: Path, frames: tuple[int, int] | None) -> None:
         super().__init__()
         self._files = image_files(path)
@@ -70,52 +135,78 @@ class ImageReader(FrameReader):
             raise ValueError(f"folder {path} has two images {twice}; leave one ending for each.")
         indices = select_frames(range(len(names)), frames, path)
         first = self._read(indices[0])
+        height, width, _ = first.pixels.shape
         self.info = ClipInfo(
-            width=first.shape[1],
-            height=first.shape[0],
+            width=width,
+            height=height,
             fps=None,
-            dtype=first.dtype,
+            dtype=first.pixels.dtype,
             path=path,
             total_frames=len(names),
             indices=indices,
             color=ColorTags(matrix=0, range=2),
             names=tuple(names[index] for index in indices),
+            has_alpha=_has_alpha(first),
         )
 
-    def _read(self, index: int) -> Pixels:
-        # 3 channels whatever there are, without alpha, as deep as they are.
-        image = _read_image(self._files[index], cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    def _read(self, index: int) -> Frame:
+        file = self._files[index]
+        image = _read_image(file)
+        pixels = np.ascontiguousarray(image[..., :3])
+        stored = image if image.shape[2] == 4 else None
+        return Frame(pixels, index, None, file.stem, stored)
 
     def _items(self) -> Generator[Frame, None, None]:
         info = self.info
         assert info.indices is not None
         for index in info.indices:
-            pixels = self._read(index)
+            frame = self._read(index)
+            pixels = frame.pixels
             if pixels.shape != (info.height, info.width, 3) or pixels.dtype != info.dtype:
                 raise ValueError(
                     f"image {self._files[index]} is {pixels.shape[1]}x{pixels.shape[0]} "
                     f"{pixels.dtype} but the first is {info.width}x{info.height} {info.dtype}; "
                     "give images of one size and depth."
                 )
-            yield Frame(pixels, index, None, self._files[index].stem)
+            if _has_alpha(frame) and not info.has_alpha:
+                raise ValueError(
+                    f"image {self._files[index]} has alpha but {self._files[info.indices[0]]} has "
+                    "none; give alpha to all or to none."
+                )
+            yield frame
+
+
+def _has_alpha(frame: Frame) -> bool:
+    return frame.stored is not None
+
+
+def differing(source: Frame, written: Frame) -> Mask:
+    """Where two frames of image folders differ in anything that they show, alpha too: (H, W)."""
+    first, second = (
+        frame.pixels if frame.stored is None else frame.stored for frame in (source, written)
+    )
+    if first.shape[2] != second.shape[2]:
+        return np.ones(first.shape[:2], np.bool_)
+    return (first != second).any(axis=2)
 
 
 def threshold(image: NDArray[Any]) -> Mask:
-    """(H, W) or (H, W, C), unsigned integers -> (H, W), True at half of the range or more."""
-    largest = image if image.ndim == 2 else image.max(axis=2)
-    return largest > np.iinfo(image.dtype).max // 2
+    """(H, W, C), unsigned integers -> (H, W), True at half of the range or more."""
+    return image.max(axis=2) > np.iinfo(image.dtype).max // 2
 
 
 def image_mask(path: Path) -> Mask:
-    image = _read_image(path, cv2.IMREAD_UNCHANGED)
-    if image.ndim == 3 and image.shape[2] == 4:
-        color, alpha = image[..., :3], image[..., 3]
-        image = alpha if (color == color[0, 0]).all() and alpha.min() < alpha.max() else color
-    return threshold(image)
+    """The hole that an image means; see `read_mask`."""
+    image = _read_image(path)
+    color, alpha = image[..., :3], image[..., 3:]
+    if alpha.size and (color == color[0, 0]).all() and alpha.min() < alpha.max():
+        return threshold(alpha)
+    return threshold(color)
 
 
 class ImageWriter(FrameWriter):
+    """Writes a folder of images; see `open_writer`."""
+
     def _create(self, temporary: Path) -> None:
         if self._path.exists() and any(self._path.iterdir()):
             raise ValueError(f"output folder {self._path} is not empty; give a new or empty one.")
@@ -123,16 +214,26 @@ class ImageWriter(FrameWriter):
 
     def _write(self, pixels: Pixels, pts: int | None, name: str | None) -> None:
         info = self._info
+        index = self._count if info.indices is None else info.indices[self._count]
         if name is None:
-            index = self._count if info.indices is None else info.indices[self._count]
             name = f"{index:06d}" if info.names is None else info.names[self._count]
         assert self._temporary is not None
         image = self._temporary / f"{name}.png"
         if image.exists():
             raise ValueError(f"two frames are called {name}; give each a name of its own.")
-        encoded, data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+        stored = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+        if info.has_alpha:
+            source = _read_image(self._sources[index])
+            stored = np.dstack([stored, source[..., 3:]])
+        encoded, data = cv2.imencode(".png", stored)
         assert encoded
         image.write_bytes(data.tobytes())
+
+    @functools.cached_property
+    def _sources(self) -> list[Path]:
+        """The source's images, for what is not in the pixels."""
+        assert self._info.path is not None
+        return image_files(self._info.path)
 
     def _publish(self, temporary: Path) -> None:
         if self._path.exists():

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from combcn_core.flow import is_cut
+from combcn_core.images import differing
 from combcn_core.inpaint import InpaintConfig, SegmentResult, ShotInpainter, Tell, part_of
 from combcn_core.masks import grow
 from combcn_core.networks import CombCN
@@ -70,7 +71,8 @@ class Report:
         network_pixels: by the networks.
         resumed_frames: of those, how many an interrupted run had finished.
         changed_outside_mask: pixels outside the grown masks that differ between the source and the
-            written file, both decoded; None where the format is lossy. Always 0.
+            written file, both decoded, in images with their alpha; None where the format is lossy.
+            Always 0.
         seconds: per stage, and "total".
         peak_memory_bytes: most memory that this process held so far; None on Windows.
         settings: what was asked for.
@@ -632,5 +634,9 @@ def _changed_outside_mask(clip: _Clip, grow_pixels: int, output: Path) -> int | 
     ):
         holes = _grown(masks, grow_pixels)
         for frame, hole, result in zip(frames, holes, written, strict=True):
-            changed += int(((frame.pixels != result.pixels).any(axis=2) & ~hole).sum())
+            if output.is_dir():
+                differs = differing(frame, result)
+            else:
+                differs = (frame.pixels != result.pixels).any(axis=2)
+            changed += int((differs & ~hole).sum())
     return changed

@@ -80,7 +80,7 @@ def open_reader(
     Pixels are RGB whatever the file holds. YUV is converted with the matrix and range of its tags;
     untagged, it counts as limited range and as BT.709 if larger than 1024x576, else BT.601, as
     players have it, and `open_writer` does the same. 8 bits come as uint8; more as uint16, over
-    the full range. Alpha is left out and gray becomes three equal channels.
+    the full range. Gray becomes three equal channels. Alpha is left out, but see `open_writer`.
 
     Opening reads all packets once, without decoding, so that frame count, rate and a file cut
     short are known beforehand. The outcome is kept: opening the same file again is cheap.
@@ -94,8 +94,8 @@ def open_reader(
 
     Raises:
         ValueError: missing, not a video, no frames, a range outside the clip, images that differ
-            in size or bit depth; damaged, without `allow_truncated` (while iterating, where only
-            decoding shows it).
+            in size, bit depth or alpha; damaged, without `allow_truncated` (while iterating, where
+            only decoding shows it).
     """
     path = Path(path)
     _check_exists(path, "give a video file or a folder of images")
@@ -120,8 +120,8 @@ def read_mask(
     """Open the holes of a clip: one image for all frames, a folder of images, a video, or a box.
 
     A pixel is hole where its largest channel reaches half of the range (128 of 255, 32768 of
-    65535), so white, red, soft and compressed masks all work. Alpha counts only in an image whose
-    colour is the same everywhere: opaque is hole then.
+    65535), so white, red, soft and compressed masks all work. Alpha counts only in an
+    image whose colour is the same everywhere: opaque is hole then.
 
     Args:
         source: a path, or "x,y,w,h" in pixels of the frame as displayed.
@@ -175,7 +175,8 @@ def open_writer(
     - `.mkv`: FFV1 level 3 with a checksum per slice. RGB, lossless: what is written is what
       will be read, bit for bit.
     - `.mov`: ProRes 422 HQ, or 4444 where the width is odd.
-    - none: a folder of PNG, 8 or 16 bits, named as the source's images or by frame number.
+    - none: a folder of PNG, 8 or 16 bits, named as the source's images or by frame number. Alpha
+      of the source's images is taken over as it is, in the hole too.
 
     Rate, time stamps, colour tags and metadata are those of `info`; Matroska rounds variable time
     stamps to milliseconds, and loses the aspect of pixels that are not square (a warning). RGB
@@ -205,7 +206,7 @@ def open_writer(
         known = ", ".join(_VIDEO_FORMATS)
         raise ValueError(
             f"output {path} ends in {path.suffix}, which is not known; use {known}, or no ending "
-            "for a folder of PNG images."
+            "for a folder of images."
         )
     if not path.absolute().parent.is_dir():
         raise ValueError(f"output folder {path.absolute().parent} does not exist; create it first.")
