@@ -58,9 +58,9 @@ WEIGHTS: Mapping[Method, str] = {
 CLASSICAL: Mapping[Method, int] = {"telea": cv2.INPAINT_TELEA, "ns": cv2.INPAINT_NS}
 CLASSICAL_RADIUS_PIXELS = 3
 # Modules that no figure follows from, or only through pixels and weights, which have digests too.
-IDLE_MODULES = {"__init__", "__main__", "checkpoint", "cli", "data", "demo", "frames", "holes"}
-IDLE_MODULES |= {"images", "losses", "pictures", "resume", "scale", "scores", "stream", "train"}
-IDLE_MODULES |= {"version", "video"}
+IDLE_MODULES = {"__init__", "__main__", "checkpoint", "cli", "data", "demo", "exr", "frames"}
+IDLE_MODULES |= {"holes", "images", "losses", "pictures", "resume", "scale", "scores", "stream"}
+IDLE_MODULES |= {"train", "version", "video"}
 CLASSICAL_MODULES = {"evaluate", "masks", "metrics"}
 PANEL_PIXELS = (256, 640)  # width of a frame in a picture, at least and at most
 SHEET_PIXELS = 2000  # width of a picture, about

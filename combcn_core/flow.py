@@ -590,7 +590,8 @@ class Plate:
         if np.issubdtype(frame.dtype, np.integer):
             counted = frame.astype(np.int64)
         else:
-            counted = np.rint(np.clip(to_unit(frame), 0, 1) * PLATE_STEPS).astype(np.int64)
+            # Highlights of scene-linear images lie above 1.
+            counted = np.rint(np.clip(to_unit(frame), 0, 2) * PLATE_STEPS).astype(np.int64)
         counted[hole] = 0
         self._sum += sign * counted
         self._squares += sign * counted**2

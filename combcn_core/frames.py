@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
-Pixels: TypeAlias = NDArray[Any]  # (H, W, 3) RGB, uint8 0..255 or uint16 0..65535
+# (H, W, 3) RGB: uint8 0..255, uint16 0..65535, or float32 encoded by `exr.encode`
+Pixels: TypeAlias = NDArray[Any]
 Mask: TypeAlias = NDArray[np.bool_]  # (H, W), True inside the hole
 
 
@@ -61,7 +62,7 @@ class ClipInfo:
     width: int  # as displayed, rotation applied
     height: int
     fps: Fraction | None  # the average at a variable rate; None for images
-    dtype: np.dtype[Any] = _UINT8  # or uint16
+    dtype: np.dtype[Any] = _UINT8  # or uint16, or float32: scene-linear images, encoded
     path: Path | None = None
     total_frames: int | None = None  # of the source
     indices: Sequence[int] | None = None  # source indices of the frames that the reader yields

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from combcn_core import exr
 from combcn_core.frames import (
     ClipInfo,
     ColorTags,
@@ -26,7 +27,7 @@ from combcn_core.frames import (
     select_frames,
 )
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".exr")
 
 
 def image_files(path: Path) -> list[Path]:
@@ -52,7 +53,7 @@ def image_files(path: Path) -> list[Path]:
 
 
 def _read_image(path: Path) -> NDArray[Any]:
-    """Decode an image: (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16."""
+    """Decode an image that is no EXR: (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16."""
     data = path.read_bytes()  # cv2.imread cannot open all names on Windows
     ending = path.suffix.lower()
     image: NDArray[Any] | None = None
@@ -151,9 +152,13 @@ class ImageReader(FrameReader):
 
     def _read(self, index: int) -> Frame:
         file = self._files[index]
-        image = _read_image(file)
-        pixels = np.ascontiguousarray(image[..., :3])
-        stored = image if image.shape[2] == 4 else None
+        stored: NDArray[Any] | None
+        if is_exr(file):
+            pixels, stored = exr.read(file)
+        else:
+            image = _read_image(file)
+            pixels = np.ascontiguousarray(image[..., :3])
+            stored = image if image.shape[2] == 4 else None
         return Frame(pixels, index, None, file.stem, stored)
 
     def _items(self) -> Generator[Frame, None, None]:
@@ -176,8 +181,12 @@ class ImageReader(FrameReader):
             yield frame
 
 
+def is_exr(path: Path) -> bool:
+    return path.suffix.lower() == ".exr"
+
+
 def _has_alpha(frame: Frame) -> bool:
-    return frame.stored is not None
+    return frame.stored is not None and frame.stored.shape[2] in (2, 4)
 
 
 def differing(source: Frame, written: Frame) -> Mask:
@@ -191,13 +200,16 @@ def differing(source: Frame, written: Frame) -> Mask:
 
 
 def threshold(image: NDArray[Any]) -> Mask:
-    """(H, W, C), unsigned integers -> (H, W), True at half of the range or more."""
-    return image.max(axis=2) > np.iinfo(image.dtype).max // 2
+    """(H, W, C), unsigned integers or floats -> (H, W), True at half of the range or more."""
+    largest = image.max(axis=2)
+    if np.issubdtype(image.dtype, np.floating):
+        return largest >= 0.5
+    return largest > np.iinfo(image.dtype).max // 2
 
 
 def image_mask(path: Path) -> Mask:
     """The hole that an image means; see `read_mask`."""
-    image = _read_image(path)
+    image = exr.read_levels(path) if is_exr(path) else _read_image(path)
     color, alpha = image[..., :3], image[..., 3:]
     if alpha.size and (color == color[0, 0]).all() and alpha.min() < alpha.max():
         return threshold(alpha)
@@ -218,9 +230,13 @@ class ImageWriter(FrameWriter):
         if name is None:
             name = f"{index:06d}" if info.names is None else info.names[self._count]
         assert self._temporary is not None
-        image = self._temporary / f"{name}.png"
+        ending = ".exr" if info.dtype == np.float32 else ".png"
+        image = self._temporary / f"{name}{ending}"
         if image.exists():
             raise ValueError(f"two frames are called {name}; give each a name of its own.")
+        if ending == ".exr":
+            exr.write(image, self._sources[index], pixels)
+            return
         stored = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
         if info.has_alpha:
             source = _read_image(self._sources[index])

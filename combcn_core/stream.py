@@ -124,7 +124,7 @@ def inpaint_file(
     Args:
         input: video file or folder of images.
         mask: image, folder of images, video, or "x,y,w,h"; see `read_mask`.
-        output: .mp4, .mkv, .mov, or a folder of PNG; see `open_writer`.
+        output: .mp4, .mkv, .mov, or a folder of PNG or EXR; see `open_writer`.
         config: the defaults of `InpaintConfig` if None.
         model: for the stage of the networks; None leaves it out.
         frames: first and last frame to write, counted from 0, both included. They come out as they
@@ -609,6 +609,11 @@ def _check_references(references: Mapping[int, PathLike], whole: ClipInfo) -> No
         plate = open_reader(path).info
         if plate.num_frames != 1:
             raise ValueError(f"reference {path} has {plate.num_frames} frames; give one picture.")
+        if (plate.dtype == np.float32) != (whole.dtype == np.float32):
+            raise ValueError(
+                f"reference {path} is {plate.dtype} but the clip is {whole.dtype}; give EXR images "
+                "for EXR images, and other pictures for other clips."
+            )
         if (plate.width, plate.height) != (whole.width, whole.height):
             raise ValueError(
                 f"reference {path} is {plate.width}x{plate.height} but the clip is "

@@ -82,6 +82,9 @@ def open_reader(
     players have it, and `open_writer` does the same. 8 bits come as uint8; more as uint16, over
     the full range. Gray becomes three equal channels. Alpha is left out, but see `open_writer`.
 
+    EXR images are scene-linear: their pixels come as float32 on the curve of `exr.encode`, as the
+    display window shows them, and black where it has no data.
+
     Opening reads all packets once, without decoding, so that frame count, rate and a file cut
     short are known beforehand. The outcome is kept: opening the same file again is cheap.
 
@@ -94,8 +97,8 @@ def open_reader(
 
     Raises:
         ValueError: missing, not a video, no frames, a range outside the clip, images that differ
-            in size, bit depth or alpha; damaged, without `allow_truncated` (while iterating, where
-            only decoding shows it).
+            in size, bit depth or alpha, EXR without the package OpenEXR; damaged, without
+            `allow_truncated` (while iterating, where only decoding shows it).
     """
     path = Path(path)
     _check_exists(path, "give a video file or a folder of images")
@@ -120,7 +123,7 @@ def read_mask(
     """Open the holes of a clip: one image for all frames, a folder of images, a video, or a box.
 
     A pixel is hole where its largest channel reaches half of the range (128 of 255, 32768 of
-    65535), so white, red, soft and compressed masks all work. Alpha counts only in an
+    65535, 0.5 in EXR), so white, red, soft and compressed masks all work. Alpha counts only in an
     image whose colour is the same everywhere: opaque is hole then.
 
     Args:
@@ -176,7 +179,8 @@ def open_writer(
       will be read, bit for bit.
     - `.mov`: ProRes 422 HQ, or 4444 where the width is odd.
     - none: a folder of PNG, 8 or 16 bits, named as the source's images or by frame number. Alpha
-      of the source's images is taken over as it is, in the hole too.
+      of the source's images is taken over as it is, in the hole too. EXR images become EXR: all
+      but the colours that differ from the source is the source's, see `exr.write`.
 
     Rate, time stamps, colour tags and metadata are those of `info`; Matroska rounds variable time
     stamps to milliseconds, and loses the aspect of pixels that are not square (a warning). RGB
@@ -196,7 +200,7 @@ def open_writer(
 
     Raises:
         ValueError: unknown ending, output same as the source, folder missing, not writable or not
-            empty, no rate for a video, a rate for a source that has one.
+            empty, no rate for a video, a rate for a source that has one, a video of EXR images.
     """
     path = Path(path)
     if info.path is not None and path.resolve() == info.path.resolve():
@@ -214,6 +218,11 @@ def open_writer(
         raise ValueError(
             f"the clip has {info.fps} frames per second but fps is {fps}; leave fps out, it is "
             "for folders of images."
+        )
+    if info.dtype == np.float32 and (ending or info.path is None):
+        raise ValueError(
+            f"output {path} cannot hold scene-linear frames; write the EXR images of a folder into "
+            "a folder."
         )
     if not ending:
         return ImageWriter(path, info, scratch)
