@@ -1,9 +1,10 @@
 """Joint Trainer."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import cv2
 import folder_paths
@@ -27,6 +28,8 @@ from . import folders
 from .memory import LoadedModel, hold, is_out_of_memory
 from .progress import Progress
 from .sockets import Model, from_pictures, to_images, to_masks
+
+log = logging.getLogger("combcn")
 
 CONNECTED = "(the connected images)"
 ALL_HOLES = "all kinds"
@@ -224,7 +227,7 @@ class JointTrainer(io.ComfyNode):
             sample_every=max(10, steps // 50),
             calibration_clips=min(256, max(4, steps // 50)),  # they end every run
             workers=0,  # other processes would start as another ComfyUI
-            device=device.type if device.type in ("cuda", "mps") else "cpu",
+            device=_device_name(device),
         )
         output = _output_path(name)
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -308,6 +311,13 @@ def _footage_folders() -> list[str]:
     return sorted(
         path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
     )
+
+
+def _device_name(device: torch.device) -> Literal["cuda", "mps", "cpu"]:
+    if device.type in ("cuda", "mps", "cpu"):
+        return device.type
+    log.warning("Training knows cuda and mps but not %s, and runs on the CPU.", device.type)
+    return "cpu"
 
 
 def _output_path(name: str) -> Path:
