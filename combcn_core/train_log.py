@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class TrainingLog:
         """(H, W, 3) uint8: the losses over the steps, as far as they have been written."""
         rows = self._read() if self._rows is None else self._rows
         curves = {
-            column: [(float(row["step"]), float(row[column])) for row in rows if row[column]]
+            column: [(float(row["step"]), _number(row[column])) for row in rows if row[column]]
             for column in LOSSES
         }
         return draw_curves(
@@ -75,15 +76,18 @@ class TrainingLog:
         return None if picture is None else picture[..., ::-1].astype(np.uint8)
 
     def _read(self) -> list[dict[str, str]]:
+        """The rows that can be read: a kill may have cut the last one, and people edit files."""
         if not self.path.exists():
             return []
-        with open(self.path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        text = self.path.read_text(encoding="utf-8", errors="replace").replace("\0", "")
+        read = csv.DictReader(text.splitlines())
+        rows = [{name: row.get(name) or "" for name in COLUMNS} for row in read]
+        return [row for row in rows if row["step"].isdecimal()]
 
     def _open(self, done: int) -> None:
         """Keep the rows of saved steps; those after were done again since."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        kept = [row for row in self._read() if _is_step(row["step"], done)]
+        kept = [row for row in self._read() if int(row["step"]) <= done]
         temporary = self.path.with_suffix(".csv.tmp")
         with open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
@@ -93,5 +97,8 @@ class TrainingLog:
         self._rows = kept
 
 
-def _is_step(text: str, done: int) -> bool:
-    return text.isdigit() and int(text) <= done
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan  # left out of the curve

@@ -190,3 +190,23 @@ def test_curves_may_be_empty_or_many():
     draw({})
     draw({"3DCN": [(1, float("nan"))]})
     draw({str(number): [(1, number), (2, 1)] for number in range(12)})
+
+
+def test_curves_average_what_is_too_dense_to_draw():
+    # Losses of single clips jump about: what shows is their mean, here half of the top.
+    steps = np.arange(1, 100_001)
+    jumping = np.where(steps % 2, 0.0, 20.0)
+    sheet = draw({"jumping": list(zip(steps, jumping, strict=True)), "mean": [(1, 10), (1e5, 10)]})
+    rows = [_row_of(sheet, SECOND, column) for column in (100, 200, 330)]
+    assert len(set(rows)) == 1  # the steady curve covers the other: both are at 10
+    assert not (np.abs(sheet[60:, 90:370].astype(int) - FIRST) < 8).all(axis=2).any()
+
+
+def test_curves_share_the_axes():
+    # The same values lie in the same place, whichever curve they are of and however long it is.
+    long, short = [(step, step / 10) for step in range(1, 201)], [(100, 10.0), (101, 10.1)]
+    sheet = draw({"long": long, "short": short})
+    column = round(70 + (100.5 - 1) / 199 * (400 - 20 - 70))  # in the drawing area
+    assert _row_of(sheet, SECOND, column) == pytest.approx(
+        _row_of(draw({"long": long, "other": []}), FIRST, column), abs=1.5
+    )

@@ -58,3 +58,44 @@ def test_log_shows_its_curves(tmp_path):
     for step in (1, 2, 3):
         log.add(progress(step))
     assert (log.picture() != empty).any()
+
+
+def test_log_has_what_training_yields(tmp_path):
+    log = TrainingLog(tmp_path / "model.v2.safetensors")
+    assert log.path == tmp_path / "model.v2_log" / "log.csv"
+    log.add(progress(1, np.zeros((8, 8, 3), np.uint8)))
+    with open(log.path, newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row == {
+        "step": "1",
+        "phase": "joint",
+        "learning_rate": "0.001",
+        "seconds": "1.0",
+        "3DCN": "10.0000",
+        "3DCN validation": "",
+        "CombCN": "8.0000",
+        "CombCN validation": "9.0000",
+    }
+
+
+def test_log_that_was_cut_or_edited_does_not_end_a_training(tmp_path):
+    output = tmp_path / "model.safetensors"
+    log = TrainingLog(output)
+    for step in (1, 2, 3, 4):
+        log.add(progress(step))
+    lines = log.path.read_text().splitlines()
+    lines[1] = lines[1].replace("10.0000", "ten")
+    lines[2] += ",one,column,more"
+    lines[3] = "seconds, step, what not"
+    log.path.write_bytes("\n".join([*lines[:4], "4,jo"]).encode() + b"\xff\0\0")
+    again = TrainingLog(output)
+    again.picture()
+    again.add(progress(5))
+    assert read_steps(again) == [1, 2, 4, 5]
+    again.picture()
+    for content in (b"", b"\xff\xfe\n1", b"no,log\n1,2\n"):
+        log.path.write_bytes(content)
+        again = TrainingLog(output)
+        again.picture()
+        again.add(progress(1))
+        assert read_steps(again) == [1]
