@@ -308,6 +308,8 @@ def _footage(
 
 def _footage_folders() -> list[str]:
     folder = Path(folder_paths.get_input_directory())
+    if not folder.is_dir():
+        return []
     return sorted(
         path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
     )
@@ -322,6 +324,8 @@ def _device_name(device: torch.device) -> Literal["cuda", "mps", "cpu"]:
 
 def _output_path(name: str) -> Path:
     """The file of a model in models/combcn."""
+    if not name.strip():
+        raise ValueError("name is empty; give the model a name.")
     folder = folder_paths.get_folder_paths(folders.FOLDER_NAME)[0]
     return folders.within(folder, f"{name}{folders.ENDING}")
 
