@@ -127,6 +127,18 @@ def test_scan_measures_motion_and_mean(folder, footage):
     assert footage.mean_pixel == pytest.approx(mean.tolist(), abs=1e-6)
 
 
+def test_scan_tells_after_each_file_and_stops_when_told(folder):
+    shares = []
+    scan_footage(folder, clip_length=4, tell=lambda share, frame: shares.append(share))
+    assert shares == pytest.approx([1 / 3, 2 / 3, 1])
+
+    def stop(share, frame):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        scan_footage(folder, clip_length=4, tell=stop)
+
+
 def test_scan_leaves_out_what_is_too_short(folder, caplog):
     footage = scan_footage(folder, clip_length=12)
     assert footage.skipped == {
