@@ -1102,6 +1102,8 @@ class _Sound:
             track = _add_track(container, stream, form)
             for key in {"language", "title"} & stream.metadata.keys():
                 track.output.metadata[key] = stream.metadata[key]
+            # PyAV 14 takes nothing but the number.
+            track.output.disposition = stream.disposition.value  # type: ignore[assignment]
             self._tracks[stream.index] = track
         streams = [self._input.streams[index] for index in self._tracks]
         self._packets: Iterator[Any] = self._input.demux(*streams) if streams else iter(())

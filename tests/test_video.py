@@ -93,6 +93,8 @@ def make_video(
     aspect=None,
     gop=None,
     container_options=None,
+    languages=(),
+    default=None,
 ):
     """Encode RGB frames, or lists of planes, with one track of sound per (codec, rate, pitch)."""
     with av.open(str(path), "w", container_options=container_options or {}) as container:
@@ -116,6 +118,9 @@ def make_video(
         ]
         for track, _, _ in tracks:
             track.layout = "mono"
+        for (track, _, _), language in zip(tracks, languages, strict=False):
+            track.metadata["language"] = language
+            track.disposition = int(language == default)
         for i, values in enumerate(frames):
             if planar:
                 frame = planar_frame(values, pixel_format)
@@ -792,6 +797,25 @@ def test_sound_is_copied(tmp_path, ending):
             assert len(after) == len(before)
     with av.open(str(output)) as container:
         assert container.streams.video[0].start_time == 0
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".mov"])
+def test_sound_tracks_keep_language_and_default(tmp_path, ending):
+    languages = ["eng", "fra", "ita"]
+    source = make_video(
+        *(tmp_path / "a.mkv", moving_frames(24)),
+        sound=[("aac", 48000, pitch) for pitch in (440, 550, 660)],
+        languages=languages,
+        default="fra",
+    )
+    output = rewrite(source, tmp_path / f"b{ending}")
+    with av.open(str(output)) as container:
+        tracks = container.streams.audio
+        assert [track.metadata["language"] for track in tracks] == languages
+        assert [track.disposition.value & 1 for track in tracks] == [0, 1, 0]
+    for index in range(3):
+        given, written = (packets(path, "audio", index) for path in (source, output))
+        assert [data for _, _, data in written] == [data for _, _, data in given]
 
 
 @pytest.mark.parametrize(
