@@ -67,6 +67,7 @@ class ClipInfo:
     total_frames: int | None = None  # of the source
     indices: Sequence[int] | None = None  # source indices of the frames that the reader yields
     color: ColorTags = _UNTAGGED
+    full_chroma: bool = False  # colour in every pixel, as in RGB and 4:4:4
     sample_aspect_ratio: Fraction | None = None  # None: square pixels
     time_base: Fraction | None = None  # seconds per unit of pts
     pts: tuple[int, ...] | None = field(default=None, repr=False)  # None: a constant rate

@@ -146,6 +146,7 @@ class ImageReader(FrameReader):
             total_frames=len(names),
             indices=indices,
             color=ColorTags(matrix=0, range=2),
+            full_chroma=True,
             names=tuple(names[index] for index in indices),
             has_alpha=_has_alpha(first),
         )

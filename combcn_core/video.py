@@ -177,7 +177,7 @@ def open_writer(
       sizes); 10 bits if the source has more than 8.
     - `.mkv`: FFV1 level 3 with a checksum per slice. RGB, lossless: what is written is what
       will be read, bit for bit.
-    - `.mov`: ProRes 422 HQ, or 4444 where the width is odd.
+    - `.mov`: ProRes 4444 where the source is RGB or 4:4:4 (or its width odd), else 422 HQ.
     - none: a folder of PNG, 8 or 16 bits, named as the source's images or by frame number. Alpha
       of the source's images is taken over as it is, in the hole too. EXR images become EXR: all
       but the colours that differ from the source is the source's, see `exr.write`.
@@ -721,6 +721,7 @@ def _describe(
         total_frames=total_frames,
         indices=indices,
         color=_color_tags(first, stream),
+        full_chroma=first.format.chroma_width(2) == 2 and not first.format.name.startswith("gray"),
         sample_aspect_ratio=aspect,
         time_base=stream.time_base,
         pts=None if constant else tuple(pts),
@@ -940,7 +941,8 @@ def _ffv1_settings(info: ClipInfo) -> tuple[str, dict[str, str]]:
 
 def _prores_settings(info: ClipInfo) -> tuple[str, dict[str, str]]:
     # The profile, HQ or 4444, follows from the pixel format.
-    return "yuv444p10le" if info.width % 2 else "yuv422p10le", {"vendor": "apl0"}
+    full = info.full_chroma or info.width % 2
+    return "yuv444p10le" if full else "yuv422p10le", {"vendor": "apl0"}
 
 
 _VIDEO_FORMATS = {
