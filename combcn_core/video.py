@@ -713,6 +713,8 @@ def _describe(
     bits = max(component.bits for component in first.format.components)
     tags = {key.lower(): (key, value) for key, value in container.metadata.items()}
     stream_tags = {key.lower(): value for key, value in stream.metadata.items()}
+    if "timecode" in tags:  # there in MXF and in some Matroska files
+        stream_tags.setdefault("timecode", tags.pop("timecode")[1])
     return ClipInfo(
         width=width,
         height=height,
@@ -1036,15 +1038,12 @@ class _VideoWriter(FrameWriter):
 
     def _stream_tags(self) -> dict[str, str]:
         tags = dict(self._info.stream_metadata)
-        # A time code names the first frame of the source, and exists at these rates only.
-        nominal = round(self._fps)
-        exists = nominal in (24, 25, 30, 48, 50, 60) and self._fps in (
-            nominal,
-            Fraction(nominal * 1000, 1001),
-        )
-        indices = self._info.indices or [0]
-        if not exists or self._info.pts is not None or indices[0] > 0:
-            tags.pop("timecode", None)
+        timecode = tags.pop("timecode", "")
+        if self._info.pts is None:
+            first = self._info.indices[0] if self._info.indices else 0
+            timecode = _shift_timecode(timecode, first, self._fps)
+            if timecode:
+                tags["timecode"] = timecode
         return tags
 
     def _write(self, pixels: Pixels, pts: int | None, name: str | None) -> None:
@@ -1077,6 +1076,34 @@ class _VideoWriter(FrameWriter):
             with contextlib.suppress(av.FFmpegError):
                 self._container.close()
             self._container = None
+
+
+def _shift_timecode(timecode: str, num_frames: int, fps: Fraction) -> str:
+    """The time code so many frames later; "" where there is none, as at unusual rates.
+
+    With ";" or "." before the frames, numbers are dropped: the first two of 30, or four of 60, in
+    each minute but every tenth. Source: SMPTE ST 12-1, section 5.2.
+    """
+    match = re.fullmatch(r"(\d+):(\d+):(\d+)([:;.])(\d+)", timecode)
+    nominal = round(fps)
+    is_ntsc = fps == Fraction(nominal * 1000, 1001)
+    if match is None or nominal not in (24, 25, 30, 48, 50, 60) or not (is_ntsc or fps == nominal):
+        return ""
+    dropped = 0  # of each minute
+    if match[4] != ":":
+        if not is_ntsc or nominal % 30:
+            return ""
+        dropped = nominal // 15
+    hours, minutes, seconds, frames = (int(match[group]) for group in (1, 2, 3, 5))
+    minutes += 60 * hours
+    number = nominal * (60 * minutes + seconds) + frames - dropped * (minutes - minutes // 10)
+    ten_minutes = nominal * 600 - dropped * 9
+    tens, number = divmod(number + num_frames, ten_minutes)
+    skipped = max(number - dropped, 0) // (nominal * 60 - dropped)  # of the nine
+    number += tens * nominal * 600 + dropped * skipped
+    seconds, frames = divmod(number, nominal)
+    hours, minutes = seconds // 3600 % 24, seconds // 60 % 60
+    return f"{hours:02}:{minutes:02}:{seconds % 60:02}{match[4]}{frames:02}"
 
 
 class _SoundTrack(NamedTuple):

@@ -23,6 +23,7 @@ from combcn_core.video import (
     ClipInfo,
     ColorTags,
     _downsample_chroma,
+    _shift_timecode,
     _upsample_chroma,
     count_frames,
     open_reader,
@@ -763,15 +764,73 @@ def test_tags_that_mp4_has_no_name_for_come_through(tmp_path):
     assert {key: found[key] for key in metadata} == metadata
 
 
-def test_time_code_comes_through_unless_the_start_is_cut(tmp_path):
-    info = ClipInfo(64, 48, NTSC_FILM, stream_metadata={"timecode": "01:02:03:04"})
-    with open_writer(tmp_path / "a.mov", info) as writer:
-        for frame in moving_frames(5):
-            writer.write(frame)
-    for span, expected in (((0, 3), "01:02:03:04"), ((1, 3), None)):
-        output = rewrite(tmp_path / "a.mov", tmp_path / f"{span[0]}.mp4", frames=span)
-        with av.open(str(output)) as container:
-            assert container.streams.video[0].metadata.get("timecode") == expected
+def timecodes(path):
+    """Of the streams of a file, and of the file."""
+    with av.open(str(path)) as container:
+        owners = [container, *container.streams]
+        tags = [{k.lower(): v for k, v in owner.metadata.items()} for owner in owners]
+    return [owner["timecode"] for owner in tags if "timecode" in owner]
+
+
+FILM, NTSC = Fraction(24), Fraction(30000, 1001)
+
+
+@pytest.mark.parametrize(
+    ("source", "codec", "fps", "start", "later"),
+    [
+        ("a.mov", "prores_ks", FILM, "01:02:03:04", "01:02:03:07"),
+        ("a.mp4", "libx264", FILM, "01:02:03:22", "01:02:04:01"),
+        ("a.mkv", "ffv1", FILM, "23:59:59:22", "00:00:00:01"),
+        ("a.mxf", "mpeg2video", FILM, "01:02:03:04", "01:02:03:07"),
+        ("a.mov", "prores_ks", NTSC, "01:02:59;28", "01:03:00;03"),
+    ],
+)
+def test_time_code_names_the_first_frame(tmp_path, source, codec, fps, start, later):
+    pixel_format = "yuv422p10le" if codec == "prores_ks" else "yuv420p"
+    path = make_video(
+        *(tmp_path / source, moving_frames(6), codec, pixel_format, fps),
+        metadata={"timecode": start},
+    )
+    assert start in timecodes(path)
+    for ending in (".mov", ".mp4", ".mkv"):
+        for span, expected in (((0, 5), start), ((3, 5), later)):
+            output = rewrite(path, tmp_path / f"{span[0]}{ending}", frames=span)
+            assert set(timecodes(output)) == {expected}
+            # The track that editors read, beside the tag.
+            assert (b"tmcd" in output.read_bytes()) == (ending != ".mkv")
+
+
+@pytest.mark.parametrize("fps", [NTSC, 2 * NTSC, NTSC_FILM, Fraction(25)])
+def test_shifted_time_code_against_counting(fps):
+    nominal = round(fps)
+    dropped = {30: 2, 60: 4}.get(nominal, 0)
+    separator = ";" if dropped else ":"
+    labels = [
+        f"{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}{separator}{frame:02}"
+        for second in range(0, 3600 * 25)
+        if second < 1300 or second > 24 * 3600 - 700
+        for frame in range(nominal)
+        if not (second % 60 == 0 and second // 60 % 10 and frame < dropped)
+    ]
+    midnight = next(i for i, label in enumerate(labels) if label.startswith("24:00:00"))
+    labels = labels[:midnight]
+    rng = np.random.default_rng(0)
+    first_part = next(i for i, label in enumerate(labels) if label.startswith("23:"))
+    for first in rng.integers(0, first_part // 2, 200):
+        count = int(rng.integers(0, first_part - first))
+        assert _shift_timecode(labels[first], count, fps) == labels[first + count]
+    # Over midnight.
+    assert _shift_timecode(labels[-5], 7, fps) == labels[2]
+
+
+def test_time_code_that_says_nothing_is_left_out(tmp_path):
+    odd = [("", FILM), ("noon", FILM), ("01:02:03:04", Fraction(23)), ("01:02:03;04", FILM)]
+    for timecode, fps in odd:
+        assert _shift_timecode(timecode, 0, fps) == ""
+        info = ClipInfo(64, 48, fps, stream_metadata={"timecode": timecode})
+        with open_writer(tmp_path / "a.mov", info) as writer:
+            writer.write(moving_frames(1)[0])
+        assert timecodes(tmp_path / "a.mov") == []
 
 
 # Sound
