@@ -429,10 +429,9 @@ def _with_coarse(
     truth, hole = torch.from_numpy(frames), torch.from_numpy(mask)
     nothing = torch.zeros_like(hole)
     coarse_clip, _ = downsample_known(truth, nothing, size=size)
-    whole, _ = downsample_known(torch.from_numpy(filled), nothing, size=size)
-    # Known cells are averaged without the hole, as at inference.
-    known, coarse_mask = downsample_known(torch.from_numpy(filled), hole, size=size)
-    coarse_filled = torch.where(coarse_mask[..., None], whole, known)
+    coarse_filled, _ = downsample_known(torch.from_numpy(filled), nothing, size=size)
+    # Any touch of the hole makes a cell hole, so nothing of the fill is in what counts as known.
+    _, coarse_mask = downsample_known(truth, hole, size=size)
     _, coarse_learn = downsample_known(truth, torch.from_numpy(learn), size=size)
     _, coarse_unknown = downsample_known(truth, torch.from_numpy(unknown), size=size)
     return Clip(

@@ -196,6 +196,11 @@ def train(
         OSError: nothing can be saved there, or a process that prepares clips was ended.
     """
     check_name(output)
+    if not torch.is_grad_enabled():
+        raise ValueError(
+            "gradients are off here; train outside of torch.no_grad(), and within "
+            "torch.inference_mode(False) where inference mode is on."
+        )
     processes = _Processes(config.device)
     state = _State.make(footage, config, network, start, processes)
     if _state_path(output).exists():
@@ -229,6 +234,9 @@ def train(
         with _deferred_signals(insist=processes.count == 1) as signals:
             while state.step < num_steps:
                 phase = next(phase for phase in phases if state.step < phase.stop)
+                if phase.name == "frozen" and state.step == phase.start:
+                    # CombCN is to learn on the 3DCN that it will be used with.
+                    model.temporal.load_state_dict(state.averaged.temporal.state_dict())
                 rate = learning_rate(config, phase, state.step)
                 step_batches = list(islice(batches, config.accumulate))
                 whole = False

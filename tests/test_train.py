@@ -250,7 +250,12 @@ def test_frozen_training_moves_combcn_alone(footage, output):
     for step in train(footage, output, config):
         states.append(read_state(output)[0])
         assert step.phase == ("pretrain" if step.step <= 2 else "frozen")
-    assert not moved(states[1], states[-1], "model.temporal.")
+    assert not moved(states[2], states[-1], "model.temporal.")
+    for name in names_of(states[1], "averaged.temporal."):  # it is the averaged one
+        frozen = states[-1][name.replace("averaged.", "model.")]
+        assert torch.equal(states[1][name], frozen)
+        # The average of what stays is what stays, but for rounding.
+        torch.testing.assert_close(states[-1][name], frozen, atol=1e-7, rtol=1e-6)
     # The first step moves the last layer alone: it starts at zero and lets no gradient through.
     assert moved(states[2], states[-1], "model.detail.") == names_of(states[0], "model.detail.")
     temporal = load_model(output).temporal.state_dict()
@@ -412,11 +417,11 @@ def test_new_model_paints_the_fill(footage):
         assert losses[name].item() == pytest.approx(expected.mean().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("alpha", [1.0, 5.0])
-def test_step_against_plain_adam(footage, output, alpha):
+@pytest.mark.parametrize(("alpha", "most"), [(1.0, 0.05), (5.0, 1e6)], ids=["clipped", "whole"])
+def test_step_against_plain_adam(footage, output, alpha, most):
     """One step: the mean gradient of the batches, cut to its norm, then Adam's first step."""
     config = dataclasses.replace(
-        PLAIN, mode="scratch", steps=1, batch=2, accumulate=3, clip_gradient=0.05, warmup_steps=0,
+        PLAIN, mode="scratch", steps=1, batch=2, accumulate=3, clip_gradient=most, warmup_steps=0,
         decay_share=0, alpha=alpha, ema=0.0, weight_decay=0.01,
     )  # fmt: skip
     (step,) = run(footage, output, config, network=PAPER)
@@ -436,9 +441,9 @@ def test_step_against_plain_adam(footage, output, alpha):
     assert step.losses == pytest.approx(means, rel=1e-5)
 
     norm = math.sqrt(sum(float((gradient.double() ** 2).sum()) for gradient in gradients(model)))
-    assert norm > 0.05
+    assert 0.05 < norm < 1e6
     for index, (name, weight) in enumerate(model.named_parameters()):
-        gradient = weight.grad * 0.05 / norm + 0.01 * weight.detach()
+        gradient = weight.grad * min(1, most / norm) + 0.01 * weight.detach()
         # Of sums in another memory layout; most gradients are 1e-4 and more.
         first = after[f"optimizer.{index}.exp_avg"] / 0.1
         torch.testing.assert_close(first, gradient, atol=1e-6, rtol=1e-3)
@@ -935,6 +940,12 @@ def test_training_within_inference_mode(footage, output, whole, tmp_path):
             learnt_from = Footage(learnt_from.train, footage.validation, learnt_from.mean_pixel)
             run(learnt_from, output, config, start=made_here)
     assert_same_state(output, other)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_without_gradients_is_refused(footage, output, mode):
+    with mode(), pytest.raises(ValueError, match=r"gradients are off here; train outside of"):
+        run(footage, output, SHORT)
 
 
 def test_training_in_another_thread(footage, output, whole):
