@@ -70,7 +70,8 @@ def object_info(client):
     return client.get("/object_info")
 
 
-@pytest.fixture(scope="session")
+# Of the module, because Playwright keeps an event loop running as long as it is open.
+@pytest.fixture(scope="module")
 def browser():
     path = find_browser()
     if path is None:
@@ -84,13 +85,13 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def front_end(browser, server):
     """The front end that this ComfyUI asks for."""
     return FrontEnd(browser, server.address)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def newest(browser, host, tmp_path_factory):
     """The newest front end, on a ComfyUI of its own."""
     base = tmp_path_factory.mktemp("newest")

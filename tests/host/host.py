@@ -70,9 +70,10 @@ def _install_into(folder: Path) -> None:
 
 def _command(*arguments: object) -> None:
     command = [str(argument) for argument in arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    if done.returncode:
-        raise HostError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=900)
+    except subprocess.SubprocessError as error:
+        raise HostError(f"{error}\n{(error.stderr or '')[-2000:]}") from None
 
 
 def _python(folder: Path) -> Path:

@@ -65,6 +65,15 @@ def test_workflow_is_tidy(name):
         assert box(nodes[source])[2] < box(nodes[target])[0], "a link runs from right to left"
 
 
+def known(prompt, object_info):
+    """Without inputs that the front end adds for itself, such as the text of Preview Any."""
+    for node in prompt.values():
+        form = object_info[node["class_type"]]["input"]
+        names = {*form.get("required", {}), *form.get("optional", {})}
+        node["inputs"] = {name: node["inputs"][name] for name in names & node["inputs"].keys()}
+    return prompt
+
+
 def box(node):
     """Left, top, right and bottom of a node with its title."""
     (left, top), (width, height) = node["pos"], node["size"]
@@ -91,7 +100,7 @@ def test_workflow_in_the_browser(name, front_end, object_info, tmp_path):
 
     assert front_end.broken_nodes() == []
     assert front_end.complaints() == []
-    assert front_end.prompt() == to_prompt(workflow, object_info)
+    assert known(front_end.prompt(), object_info) == to_prompt(workflow, object_info)
     assert front_end.run(TIMEOUT_SECONDS)[0] == "execution_success"
     assert front_end.broken_nodes() == []
     assert front_end.complaints() == []
