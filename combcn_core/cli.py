@@ -44,11 +44,11 @@ class _Files:
     """The flags of `combcn inpaint` that are about files and machines."""
 
     input: Positional[Annotated[Path, arg(metavar="INPUT")]]
-    """Video file, or folder of frames (PNG, JPEG, TIFF; 8 or 16 bits)."""
+    """Video file, or folder of frames (PNG, JPEG, TIFF, EXR)."""
     mask: Annotated[str, arg(metavar="MASK")]
     """What to remove, in white: an image, a folder of images, a video; or x,y,w,h in pixels."""
     output: Annotated[Path, arg(metavar="OUTPUT")]
-    """.mp4 (H.264), .mkv (FFV1, lossless), .mov (ProRes), or a folder for PNG images."""
+    """.mp4 (H.264), .mkv (FFV1, lossless), .mov (ProRes), or a folder for PNG or EXR images."""
     frames: Annotated[str | None, arg(metavar="A-B")] = None
     """First and last frame to write, counted from 0. They come out as with the whole clip."""
     reference: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="N=IMAGE")]] = ()

@@ -11,8 +11,9 @@ import av
 import cv2
 import numpy as np
 import pytest
+import torch
 
-from combcn_core import exr
+from combcn_core import CombCN, NetworkConfig, exr
 from combcn_core.frames import ClipInfo
 from combcn_core.inpaint import InpaintConfig
 from combcn_core.stream import inpaint_file
@@ -226,6 +227,24 @@ def test_holes_come_back_scene_linear(tmp_path, step):
     # A still camera shows the pixel itself; a pan over a steep picture is interpolated.
     assert np.median(stops) < (0.02 if step == 0 else 0.1)
     assert np.quantile(stops, 0.95) < (0.05 if step == 0 else 0.4)
+
+
+def test_networks_paint_scene_linear_holes(tmp_path):
+    torch.manual_seed(0)
+    write_exrs(tmp_path / "in", scene(3))
+    config = InpaintConfig(propagate=False)
+    model = CombCN(NetworkConfig())
+    report = inpaint_file(
+        *(tmp_path / "in", "5,5,9,9", tmp_path / "out"), config=config, model=model
+    )
+    assert report.network_pixels == 3 * 81
+    assert report.changed_outside_mask == 0
+    for t, file in enumerate(sorted((tmp_path / "out").iterdir())):
+        result, source = read_rgb(file), scene(3)[t].astype(np.float16)
+        assert np.isfinite(result).all()
+        assert (result != source)[5:14, 5:14].mean() > 0.9
+        result[5:14, 5:14] = source[5:14, 5:14]
+        np.testing.assert_array_equal(result, source)
 
 
 def test_frame_without_a_hole_is_the_file_itself(tmp_path):
