@@ -27,14 +27,16 @@ from torch import Tensor
 from combcn_core.inference import (
     FoldedNet,
     InferenceModel,
-    default_batch_frames,
-    default_memory_bytes,
     fast_precision,
-    plan_batches,
-    plan_runs,
     prepare,
 )
 from combcn_core.inpaint import coarse_size, infer_temporal, restore_detail
+from combcn_core.jobs import (
+    default_batch_frames,
+    default_memory_bytes,
+    plan_batches,
+    plan_runs,
+)
 from combcn_core.masks import downsample_known
 from combcn_core.networks import CombCN, NetworkConfig, temporal_halo
 from combcn_core.regions import Span

@@ -26,14 +26,16 @@ from combcn_core import flow
 from combcn_core.flow import Array, Mask, Motion, Pixels, Trace
 from combcn_core.inference import (
     InferenceModel,
-    Job,
     Model,
     Precision,
+    prepare,
+)
+from combcn_core.jobs import (
+    Job,
     default_batch_frames,
     default_memory_bytes,
     plan_batches,
     plan_runs,
-    prepare,
 )
 from combcn_core.masks import (
     check_masks,
