@@ -173,7 +173,8 @@ class Compare(io.ComfyNode):
         frames, progress = [], Progress()
         for panels in zip(*pictures, strict=True):
             frames.append(side_by_side(panels, labels))
-            progress(len(frames) / len(first), frames[-1])
+            # No live picture: the front end would go on showing it in place of the slices.
+            progress(len(frames) / len(first))
         slices = from_pictures(
             side_by_side([_stretched(xt_slice(clip, row)) for clip in pictures], labels)
         )
