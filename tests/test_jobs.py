@@ -80,7 +80,7 @@ def test_tiles_end_where_they_are_hardly_more_than_context(network):
     assert {span.length for job in jobs for span in job.write[1:]} == {MIN_TILE_PIXELS, 300 % 128}
 
 
-@pytest.mark.parametrize(("limit", "most"), [(2**40, 1), (24 * 2**20, 9)])
+@pytest.mark.parametrize(("limit", "most"), [(2**40, 1), (48 * 2**20, 9)])
 def test_runs_cover_the_holes_and_fit_into_memory(network, limit, most):
     masks = torch.zeros(60, 128, 228, dtype=torch.bool)
     for t in range(18, 50):
