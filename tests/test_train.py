@@ -400,6 +400,23 @@ def test_losses_are_of_what_the_pipeline_paints(footage, network, coarsest):
     assert losses["CombCN"].item() == pytest.approx(np.mean(errors), abs=1e-4)
 
 
+def test_unknown_pixels_count_in_no_loss():
+    unknown = torch.zeros(8, 36, 40, dtype=torch.bool)
+    unknown[:, 10:26, 12:30] = True
+    batch = make_batch(footage_from_images(make_images(0), unknown))
+    assert (batch.mask & ~batch.learn).any()
+    other = batch._replace(
+        clip=torch.where(batch.learn, batch.clip, 0.5),
+        coarse_clip=torch.where(batch.coarse_learn, batch.coarse_clip, 0.5),
+    )
+    model = make_model(PAPER)
+    with torch.no_grad():
+        losses, _, _ = compute_losses(model, batch, "joint", torch.arange(3))
+        same, _, _ = compute_losses(model, other, "joint", torch.arange(3))
+    assert same == losses
+    assert all(loss > 0 for loss in losses.values())
+
+
 def test_new_model_paints_the_fill(footage):
     # So that every step of training is a gain on what the pipeline does without networks.
     batch = make_batch(footage)
@@ -464,7 +481,22 @@ def test_averaged_weights_against_a_plain_loop(whole):
                 assert torch.equal(after[name], value)
 
 
-def test_validation_is_of_the_averaged_weights_on_the_other_side(footage, output):
+def test_validation_is_of_the_averaged_weights(footage, output):
+    # Those are the ones that are saved; the clips are four batches of the next seed.
+    config = dataclasses.replace(PLAIN, mode="scratch", steps=2, batch=2)
+    progress = run(footage, output, config, network=PAPER)
+    model, means = load_model(output), dict.fromkeys(("3DCN", "CombCN"), 0.0)
+    held_back = dataclasses.replace(config, seed=1)
+    with contextlib.closing(iterate_batches(footage.validation, held_back, 2)) as batches:
+        for batch in itertools.islice(batches, 4):
+            with torch.no_grad():
+                losses, _, _ = compute_losses(model, batch, "joint", torch.arange(3))
+            for name, loss in losses.items():
+                means[name] += 255 * loss.item() / 4
+    assert progress[-1].validation == pytest.approx(means, rel=1e-5)
+
+
+def test_validation_is_on_the_other_side(footage, output):
     # What is held back is smooth, so that a new model is right about it, and wrong in training.
     flat = footage_from_images(torch.full((6, 30, 30, 3), 0.25)).train
     both = Footage(footage.train, flat, footage.mean_pixel)
