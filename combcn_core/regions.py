@@ -73,16 +73,11 @@ def _plan_axis(table: Table, wanted: Span, size: int) -> tuple[Step, ...]:
         sizes.append(size)
         size = size * row.stride if row.kind == "deconv" else size // row.stride
 
-    needed = {len(table): wanted}  # of each layer's output
+    # What a skip brings needs no look: the layers beside it read more of the same map.
     steps = []
-    for number in range(len(table), 0, -1):
-        step = plan_step(table[number - 1], needed[number], sizes[number - 1])
-        steps.append(step)
-        for source in (number - 1, table[number - 2].skip if number > 1 else None):
-            if source is not None:
-                other = needed.get(source, step.read)
-                start, stop = min(other.start, step.read.start), max(other.stop, step.read.stop)
-                needed[source] = Span(start, stop)
+    for row, size in zip(reversed(table), reversed(sizes), strict=True):
+        steps.append(plan_step(row, wanted, size))
+        wanted = steps[-1].read
     return tuple(reversed(steps))
 
 

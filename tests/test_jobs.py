@@ -22,6 +22,17 @@ def forecast(net, job):
     return net.forecast_bytes(job.wanted[-axes:], job.size[-axes:])
 
 
+def assert_depends_on_nothing_else(net, job, whole):
+    """Every layer does for the job what it would do for this part of the whole."""
+    axes = len(net.axes)
+    alone = net.plan(job.wanted[-axes:], job.size[-axes:])
+    within = net.plan(job.write[-axes:], whole)
+    for pair in zip(alone, within, strict=True):
+        for one, two in zip(*pair, strict=True):
+            assert one.read.length == two.read.length
+            assert one.zeros == two.zeros
+
+
 def covered(masks, jobs):
     result = torch.zeros_like(masks)
     for job in jobs:
@@ -40,6 +51,8 @@ def test_batches_are_of_jobs_that_are_alike(network):
     assert max(map(len, batches)) == 3
     jobs = [job for batch in batches for job in batch]
     assert sorted(job.write[0].start for job in jobs) == [0, 1, 2, 3, 5, 6, 7, 8]
+    for job in jobs:
+        assert_depends_on_nothing_else(network.detail, job, (500, 900))
     assert not (masks & ~covered(masks, jobs)).any()
 
 
@@ -71,6 +84,8 @@ def test_batches_and_tiles_fit_into_memory(network, batch_frames):
     jobs = [job for batch in batches for job in batch]
     assert not (masks & ~covered(masks, jobs)).any()
     assert not covered(masks, jobs)[:, 450:550, 500:700].any()
+    for job in jobs:
+        assert_depends_on_nothing_else(net, job, (900, 1300))
 
 
 def test_tiles_end_where_they_are_hardly_more_than_context(network):
@@ -91,7 +106,7 @@ def test_runs_cover_the_holes_and_fit_into_memory(network, limit, most):
     assert 1 <= len(jobs) <= most
     assert (len(jobs) == 1) == (limit == 2**40)
     for job in jobs:
-        assert job.write[0].start - job.read[0].start == 13
+        assert_depends_on_nothing_else(net, job, masks.shape)
         run = masks[slice(*job.write[0])]
         box = bounding_box(run)
         assert (job.write[1], job.write[2]) == ((box.top, box.bottom), (box.left, box.right))
