@@ -156,5 +156,5 @@ class FrontEnd:
         picture = cv2.imdecode(np.frombuffer(self.page.screenshot(), np.uint8), cv2.IMREAD_COLOR)
         size = (width, round(width * graph_height / graph_width))
         small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        cv2.imwrite(str(path), small, [cv2.IMWRITE_JPEG_QUALITY, 88])
+        cv2.imwrite(str(path), small, [cv2.IMWRITE_JPEG_QUALITY, 82])
         self.page.evaluate(TOGGLE_FOCUS)

@@ -2,14 +2,13 @@
 
 import os
 import shutil
-from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import torch
 from playwright.sync_api import Error, sync_playwright
 
-from combcn_core import CombCN, NetworkConfig, save_model
+from combcn_core import CombCN, NetworkConfig
 
 from .browser import FrontEnd, find_browser, launch
 from .client import Client
@@ -33,13 +32,6 @@ def random_model() -> CombCN:
     return model.eval()
 
 
-def install_pack(base: Path) -> None:
-    weights = copy_pack(base / "custom_nodes") / "combcn_core" / "weights"
-    if not (weights / "default.safetensors").exists():
-        weights.mkdir(exist_ok=True)
-        save_model(weights / "default.safetensors", random_model(), facts={})
-
-
 @pytest.fixture(scope="session")
 def host():
     """The folder in which ComfyUI is installed."""
@@ -53,7 +45,7 @@ def host():
 def server(host, tmp_path_factory):
     """A ComfyUI that has the pack and the tests' probe, started once for all tests."""
     base = tmp_path_factory.mktemp("comfyui")
-    install_pack(base)
+    copy_pack(base / "custom_nodes")
     shutil.copytree(HERE / "probe", base / "custom_nodes" / "probe")
     server = Server(host, base)
     yield server
@@ -95,7 +87,7 @@ def front_end(browser, server):
 def newest(browser, host, tmp_path_factory):
     """The newest front end, on a ComfyUI of its own."""
     base = tmp_path_factory.mktemp("newest")
-    install_pack(base)
+    copy_pack(base / "custom_nodes")
     server = Server(host, base, "--front-end-root", newest_front_end(host))
     yield FrontEnd(browser, server.address)
     server.stop()

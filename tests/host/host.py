@@ -73,7 +73,7 @@ def _command(*arguments: object) -> None:
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=900)
     except subprocess.SubprocessError as error:
-        raise HostError(f"{error}\n{(error.stderr or '')[-2000:]}") from None
+        raise HostError(f"{error}\n{str(error.stderr or '')[-2000:]}") from None
 
 
 def _python(folder: Path) -> Path:
