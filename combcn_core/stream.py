@@ -520,7 +520,7 @@ def _fill(
         raise ValueError(
             f"mask covers the whole frame in frames {job.segment.start} to {job.segment.stop - 1} "
             "and in all around them, so there is nothing to fill them from; give a smaller mask, "
-            "or a picture of the background with --reference N=IMAGE."
+            "or a picture of the background as reference (--reference N=IMAGE)."
         )
     if store is not None:
         key = store.key(job.segment, job.shot_start, (frame.digest for frame in job.window))
