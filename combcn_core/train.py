@@ -70,7 +70,7 @@ class TrainConfig(DataConfig):
     batch: int = 1
     """Clips that go through the networks at a time."""
     accumulate: int = 1
-    """Batches whose gradients make one step."""
+    """Batches whose gradients make one step, in each process."""
     detail_frames: int = 0
     """Frames of each clip that CombCN learns from in a step, drawn anew; 0: all, as in the paper.
     Frames of one clip are much alike, so few frames of many clips teach more."""
@@ -177,8 +177,8 @@ def train(
     """Train a model and save it; yields after every step and prints nothing.
 
     Where `output` has been trained before, training goes on from there. Closing the iterator,
-    Ctrl-C and SIGTERM save first; the last two are then raised. A second Ctrl-C does not wait for
-    the end of the step, so that step is lost.
+    Ctrl-C and SIGTERM save first; the last two are then raised. A second Ctrl-C does not wait: in
+    the middle of a step there is nothing to save, and what was saved before is kept.
 
     Args:
         footage: what to learn from.
@@ -811,8 +811,11 @@ class _Processes:
             self.count = self._accelerator.num_processes
             self.device = self._accelerator.device
         else:
+            cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
             if device == "auto":
-                device = "cuda" if torch.cuda.is_available() else "cpu"
+                device = "cuda" if cuda else "cpu"
+            if not {"cpu": True, "cuda": cuda, "mps": mps}[device]:
+                raise ValueError(f"device {device} is not available here; use cpu, or auto.")
             self.device = torch.device(device)
 
     @property

@@ -1272,9 +1272,12 @@ def test_command_variants_of_the_networks(folder, output):
         (["--start", "none.safetensors"], "there is no file none.safetensors"),
         (["--no-guidance"], "mode is joint, but a model without guidance has no 3DCN"),
         (["--precision", "bf16"], "precision is bf16, which on a CPU goes wrong"),
+        (["--device", "mps"], "device mps is not available here; use cpu, or auto."),
     ],
 )
 def test_command_says_what_is_wrong(folder, output, capsys, flags, said):
+    if "mps" in flags and torch.backends.mps.is_available():
+        pytest.skip("it is available here")
     assert run_command(folder, output, *flags) == 2
     error = capsys.readouterr().err
     assert said in error
