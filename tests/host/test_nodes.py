@@ -550,7 +550,7 @@ def trainer(**settings):
     return node("CombCN_JointTrainer", **(form | settings))
 
 
-def test_training_goes_on_when_queued_again(client, server, bench):
+def test_training_goes_on_when_queued_again(client, server):
     report = {"r": node("PreviewAny", source=["j", 2])}
     graph = source() | {"j": trainer()} | report
 
@@ -568,7 +568,7 @@ def test_training_goes_on_when_queued_again(client, server, bench):
     assert longer.progress["j"][0][0] > 0.5 * longer.progress["j"][0][1]
 
 
-def test_stopped_training_is_saved_and_goes_on(client, server):
+def test_stopped_training_is_saved_and_goes_on(client):
     report = {"r": node("PreviewAny", source=["j", 2])}
     graph = source() | {"j": trainer(name="stopped", steps=6)} | report
     run = Run()
@@ -583,9 +583,7 @@ def test_stopped_training_is_saved_and_goes_on(client, server):
     assert resumed.progress["j"][0][0] > run.progress["j"][0][0]
 
 
-def test_trained_model_is_ready_for_use(client, bench):
-    graph = source() | {"j": trainer(name="ready", stages="scratch"), "a": inpaint(model=["j", 0])}
+def test_trained_model_is_ready_for_use(bench):
+    graph = source() | {"j": trainer(steps=4), "a": inpaint(model=["j", 0])}
 
-    result = bench(graph, ("a", 0))
-
-    assert result.shape == (FRAMES, HEIGHT, WIDTH, 3)
+    assert bench(graph, ("a", 0)).shape == (FRAMES, HEIGHT, WIDTH, 3)
