@@ -6,6 +6,7 @@ hole. See `inpaint` for clips in memory and `inpaint_file` for files of any leng
 
 from combcn_core.checkpoint import load_model, read_model_info, save_model
 from combcn_core.evaluate import EvaluateConfig, evaluate
+from combcn_core.inference import InferenceModel, prepare
 from combcn_core.inpaint import (
     InpaintConfig,
     coarse_size,
@@ -25,6 +26,7 @@ from combcn_core.version import __version__
 __all__ = [
     "CombCN",
     "EvaluateConfig",
+    "InferenceModel",
     "InpaintConfig",
     "NetworkConfig",
     "Report",
@@ -38,6 +40,7 @@ __all__ = [
     "inpaint",
     "inpaint_file",
     "load_model",
+    "prepare",
     "propagate",
     "read_model_info",
     "restore_detail",
