@@ -5,6 +5,7 @@ hole. See `inpaint` for clips in memory and `inpaint_file` for files of any leng
 """
 
 from combcn_core.checkpoint import load_model, read_model_info, save_model
+from combcn_core.data import footage_from_images, scan_footage
 from combcn_core.evaluate import EvaluateConfig, evaluate
 from combcn_core.inference import InferenceModel, prepare
 from combcn_core.inpaint import (
@@ -21,6 +22,7 @@ from combcn_core.masks import composite
 from combcn_core.networks import CombCN, NetworkConfig
 from combcn_core.scores import Score
 from combcn_core.stream import Report, inpaint_file
+from combcn_core.train import TrainConfig, train
 from combcn_core.version import __version__
 
 __all__ = [
@@ -31,11 +33,13 @@ __all__ = [
     "NetworkConfig",
     "Report",
     "Score",
+    "TrainConfig",
     "__version__",
     "coarse_size",
     "composite",
     "evaluate",
     "fill_rest",
+    "footage_from_images",
     "infer_temporal",
     "inpaint",
     "inpaint_file",
@@ -45,5 +49,7 @@ __all__ = [
     "read_model_info",
     "restore_detail",
     "save_model",
+    "scan_footage",
+    "train",
     "upsample_guidance",
 ]
