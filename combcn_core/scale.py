@@ -29,8 +29,6 @@ Engine = Literal["local", "ray"]
 _SETTINGS = {item.name for item in dataclasses.fields(InpaintConfig)}
 _FILE_OPTIONS = {"frames", "references", "fit_mask", "allow_truncated", "fps", "weights"}
 
-_log = logging.getLogger("combcn")
-
 
 @dataclass(frozen=True)
 class Row:
@@ -69,10 +67,11 @@ class Row:
 
     def fingerprint(self) -> str:
         """Changes with the row, its files and the version: what makes a finished output stale."""
-        files = [self.input, self.mask, *self.options.get("references", {}).values()]
-        weights = self.options.get("weights", "default")
-        files.append(str(WEIGHTS_FOLDER / f"{weights}.safetensors"))
-        stamps = [_stamp(Path(file)) for file in [*files, weights]]
+        weights = str(self.options.get("weights", "default"))
+        if not weights.endswith(".safetensors"):
+            weights = str(WEIGHTS_FOLDER / f"{weights}.safetensors")
+        references = self.options.get("references", {}).values()
+        stamps = [_stamp(Path(file)) for file in (self.input, self.mask, *references, weights)]
         text = json.dumps([__version__, dataclasses.asdict(self), stamps], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -142,9 +141,11 @@ def run_batch(
     rows = read_manifest(manifest)
     done_path = manifest.with_name(f"{manifest.name}.done")
     finished = set(done_path.read_text().split()) if done_path.exists() else set()
+    # Taken before the work: what changes meanwhile is to be done again.
+    fingerprints = {row.output: row.fingerprint() for row in rows}
     outcomes, waiting = [], []
     for row in rows:
-        if row.fingerprint() in finished and Path(row.output).exists():
+        if fingerprints[row.output] in finished and Path(row.output).exists():
             outcomes.append(Outcome(row, "skipped"))
             on_outcome(outcomes[-1])
         else:
@@ -153,7 +154,7 @@ def run_batch(
     for outcome in run(waiting, workers):
         if outcome.status == "done":
             with open(done_path, "a", encoding="utf-8") as file:
-                file.write(f"{outcome.row.fingerprint()}\n")
+                file.write(f"{fingerprints[outcome.row.output]}\n")
         outcomes.append(outcome)
         on_outcome(outcome)
     places = {row.output: place for place, row in enumerate(rows)}
