@@ -622,10 +622,7 @@ def fill_quickly(frame: Pixels, hole: Mask) -> Pixels:
 
 
 def fill_smoothly(frame: Pixels, hole: Mask) -> Pixels:
-    """Fill a hole from its own frame by the membrane that its border spans.
-
-    On 24 clips it was 0.5 to 0.8 dB closer to the truth than push-pull.
-    """
+    """Fill a hole from its own frame by the membrane that its border spans."""
     return _filled(frame, hole, membrane)
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The weights that come with CombCN: bash recipes/default_weights.sh DATA OUTPUT.safetensors
 # DATA holds the clips that combcn_core/weights/README.md names, and their metadata.csv. Stopped and
-# started again it goes on. On one thread of an AMD EPYC (AVX-512) a joint step takes about 2 s.
+# started again it goes on.
 set -euo pipefail
 
 combcn train "$1" --output "$2" --where weights_ok=yes --half \
