@@ -633,8 +633,8 @@ class _State:
     def average(self) -> None:
         """EMA of weights and of BatchNorm's statistics, faster in the first steps."""
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        pairs = zip(self.averaged.state_dict().values(), self.model.state_dict().values())  # noqa: B905
-        for average, value in pairs:
+        averaged, model = self.averaged.state_dict(), self.model.state_dict()
+        for average, value in zip(averaged.values(), model.values(), strict=True):
             if average.is_floating_point():
                 average.lerp_(value, 1 - decay)
             else:
