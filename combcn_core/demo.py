@@ -81,16 +81,18 @@ def render_demo(
             f"demo of {num_frames} frames of {width}x{height}; "
             "ask for at least 1 frame of at least 16x16 pixels."
         )
-    scene = _paint_scene(width / height, 2 * height, seed)
+    scenery = paint_scenery(width / height, 2 * height, seed)
     images = np.empty((num_frames, height, width, 3), np.uint8)
     truth = np.empty_like(images)
     masks = np.empty((num_frames, height, width), np.bool_)
-    for index, time in enumerate(np.linspace(0, 1, num_frames)):
-        camera = _Camera.at(float(time), height, width)
-        with_van, without, touched = _render_frame(scene, camera, float(time))
-        grain = _grain(np.random.default_rng([seed, 1, index]), height, width)
-        images[index] = _expose(with_van, float(time), grain)
-        truth[index] = _expose(without, float(time), grain)
+    for index, time in enumerate(np.linspace(0, 1, num_frames).tolist()):
+        camera = Camera.at(time, height, width)
+        rear = _drive(camera, time)
+        with_van, without, touched = render_frame(scenery, camera, time, rear)
+        grain = film_grain(np.random.default_rng([seed, 1, index]), height, width)
+        gain = 1 + 0.03 * math.sin(2 * math.pi * (0.8 * time + 0.1))
+        images[index] = expose(with_van, gain, grain)
+        truth[index] = expose(without, gain, grain)
         masks[index] = cv2.dilate(touched.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     sound = _sound(np.random.default_rng([seed, 2]), round(num_frames * SAMPLE_RATE / FPS))
     return DemoClip(images, truth, masks, FPS, sound, SAMPLE_RATE)
@@ -105,16 +107,28 @@ def _parallax(y: float) -> float:
 
 
 @dataclass(frozen=True)
-class _Camera:
+class Camera:
+    """Where the camera is and looks.
+
+    Attributes:
+        height, width: of the frame, in pixels.
+        travel: how far it has gone past the van's lane.
+        tilt, pan: how far it looks down and to the right, where everything moves alike.
+        zoom: 1 shows the whole height of the scene, more shows less of it.
+        roll: its turn about the middle of the frame, in radians.
+    """
+
     height: int
     width: int
     travel: float
     tilt: float
     zoom: float
+    pan: float = 0
+    roll: float = 0
 
     @classmethod
-    def at(cls, time: float, height: int, width: int) -> _Camera:
-        """The camera at a time in [0, 1]: an eased pan, a slow push in, a hand's sway."""
+    def at(cls, time: float, height: int, width: int) -> Camera:
+        """The demo's camera at a time in [0, 1]: an eased pan, a slow push in, a hand's sway."""
         travel = _TRAVEL * (time - 0.08 * math.sin(2 * math.pi * time))
         sway = 0.0035 * math.sin(5.3 * time + 0.4) + 0.0012 * math.sin(17 * time)
         return cls(height, width, travel, sway, 1.02 + 0.05 * time * time * (3 - 2 * time))
@@ -128,7 +142,7 @@ class _Camera:
         """
         # From an output pixel's centre to scene coordinates, then to the layer's texels.
         pixel = 1 / (self.height * self.zoom)
-        left = self.width / self.height / 2 + (0.5 - self.width / 2) * pixel
+        left = self.width / self.height / 2 + (0.5 - self.width / 2) * pixel + self.pan
         top = 0.5 + (0.5 - self.height / 2) * pixel + self.tilt
         slope, offset = layer.parallax
         to_scene = np.array(
@@ -138,6 +152,8 @@ class _Camera:
                 [0, 0, 1],
             ]
         )
+        middle = (self.width / 2 - 0.5, self.height / 2 - 0.5)
+        to_scene = to_scene @ _place(0, 0, self.roll, middle)
         if place is not None:
             to_scene = np.linalg.inv(place) @ to_scene
         size = layer.density
@@ -178,38 +194,62 @@ class _View(NamedTuple):
         below += self.paint[..., :3]
 
 
-def _render_frame(
-    scene: _Scene, camera: _Camera, time: float
-) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """The frame with the van, the frame without it, and (H, W) where they may differ."""
-    without = np.zeros((camera.height, camera.width, 3), np.float32)
-    for layer in scene.behind:
-        camera.see(layer).lay_over(without)
-
-    aspect = camera.width / camera.height
+def _drive(camera: Camera, time: float) -> float:
+    """The van's rear bumper in the demo: once across the picture, braking in the middle."""
     eased = time + 0.32 * math.sin(2 * math.pi * time) / (2 * math.pi)
     # In scene coordinates; the layers' parallax of 1 takes the camera's travel off again.
-    rear = camera.travel - 0.04 + eased * (aspect - _VAN_LENGTH + 0.06)
+    return camera.travel - 0.04 + eased * (camera.width / camera.height - _VAN_LENGTH + 0.06)
+
+
+def render_frame(
+    scenery: Scenery,
+    camera: Camera,
+    time: float,
+    rear: float,
+    *,
+    size: float = 1,
+    faintest: float = 0,
+) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """A frame with the van, and without it.
+
+    Args:
+        scenery: what there is to see.
+        camera: where from.
+        time: in [0, 1], of the van's bobbing on its springs.
+        rear: x of the van's rear bumper; `camera.travel` is the left edge of the picture.
+        size: of the van, relative to the demo's.
+        faintest: shadow up to this opacity, in [0, 255], does not count as touched.
+
+    Returns:
+        (H, W, 3) both, in [0, 255]; and (H, W), where they may differ.
+    """
+    without = np.zeros((camera.height, camera.width, 3), np.float32)
+    for layer in scenery.behind:
+        camera.see(layer).lay_over(without)
+
     bob = 0.0022 * math.sin(23 * time) + 0.001 * math.sin(57 * time)
     pitch = 0.006 * math.sin(2 * math.pi * time) + 0.002 * math.sin(31 * time)
-    turn = (rear / _WHEEL_RADIUS) % (2 * math.pi)
+    turn = (rear / (_WHEEL_RADIUS * size)) % (2 * math.pi)
+    scale = np.diag([size, size, 1])
 
     with_van = without.copy()
     touched = np.zeros(without.shape[:2], np.bool_)
-    shadow = camera.see(scene.shadow, _place(rear, _VAN_LINE))
+    shadow = camera.see(scenery.shadow, _place(rear, _VAN_LINE) @ scale)
     # The sky still lights a shadow, so red fades more than blue.
     fade = shadow.paint[..., 3:] / 255 * np.array([0.74, 0.7, 0.62], np.float32)
     with_van[shadow.rows, shadow.columns] *= 1 - fade
-    parts = [camera.see(scene.body, _place(rear, _VAN_LINE + bob, pitch, (_VAN_LENGTH / 2, -0.1)))]
+    middle = (size * _VAN_LENGTH / 2, size * -0.1)
+    parts = [camera.see(scenery.body, _place(rear, _VAN_LINE + bob, pitch, middle) @ scale)]
     for axle in (_REAR_WHEEL, _FRONT_WHEEL):
-        wheel = _place(rear + axle, _VAN_LINE - _WHEEL_RADIUS, turn)
-        parts.append(camera.see(scene.wheel, wheel))
+        wheel = _place(rear + axle * size, _VAN_LINE - _WHEEL_RADIUS * size, turn) @ scale
+        parts.append(camera.see(scenery.wheel, wheel))
     for part in parts:
         part.lay_over(with_van)
-    for view in (shadow, *parts):
+    touched[shadow.rows, shadow.columns] |= shadow.paint[..., 3] > faintest
+    for view in parts:
         touched[view.rows, view.columns] |= (view.paint > 0).any(axis=2)
 
-    for layer in scene.before:
+    for layer in scenery.before:
         grass = camera.see(layer)
         grass.lay_over(with_van)
         grass.lay_over(without)
@@ -230,15 +270,14 @@ def _place(x: float, y: float, turn: float = 0, pivot: tuple[float, float] = (0,
     )
 
 
-def _expose(frame: Floats, time: float, grain: Array) -> Bytes:
-    """Exposure drift, a film shoulder, grain; (H, W, 3) uint8."""
-    gain = 1 + 0.03 * math.sin(2 * math.pi * (0.8 * time + 0.1))
+def expose(frame: Floats, gain: float | Floats, grain: Array) -> Bytes:
+    """Exposure (of all, or of R, G and B), a film shoulder, grain; (H, W, 3) uint8."""
     light = np.clip(frame * (gain / 255), 0, 1.2)
     toned = light - 0.5 * np.square(np.maximum(light - 0.7, 0))
     return np.clip(np.rint(toned * 255 + grain), 0, 255).astype(np.uint8)
 
 
-def _grain(rng: np.random.Generator, height: int, width: int) -> Array:
+def film_grain(rng: np.random.Generator, height: int, width: int) -> Array:
     """(H, W, 3) film grain of about 2 levels, mostly brightness, a little wider than a pixel."""
     noise = _blur(rng.standard_normal((height, width, 4), dtype=np.float32), 0.55)
     return 2.4 * noise[..., 3:] + noise[..., :3]
@@ -457,7 +496,9 @@ def _scatter(rng: np.random.Generator, left: float, right: float, every: float) 
 
 
 @dataclass(frozen=True)
-class _Scene:
+class Scenery:
+    """What stands behind the van's lane and before it, and the van itself, at the origin."""
+
     behind: list[_Layer]
     before: list[_Layer]
     body: _Layer
@@ -465,7 +506,12 @@ class _Scene:
     shadow: _Layer
 
 
-def _paint_scene(aspect: float, density: float, seed: int) -> _Scene:
+def paint_scenery(aspect: float, density: float, seed: int) -> Scenery:
+    """Paint the street for frames of that aspect, at that many texels per frame height.
+
+    It reaches as far as the camera sees with a `travel` from 0 to 0.5 and a `zoom` of 1 or more.
+    """
+
     def rng(index: int) -> np.random.Generator:
         # One stream per layer: a change to one leaves the others as they were.
         return np.random.default_rng([seed, 0, index])
@@ -489,7 +535,7 @@ def _paint_scene(aspect: float, density: float, seed: int) -> _Scene:
         _paint_grass(sheet(0.8, 1.06, 1.55), rng(9), 1.03, 0.085, 1.8),
     ]
     van = _paint_body(density), _paint_wheel(density), _paint_shadow(density)
-    return _Scene(behind, before, *van)
+    return Scenery(behind, before, *van)
 
 
 def _paint_sky(sky: _Layer, rng: np.random.Generator) -> _Layer:
