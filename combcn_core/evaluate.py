@@ -42,7 +42,14 @@ from combcn_core.inpaint import (
 )
 from combcn_core.masks import composite, grow
 from combcn_core.networks import CombCN
-from combcn_core.pictures import Image, outline_mask, save_picture, side_by_side, xt_slice
+from combcn_core.pictures import (
+    Image,
+    frame_over_slice,
+    outline_mask,
+    save_picture,
+    side_by_side,
+    xt_slice,
+)
 from combcn_core.scores import Score, ScoreBook, Sheet, write_page
 from combcn_core.video import IMAGE_ENDINGS, PathLike, Pixels, open_reader, read_mask
 
@@ -60,9 +67,8 @@ CLASSICAL_RADIUS_PIXELS = 3
 # Modules that no figure follows from, or only through pixels and weights, which have digests too.
 IDLE_MODULES = {"__init__", "__main__", "checkpoint", "cli", "data", "demo", "exr", "frames"}
 IDLE_MODULES |= {"holes", "images", "losses", "pictures", "resume", "scale", "scores", "stream"}
-IDLE_MODULES |= {"train", "version", "video"}
+IDLE_MODULES |= {"selftest", "train", "version", "video"}
 CLASSICAL_MODULES = {"evaluate", "masks", "metrics"}
-PANEL_PIXELS = (256, 640)  # width of a frame in a picture, at least and at most
 SHEET_PIXELS = 2000  # width of a picture, about
 
 Hole = Literal[HoleKind, "removal"]
@@ -514,29 +520,16 @@ def _draw_sheet(
     row = int(hole_rows.median()) if len(hole_rows) else trial.holes.shape[1] // 2
     source = trial.images.numpy()
     outlined = outline_mask(source[frame], trial.holes[frame].numpy())
-    panels = [_panel(outlined, xt_slice(source, row))]
+    panels = [frame_over_slice(outlined, xt_slice(source, row))]
     labels = [f"source\nframe {frame}; slice of row {row}"]
     if trial.hole == "removal":
-        panels.append(_panel(trial.truth[frame].numpy(), xt_slice(trial.truth.numpy(), row)))
+        panels.append(
+            frame_over_slice(trial.truth[frame].numpy(), xt_slice(trial.truth.numpy(), row))
+        )
         labels.append("truth")
     for method, result in results.items():
-        panels.append(_panel(result[frame].numpy(), xt_slice(result.numpy(), row)))
+        panels.append(frame_over_slice(result[frame].numpy(), xt_slice(result.numpy(), row)))
         here = _errors(trial, result)[frame]
         labels.append(f"{method}\nl1 {here:.1f}; of the clip {scores[method].l1:.1f}")
     rows = math.ceil(len(panels) / max(2, SHEET_PIXELS // panels[0].shape[1]))
     return side_by_side(panels, labels, columns=math.ceil(len(panels) / rows))
-
-
-def _panel(frame: Image, slice: Image) -> Image:
-    height, width, _ = frame.shape
-    gap = np.full((max(2, width // 100), width, 3), 22, np.uint8)
-    tall = slice.repeat(max(1, round(height / 4 / len(slice))), axis=0)  # short clips are stretched
-    panel = np.concatenate([frame, gap, tall])
-    least, most = PANEL_PIXELS
-    if width < least:
-        times = -(-least // width)
-        panel = panel.repeat(times, axis=0).repeat(times, axis=1)
-    if width > most:
-        size = (most, round(len(panel) * most / width))
-        panel = cv2.resize(panel, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
-    return panel

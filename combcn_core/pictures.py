@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 
+PANEL_PIXELS = (256, 640)  # width of a panel on a page, at least and at most
+
 _PAPER = (22, 24, 28)
 _INK, _FAINT_INK, _GRID = (240, 240, 240), (176, 182, 190), (52, 56, 62)
 _CURVE_INKS = ((255, 176, 64), (96, 190, 255), (255, 110, 130), (140, 220, 120))
@@ -116,6 +118,30 @@ def xt_slice(images: Image, row: int) -> Image:
     if not 0 <= row < images.shape[1]:
         raise ValueError(f"row is {row} but frames have {images.shape[1]} rows; count from 0.")
     return images[:, row].copy()
+
+
+def frame_over_slice(frame: Image, slice: Image) -> Image:
+    """A panel for a page: a frame, and an x-t slice of its clip beneath.
+
+    Args:
+        frame: (H, W, 3).
+        slice: (T, W, 3), from `xt_slice`; that of a short clip is stretched.
+
+    Returns:
+        Both, as wide as PANEL_PIXELS says.
+    """
+    height, width, _ = frame.shape
+    gap = np.full((max(2, width // 100), width, 3), 22, np.uint8)
+    tall = slice.repeat(max(1, round(height / 4 / len(slice))), axis=0)
+    panel = np.concatenate([frame, gap, tall])
+    least, most = PANEL_PIXELS
+    if width < least:
+        times = -(-least // width)
+        panel = panel.repeat(times, axis=0).repeat(times, axis=1)
+    if width > most:
+        size = (most, round(len(panel) * most / width))
+        panel = cv2.resize(panel, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+    return panel
 
 
 def strip(images: Image, indices: Sequence[int], *, gap: int = 4) -> Image:

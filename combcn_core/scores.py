@@ -243,8 +243,6 @@ def write_page(path: Path, title: str, scores: Sequence[Score], sheets: Iterable
     It appears under its name only when it is whole.
     """
     parts = [
-        f"<title>{escape(title)}: CombCN evaluation</title>",
-        f"<style>{_STYLE}</style>",
         f"<h1>{escape(title)}</h1>",
         f"<p>{describe(scores)} The best of a column is bold. All rows are in "
         '<a href="scores.csv">scores.csv</a>.</p>',
@@ -265,11 +263,24 @@ def write_page(path: Path, title: str, scores: Sequence[Score], sheets: Iterable
             f"<h3>{name} <span>{note}</span></h3>",
             f'<a href="{picture}"><img src="{picture}" alt="{name}" loading="lazy"></a>',
         ]
+    write_html(path, f"{title}: CombCN evaluation", parts)
+
+
+def write_html(path: Path, title: str, parts: Iterable[str]) -> None:
+    """Write a page; it appears under its name only when it is whole.
+
+    Args:
+        path: its file.
+        title: as text.
+        parts: of its body, as HTML.
+    """
     head = '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
     view = '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    style = f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n"
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        partial.write_text(head + view + "\n".join(parts) + "\n</html>\n", encoding="utf-8")
+        body = "\n".join(parts)
+        partial.write_text(f"{head}{view}{style}{body}\n</html>\n", encoding="utf-8")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
