@@ -17,6 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from combcn_core.frames import check_frame_size
+
 log = logging.getLogger("combcn")
 
 Array: TypeAlias = NDArray[Any]
@@ -125,13 +127,11 @@ class _Image:
 
     def __init__(self, path: Path, needs_colors: bool = True) -> None:
         library = _library(path)
-        try:
-            num_parts = len(library.File(str(path), header_only=True).parts)
-            self.file = library.File(str(path), separate_channels=True)
-        except (RuntimeError, ValueError) as error:
-            text = f"image {path} does not decode ({error}); replace it with a whole copy."
-            raise ValueError(text) from None
-        if len(self.file.parts) < num_parts:  # OpenEXR 3.5 leaves out what does not decode
+        headers = [part.header for part in _open(path, header_only=True).parts]
+        for header in headers:
+            _check_windows(header, path)
+        self.file = _open(path, separate_channels=True)
+        if len(self.file.parts) < len(headers):  # OpenEXR 3.5 leaves out what does not decode
             raise ValueError(f"image {path} does not decode; replace it with a whole copy.")
         for part in self.file.parts:
             _check_kind(part, path, library)
@@ -181,6 +181,20 @@ class _Image:
             [self.shown(plane.view(f"u{plane.itemsize}")).astype(np.uint32) for plane in planes],
             axis=-1,
         )
+
+
+def _open(path: Path, **how: bool) -> Any:
+    try:
+        return _library(path).File(str(path), **how)
+    except (RuntimeError, ValueError) as error:
+        text = f"image {path} does not decode ({error}); replace it with a whole copy."
+        raise ValueError(text) from None
+
+
+def _check_windows(header: Any, path: Path) -> None:
+    for window in ("displayWindow", "dataWindow"):
+        (left, top), (right, bottom) = np.array(header[window]).tolist()
+        check_frame_size(right - left + 1, bottom - top + 1, path)
 
 
 def _check_kind(part: Any, path: Path, library: Any) -> None:

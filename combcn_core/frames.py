@@ -49,6 +49,9 @@ class ColorTags:
 
 
 _UNTAGGED = ColorTags()
+
+# Four times 8K, 0.8 GB at 16 bits. A header that states more is damaged, or made to use up memory.
+MAX_FRAME_PIXELS = 2**27
 _UINT8 = np.dtype(np.uint8)
 
 
@@ -214,6 +217,19 @@ class FrameWriter:
 
     def _publish(self, temporary: Path) -> None:
         os.replace(temporary, self._path)
+
+
+def check_frame_size(width: int, height: int, path: Path) -> None:
+    """To be asked of a header, before anything of that size is read.
+
+    Raises:
+        ValueError: more than `MAX_FRAME_PIXELS`.
+    """
+    if width * height > MAX_FRAME_PIXELS:
+        raise ValueError(
+            f"{path} says that it is {width}x{height} pixels, but frames have at most "
+            f"{MAX_FRAME_PIXELS:,} here; replace it with a whole copy, or make it smaller."
+        )
 
 
 def select_frames(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
@@ -24,6 +25,7 @@ from combcn_core.frames import (
     FrameWriter,
     Mask,
     Pixels,
+    check_frame_size,
     select_frames,
 )
 
@@ -57,13 +59,19 @@ def _read_image(path: Path) -> NDArray[Any]:
     data = path.read_bytes()  # cv2.imread cannot open all names on Windows
     ending = path.suffix.lower()
     image: NDArray[Any] | None = None
-    if ending in (".tif", ".tiff") and _misleads_cv2(_tiff_tags(data)):
+    size = _stated_size(data)
+    if size is not None:
+        check_frame_size(*size, path)
+    if size is None:  # cv2 reads many more kinds, of whose headers nothing is known here
+        pass
+    elif ending in (".tif", ".tiff") and _misleads_cv2(_tiff_tags(data)):
         image = _decode_tiff(path, data)
-    elif data and (ending != ".png" or b"IEND" in data):
+    elif ending != ".png" or b"IEND" in data:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
         if ending == ".png" and _png_has_alpha(data):
             flags = cv2.IMREAD_UNCHANGED
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        with contextlib.suppress(cv2.error):
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         if image is not None and image.dtype in (np.uint8, np.uint16):
             codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
             image = cv2.cvtColor(image, codes[1 if image.ndim == 2 else image.shape[2]])
@@ -74,29 +82,66 @@ def _read_image(path: Path) -> NDArray[Any]:
     return image
 
 
+def _stated_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) in the header of a PNG, JPEG or TIFF; None for what is none of these."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    if data[:3] == b"\xff\xd8\xff":
+        return _jpeg_size(data)
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        tags = _tiff_tags(data)
+        return tags.get(_WIDTH, 0), tags.get(_HEIGHT, 0)
+    return None
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Of the frame header. Source: ITU-T T.81, annex B."""
+    at = 2
+    while (at := data.find(b"\xff", at)) >= 0 and at + 9 <= len(data):
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = data[at + 5 : at + 7], data[at + 7 : at + 9]
+            return int.from_bytes(width, "big"), int.from_bytes(height, "big")
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:  # have no length
+            at += 1 if marker == 0xFF else 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None
+
+
 def _png_has_alpha(data: bytes) -> bool:
     """By the type of its pixels, or transparency of some colours, which is said before these."""
     return data[25:26] in (b"\4", b"\6") or b"tRNS" in data[: data.find(b"IDAT")]
 
 
-_PHOTOMETRIC, _SAMPLES, _PLANES, _TILES, _SAMPLE_FORMAT = 262, 277, 284, 322, 339
+_WIDTH, _HEIGHT, _PHOTOMETRIC = 256, 257, 262
+_SAMPLES, _PLANES, _TILES, _SAMPLE_FORMAT = 277, 284, 322, 339
 
 
 def _tiff_tags(data: bytes) -> dict[int, int]:
-    """The tags of the first image, the first value of each. Source: TIFF 6.0, section 2."""
+    """The tags of the first image of a TIFF or BigTIFF, the first value of each.
+
+    Source: TIFF 6.0, section 2; the BigTIFF file format of libtiff.
+    """
     order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
 
     def number(at: int, size: int) -> int:
         return int.from_bytes(data[at : at + size], order)
 
+    # Bytes of an offset, and of the number of entries.
+    wide, count = {42: (4, 2), 43: (8, 8)}.get(number(2, 2), (0, 0))
     tags: dict[int, int] = {}
-    if number(2, 2) != 42:  # 43 is BigTIFF
+    if not wide:
         return tags
-    start = number(4, 4) + 2
-    for entry in range(start, start + 12 * number(start - 2, 2), 12):
-        size = {1: 1, 3: 2}.get(number(entry + 2, 2), 4)
-        is_inside = size * number(entry + 4, 4) <= 4
-        tags[number(entry, 2)] = number(entry + 8 if is_inside else number(entry + 8, 4), size)
+    start, size_of_entry = number(wide, wide), 4 + 2 * wide
+    num_entries = min(number(start, count), len(data) // size_of_entry)
+    for index in range(num_entries):
+        entry = start + count + index * size_of_entry
+        size = {1: 1, 3: 2, 16: 8}.get(number(entry + 2, 2), 4)
+        value = entry + 4 + wide
+        if size * number(entry + 4, wide) > wide:
+            value = number(value, wide)
+        tags[number(entry, 2)] = number(value, size)
     return tags
 
 

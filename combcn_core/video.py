@@ -35,6 +35,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from combcn_core.frames import (
+    MAX_FRAME_PIXELS,
     ClipInfo,
     ColorTags,
     Frame,
@@ -44,6 +45,7 @@ from combcn_core.frames import (
     PathLike,
     Pixels,
     Reader,
+    check_frame_size,
     select_frames,
 )
 from combcn_core.images import (
@@ -481,6 +483,7 @@ class _Decoder:
         concealing = ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video")
         name = stream.codec_context.name
         stream.thread_type = "NONE" if name in concealing else "SLICE"
+        stream.codec_context.options["max_pixels"] = str(MAX_FRAME_PIXELS)  # of any later frame
         self._stream = stream
         self._from_pts = from_pts
         self._has_checksums: bool | None = None if name == "ffv1" else False
@@ -599,7 +602,9 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     for stream in container.streams.video:
         cover = stream.disposition & Disposition.attached_pic
         # FFmpeg takes any text file to be a film of a terminal.
-        if not cover and stream.codec_context is not None and stream.codec_context.name != "ansi":
+        context = stream.codec_context
+        if not cover and context is not None and context.name != "ansi":
+            check_frame_size(context.width, context.height, path)
             return stream
     raise ValueError(f"{path} has no video in it; give a video file or a folder of images.")
 
