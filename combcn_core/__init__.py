@@ -21,6 +21,7 @@ from combcn_core.inpaint import (
 from combcn_core.masks import composite
 from combcn_core.networks import CombCN, NetworkConfig
 from combcn_core.scores import Score
+from combcn_core.selftest import Prediction, self_test
 from combcn_core.stream import Report, inpaint_file
 from combcn_core.train import TrainConfig, train
 from combcn_core.version import __version__
@@ -31,6 +32,7 @@ __all__ = [
     "InferenceModel",
     "InpaintConfig",
     "NetworkConfig",
+    "Prediction",
     "Report",
     "Score",
     "TrainConfig",
@@ -50,6 +52,7 @@ __all__ = [
     "restore_detail",
     "save_model",
     "scan_footage",
+    "self_test",
     "train",
     "upsample_guidance",
 ]

@@ -96,14 +96,25 @@ class Demo:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(EvaluateConfig):
-    """Compare methods on clips with synthetic holes: tables, a CSV file and a page of pictures."""
+    """Compare methods on clips with synthetic holes: tables, a CSV file and a page of pictures.
+    With --self-test: predict how well an object will come out of a clip."""
 
     data: Positional[Annotated[Path, arg(metavar="DATA")]]
-    """Folder of videos and of clips as folders (NAME/frames/ or NAME/, with images)."""
+    """Folder of videos and of clips as folders (NAME/frames/ or NAME/, with images). With
+    --self-test: what `combcn inpaint` takes."""
     output: Annotated[Path, arg(metavar="FOLDER")] = Path("combcn_evaluation")
-    """Where scores.csv, index.html and pictures/ go. Rows that are there already are kept."""
-    weights: Annotated[str, arg(metavar="NAME|PATH")] = "default"
-    """Weights of the networks: a name that comes with CombCN, or a .safetensors file."""
+    """Where scores.csv, index.html and pictures/ go. Rows that are there already are kept. Of a
+    self-test: prediction.json, prediction.jpg and index.html."""
+    self_test: FlagCreatePairsOff[bool] = False
+    """Hide areas of the mask's shape elsewhere in the frame, one for each of --seeds, and measure
+    how well they are filled."""
+    mask: Annotated[str | None, arg(metavar="MASK")] = None
+    """What is to be removed, for --self-test, as `combcn inpaint` takes it."""
+    test_frames: int = 96
+    """Frames that --self-test looks at, at most: those around the largest hole."""
+    weights: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    """Weights of the networks: a name that comes with CombCN, or a .safetensors file. None named:
+    the default ones; in a self-test none, as with `combcn inpaint`."""
     weights_2dcn: Annotated[Path | None, arg(metavar="PATH")] = None
     """Weights for the method 2dcn: networks trained without guidance."""
     size: Annotated[str, arg(metavar="SIDE|WxH")] = "0"  # type: ignore[assignment]
@@ -460,12 +471,16 @@ def _evaluate(command: Evaluate) -> None:
     from combcn_core.scores import describe, format_table
 
     config = command.config()
+    if command.self_test:
+        return _self_test(command, config)
+    if command.mask is not None:
+        raise ValueError(f"--mask {command.mask} is for --self-test; add that, or leave it out.")
     # Without methods named, those are taken that there are weights for.
     wanted = {WEIGHTS.get(method) for method in config.methods or WEIGHTS}
     is_there = (WEIGHTS_FOLDER / "default.safetensors").is_file()
     model = model_2dcn = None
-    if "weights" in wanted and (command.weights != "default" or is_there):
-        model = load_model(command.weights)
+    if "weights" in wanted and (command.weights is not None or is_there):
+        model = load_model(command.weights or "default")
     if "weights-2dcn" in wanted and command.weights_2dcn is not None:
         model_2dcn = load_model(command.weights_2dcn)
     with logging_redirect_tqdm(), _bar(command.data.name, unit="result") as bar:
@@ -488,6 +503,41 @@ def _evaluate(command: Evaluate) -> None:
     print(
         f"{command.output / 'index.html'} shows the worst frames, and all else that was measured."
     )
+
+
+def _self_test(command: Evaluate, config: EvaluateConfig) -> None:
+    from combcn_core.selftest import describe, self_test_file
+
+    if command.mask is None:
+        raise ValueError("--self-test needs --mask; give what is to be removed from the clip.")
+    fields = {field.name: field.default for field in dataclasses.fields(Evaluate)}
+    for name in ("methods", "holes", "frames", "size", "weights_2dcn"):
+        if getattr(command, name) != fields[name]:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} is of no use with --self-test; leave one out.")
+    settings = InpaintConfig(
+        grow_pixels=config.grow_pixels, device=config.device, precision=config.precision
+    )
+    open_reader(command.data)  # before the weights are read, which may take longer
+    model = _load_weights(command.weights, True)
+    with logging_redirect_tqdm(), _bar(command.data.name, unit="%") as bar:
+        bar.total = 100
+
+        def tell(share: float, frame: Pixels | None) -> None:
+            bar.update(int(100 * share) - bar.n)
+
+        prediction = self_test_file(
+            command.data,
+            command.mask,
+            command.output,
+            model,
+            settings,
+            seeds=config.seeds,
+            max_frames=command.test_frames,
+            tell=tell,
+        )
+    print("\n".join(describe(prediction)))
+    print(f"{command.output / 'index.html'} shows the hidden areas.")
 
 
 def _parse_size(text: str) -> tuple[int, int] | None:

@@ -93,7 +93,7 @@ class EvaluateConfig:
     size: tuple[int, int] | None = None
     """Crop and resize frames to this height and width; None leaves them as they are."""
     grow_pixels: int = 2
-    """Grow the masks of removals by so many pixels, to cover soft edges."""
+    """Grow the masks of removals, and of a self-test, by so many pixels, to cover soft edges."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the networks run."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -277,10 +277,15 @@ def write_html(path: Path, title: str, parts: Iterable[str]) -> None:
     head = '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
     view = '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
     style = f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n"
+    body = "\n".join(parts)
+    write_text(path, f"{head}{view}{style}{body}\n</html>\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file; it appears under its name only when it is whole."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        body = "\n".join(parts)
-        partial.write_text(f"{head}{view}{style}{body}\n</html>\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

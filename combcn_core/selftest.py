@@ -1,0 +1,430 @@
+"""Predict how well a removal will come out, on the clip that it is for.
+
+What is behind an object nobody knows; what is beside it everybody does. So an area of the mask's
+own shape and motion is hidden elsewhere in the frame too, both are filled as one hole, and the
+hidden area is compared with the source. The prediction is as good as the hidden areas are like the
+hole: how much of either is seen in other frames says whether they are.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from combcn_core import metrics
+from combcn_core.flow import from_unit, to_unit
+from combcn_core.inference import Model
+from combcn_core.inpaint import InpaintConfig, Tell, inpaint, part_of, propagate
+from combcn_core.masks import check_masks, grow
+from combcn_core.pictures import (
+    Image,
+    frame_over_slice,
+    outline_mask,
+    save_picture,
+    side_by_side,
+    xt_slice,
+)
+from combcn_core.scores import write_html, write_text
+from combcn_core.video import PathLike, open_reader, read_mask
+
+MAX_FRAMES = 96
+SEEDS = (0, 1, 2)
+WORST_FRAMES = 5
+GRID_CELLS = 160  # along the longer side: placements are sought on a grid this fine
+UNLIKE = 0.1  # difference of two shares that makes hidden areas a doubtful measure
+HOLE_INK, HIDDEN_INK = (255, 214, 10), (60, 220, 255)
+
+Masks = NDArray[np.bool_]
+
+
+class Placement(NamedTuple):
+    """Where the mask's shape goes: mirrored left to right or not, then moved; in pixels."""
+
+    mirrored: bool
+    down: int
+    right: int
+
+    def apply(self, masks: Masks) -> Masks:
+        """The moved (T, H, W); nothing may leave the frame."""
+        moved = masks[:, :, ::-1] if self.mirrored else masks
+        return np.roll(moved, (self.down, self.right), (1, 2))
+
+
+class HiddenScore(NamedTuple):
+    """How one hidden area was recovered.
+
+    Attributes:
+        placement: where it was.
+        psnr, l1, flicker: `metrics.hole_psnr`, `l1` and `flicker` of it, against the source.
+        seen: share of its pixels that propagation filled from other frames.
+        hole_seen: that of the hole itself, beside it.
+    """
+
+    placement: Placement
+    psnr: float
+    l1: float
+    flicker: float
+    seen: float
+    hole_seen: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What to expect in the hole.
+
+    Attributes:
+        first_frame, num_frames: of the clip, that were tested; the rest was not looked at.
+        total_frames: of the clip.
+        scores: one for each hidden area.
+        worst: (frame of the clip, l1), the worst first: mean over the hidden areas.
+        picture: (H, W, 3) uint8, the worst frame of each hidden area: source, result and truth.
+    """
+
+    first_frame: int
+    num_frames: int
+    total_frames: int
+    scores: tuple[HiddenScore, ...]
+    worst: tuple[tuple[int, float], ...]
+    picture: Image = field(repr=False, compare=False)
+
+    def expected(self, name: str) -> tuple[float, float]:
+        """Mean over the hidden areas and standard deviation between them; NaN with only one.
+
+        Args:
+            name: of a number in `HiddenScore`.
+        """
+        values = [float(getattr(score, name)) for score in self.scores]
+        spreads = len(values) > 1 and all(map(math.isfinite, values))
+        return statistics.fmean(values), statistics.stdev(values) if spreads else math.nan
+
+    @property
+    def doubt(self) -> str:
+        """Why the prediction may be wrong, in a sentence; empty where the areas are alike."""
+        hidden, hole = (self.expected(name)[0] for name in ("seen", "hole_seen"))
+        if abs(hidden - hole) <= UNLIKE:
+            return ""
+        return (
+            f"Other frames show {hidden:.0%} of the hidden areas but {hole:.0%} of the hole, so "
+            f"expect {'less' if hidden > hole else 'more'} than predicted."
+        )
+
+
+def self_test(
+    images: Tensor,
+    masks: Tensor,
+    model: Model | None = None,
+    config: InpaintConfig | None = None,
+    *,
+    seeds: Sequence[int] = SEEDS,
+    max_frames: int = MAX_FRAMES,
+    tell: Tell | None = None,
+) -> Prediction:
+    """Predict the quality of `inpaint` with the same arguments, from areas whose content is known.
+
+    An area has the shape of the (grown) mask in every frame, mirrored or not, and keeps its
+    distance from it, so that it moves as the object does. It lies within the frame and a little
+    off the hole.
+
+    Args:
+        images: (T, H, W, 3), as in `inpaint`.
+        masks: (T, H, W) or (H, W), 1 inside the hole.
+        model: as in `inpaint`.
+        config: as in `inpaint`; the defaults if None.
+        seeds: each draws one area. Fewer are used where fewer different ones are possible.
+        max_frames: frames to test at most: those around the largest hole.
+        tell: as in `inpaint`.
+
+    Returns:
+        The prediction.
+
+    Raises:
+        ValueError: as in `inpaint`; also an empty mask, and one that leaves no room beside it.
+    """
+    if max_frames < 2 or not seeds:
+        raise ValueError(
+            f"max_frames is {max_frames} and seeds {tuple(seeds)}; give 2 frames or more, and one "
+            "seed or more."
+        )
+    config = config or InpaintConfig()
+    holes = grow(check_masks(masks, *images.shape[:3]), config.grow_pixels).cpu().numpy()
+    start = _busiest(holes.sum(axis=(1, 2)), max_frames)
+    window = slice(start, start + max_frames)
+    return _test(
+        images[window].cpu(), holes[window], model, config, seeds, start, len(images), tell
+    )
+
+
+def self_test_file(
+    clip: PathLike,
+    mask: PathLike,
+    output: PathLike,
+    model: Model | None = None,
+    config: InpaintConfig | None = None,
+    *,
+    seeds: Sequence[int] = SEEDS,
+    max_frames: int = MAX_FRAMES,
+    tell: Tell | None = None,
+) -> Prediction:
+    """`self_test` of a file, in 8 bits. Only the frames that are tested are held in memory.
+
+    Args:
+        clip: video file, or folder of images.
+        mask: see `read_mask`.
+        output: a folder, made if need be, for prediction.json, prediction.jpg and index.html.
+        model, config, seeds, max_frames, tell: as in `self_test`.
+
+    Raises:
+        ValueError: as in `self_test`; a file that cannot be read, or an output that cannot be
+            written.
+    """
+    config = config or InpaintConfig()
+    info = open_reader(clip).info
+    with read_mask(mask, info) as masks:
+        areas = np.array([int(hole.sum()) for hole in masks])
+    start = _busiest(areas, max_frames)
+    last = min(start + max_frames, len(areas)) - 1
+    with open_reader(clip, frames=(start, last)) as frames, read_mask(mask, frames.info) as masks:
+        images = np.stack([_to_bytes(frame.pixels) for frame in frames])
+        picked = torch.from_numpy(np.stack(list(masks)))
+    holes = grow(picked, config.grow_pixels).numpy()
+    prediction = _test(
+        torch.from_numpy(images), holes, model, config, seeds, start, len(areas), tell
+    )
+    _write(Path(output), Path(clip).resolve().name, prediction)
+    return prediction
+
+
+def describe(prediction: Prediction) -> list[str]:
+    """The prediction in sentences: what was tested, what to expect, and how far to trust it."""
+    first, tested = prediction.first_frame, prediction.num_frames
+    span = f"frames {first} to {first + tested - 1} of {prediction.total_frames}"
+    if tested < prediction.total_frames:
+        span += ", around the largest hole; the others were not looked at"
+    count = len(prediction.scores)
+    areas = "1 area" if count == 1 else f"{count} areas"
+
+    def figure(name: str, digits: int) -> str:
+        mean, spread = prediction.expected(name)
+        text = f"{mean:.{digits}f}"
+        return text if math.isnan(spread) else f"{text} ± {spread:.{digits}f}"
+
+    hidden, hole = (prediction.expected(name)[0] for name in ("seen", "hole_seen"))
+    worst = ", ".join(f"{frame} ({l1:.1f})" for frame, l1 in prediction.worst)
+    lines = [
+        f"{areas} of the mask's shape, hidden and filled again in {span}.",
+        f"Expect in the hole: PSNR {figure('psnr', 2)} dB, l1 {figure('l1', 2)}, "
+        f"flicker {figure('flicker', 2)} (of 255).",
+        f"Seen in other frames: {hidden:.1%} of the hidden areas, {hole:.1%} of the hole.",
+        f"Worst frames (l1): {worst}.",
+    ]
+    return [*lines, prediction.doubt] if prediction.doubt else lines
+
+
+# --- placing --------------------------------------------------------------------------------------
+
+
+def find_placements(holes: Masks) -> list[Placement]:
+    """All places on a grid where the holes' shape is within the frame and off the holes.
+
+    Args:
+        holes: (T, H, W).
+
+    Returns:
+        Those where no frame's moved hole comes closer to that frame's hole than a cell of the
+        grid, which is the longer side of the frame / GRID_CELLS, rounded up.
+    """
+    _, height, width = holes.shape
+    cell = -(-max(height, width) // GRID_CELLS)
+    near = _pool(holes, cell)
+    near = np.stack([cv2.dilate(hole, np.ones((3, 3), np.uint8)) for hole in near])
+    found = []
+    for mirrored in (False, True):
+        shape = holes[:, :, ::-1] if mirrored else holes
+        rows, columns = (np.flatnonzero(shape.any(axis=axis)) for axis in ((0, 2), (0, 1)))
+        overlap = _overlaps(_pool(shape, cell), near)
+        downs, rights = (
+            range(-(int(low) // cell), (size - 1 - int(high)) // cell + 1)
+            for low, high, size in (
+                (rows[0], rows[-1], height),
+                (columns[0], columns[-1], width),
+            )
+        )
+        found += [
+            Placement(mirrored, down * cell, right * cell)
+            for down in downs
+            for right in rights
+            if overlap[down, right] < 0.5
+        ]
+    return found
+
+
+def _pool(holes: Masks, cell: int) -> NDArray[np.uint8]:
+    """(T, H / cell, W / cell), rounded up: 1 where any pixel of a cell is hole."""
+    num_frames, height, width = holes.shape
+    padded = np.pad(holes, ((0, 0), (0, -height % cell), (0, -width % cell)))
+    blocks = padded.reshape(num_frames, padded.shape[1] // cell, cell, -1, cell)
+    return np.asarray(blocks.any(axis=(2, 4)), np.uint8)
+
+
+def _overlaps(shape: NDArray[np.uint8], fixed: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """[down, right] -> cells that the shape, so moved, shares with what is fixed, all frames.
+
+    Negative moves are at negative indices. Twice the size, so that nothing comes round.
+    """
+    size = 2 * shape.shape[1], 2 * shape.shape[2]
+    total = np.zeros((size[0], size[1] // 2 + 1), np.complex128)
+    for moving, still in zip(shape, fixed, strict=True):
+        total += np.fft.rfft2(moving, size).conj() * np.fft.rfft2(still, size)
+    return np.fft.irfft2(total, size)
+
+
+def _draw(holes: Masks, seeds: Sequence[int]) -> list[Placement]:
+    found = find_placements(holes)
+    if not found:
+        height, width = holes.shape[1:]
+        raise ValueError(
+            f"the mask leaves no room in frames of {width}x{height} pixels to hide an area of its "
+            "shape and motion beside it; give a smaller mask, or test fewer frames."
+        )
+    drawn = [found[int(np.random.default_rng(seed).integers(len(found)))] for seed in seeds]
+    return list(dict.fromkeys(drawn))
+
+
+# --- testing --------------------------------------------------------------------------------------
+
+
+def _busiest(areas: NDArray[Any], count: int) -> int:
+    """The first of `count` frames around the one with the largest hole."""
+    if not areas.any():
+        raise ValueError("the mask is empty, so there is nothing to predict; give another one.")
+    return max(0, min(int(areas.argmax()) - count // 2, len(areas) - count))
+
+
+def _test(
+    images: Tensor,
+    holes: Masks,
+    model: Model | None,
+    config: InpaintConfig,
+    seeds: Sequence[int],
+    first_frame: int,
+    total_frames: int,
+    tell: Tell | None,
+) -> Prediction:
+    placements = _draw(holes, seeds)
+    config = replace(config, grow_pixels=0)  # the holes are grown already
+    scores: list[HiddenScore] = []
+    panels: list[Image] = []
+    labels: list[str] = []
+    errors = np.zeros(len(images))
+    for number, placement in enumerate(placements):
+        hidden = placement.apply(holes)
+        union = torch.from_numpy(holes | hidden)
+        part = part_of(tell, number / len(placements), (number + 1) / len(placements))
+        result = inpaint(images, union, model, config, tell=part_of(part, 0, 0.6))
+        remaining = union
+        if config.propagate:
+            part = part_of(part, 0.6, 1, shows=False)
+            _, remaining = propagate(images, union, reach=config.reach, tell=part)
+        where = torch.from_numpy(hidden)
+        scores.append(
+            HiddenScore(
+                placement,
+                metrics.hole_psnr(result, images, where),
+                metrics.l1(result, images, where),
+                metrics.flicker(result, images, where),
+                1 - float(remaining.numpy()[hidden].mean()),
+                1 - float(remaining.numpy()[holes].mean()),
+            )
+        )
+        of_frames = _frame_errors(result, images, where)
+        errors += of_frames / len(placements)
+        worst = int(of_frames.argmax())
+        panels += _draw_panels(images, result, holes, hidden, worst)
+        labels += [
+            f"source, the hole and a hidden area\nframe {first_frame + worst}",
+            f"result\nhidden: l1 {of_frames[worst]:.1f}; of all {scores[-1].l1:.1f}",
+        ]
+    order = errors.argsort()[::-1][:WORST_FRAMES]
+    return Prediction(
+        first_frame,
+        len(images),
+        total_frames,
+        tuple(scores),
+        tuple((first_frame + int(frame), float(errors[frame])) for frame in order),
+        side_by_side(panels, labels, columns=2),
+    )
+
+
+def _frame_errors(result: Tensor, images: Tensor, hidden: Tensor) -> NDArray[np.float64]:
+    """(T,) l1; 0 where nothing is hidden."""
+    frames = zip(result[:, None], images[:, None], hidden[:, None], strict=True)
+    return np.array([metrics.l1(*frame) if frame[2].any() else 0 for frame in frames])
+
+
+def _draw_panels(
+    images: Tensor, result: Tensor, holes: Masks, hidden: Masks, frame: int
+) -> list[Image]:
+    """The source with both areas outlined, and the result, each over a slice through the hidden."""
+    row = int(np.median(hidden[frame].nonzero()[0]))
+    given, filled = (_to_bytes(clip[frame].numpy()) for clip in (images, result))
+    slices = [xt_slice(_to_bytes(clip[:, row, None].numpy()), 0) for clip in (images, result)]
+    outlined = outline_mask(given, holes[frame], color=HOLE_INK)
+    outlined = outline_mask(outlined, hidden[frame], color=HIDDEN_INK)
+    return [frame_over_slice(outlined, slices[0]), frame_over_slice(filled, slices[1])]
+
+
+def _to_bytes(pixels: NDArray[Any]) -> Image:
+    return from_unit(to_unit(pixels), np.dtype(np.uint8))
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def _write(folder: Path, clip: str, prediction: Prediction) -> None:
+    """The picture, the figures, and last the page that shows both."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"folder {folder} cannot be made ({reason}); give another one.") from error
+    save_picture(folder / "prediction.jpg", prediction.picture)
+    figures = {key: value for key, value in vars(prediction).items() if key != "picture"}
+    figures["scores"] = [
+        {**score._asdict(), "placement": score.placement._asdict()} for score in prediction.scores
+    ]
+    for name in ("psnr", "l1", "flicker", "seen", "hole_seen"):
+        mean, spread = prediction.expected(name)
+        figures[name] = {"mean": mean, "spread": spread}
+    figures["doubt"] = prediction.doubt
+    write_text(folder / "prediction.json", json.dumps(_plain(figures), indent=2) + "\n")
+    sentences = [f"<p>{escape(sentence)}</p>" for sentence in describe(prediction)]
+    picture = '<a href="prediction.jpg"><img src="prediction.jpg" alt="hidden areas"></a>'
+    note = (
+        "<p>The hole is outlined in yellow, the hidden areas in blue: of each its worst frame. "
+        "Beneath each frame is an x-t slice: one row of pixels, time running down.</p>"
+    )
+    title = f"What to expect of {clip}"
+    write_html(
+        folder / "index.html", title, [f"<h1>{escape(title)}</h1>", *sentences, note, picture]
+    )
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, which has no infinity: what is not finite becomes null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
