@@ -418,7 +418,10 @@ def _fill(frames: Pixels, holes: Mask, kind: FillKind) -> tuple[Pixels, Mask]:
         return filled.numpy(), remaining.numpy()
     if kind == "rest":
         return fill_rest(images, masks).numpy(), holes
-    smooth = [flow.fill_smoothly(*pair) for pair in zip(frames, holes, strict=True)]
+    smooth = [
+        flow.fill_smoothly(flow.Patch.of(frame), hole).whole()
+        for frame, hole in zip(frames, holes, strict=True)
+    ]
     return np.stack(smooth), holes
 
 

@@ -158,6 +158,59 @@ def sample(image: Array, x: Array, y: Array, interpolation: int = cv2.INTER_LINE
     return values.reshape(rows * columns, -1)[:count]
 
 
+class Patch(NamedTuple):
+    """A frame with a part of it replaced; the frame itself is not copied.
+
+    Around what was replaced the box holds 8 pixels of the frame or more, unless the frame ends
+    before: `sample` reads the one or the other.
+    """
+
+    frame: Pixels
+    box: Box
+    part: Pixels  # what the box shows
+
+    @classmethod
+    def of(cls, frame: Pixels) -> Patch:
+        """A frame with nothing replaced."""
+        return cls(frame, Box(0, 0, 0, 0), frame[:0, :0])
+
+    def whole(self) -> Pixels:
+        """The frame as it is now; not a copy where nothing was replaced."""
+        if not self.part.size:
+            return self.frame
+        result = self.frame.copy()
+        crop(result, self.box)[:] = self.part
+        return result
+
+    def crop(self, box: Box) -> Pixels:
+        """A copy of what a box shows."""
+        result = crop(self.frame, box).copy()
+        top, left = max(box.top, self.box.top), max(box.left, self.box.left)
+        bottom, right = min(box.bottom, self.box.bottom), min(box.right, self.box.right)
+        if top < bottom and left < right:
+            result[top - box.top : bottom - box.top, left - box.left : right - box.left] = crop(
+                self.part, _moved(Box(top, left, bottom, right), self.box)
+            )
+        return result
+
+    def sample(self, x: Array, y: Array, interpolation: int = cv2.INTER_LINEAR) -> Array:
+        """`sample` of the whole frame, without making it."""
+        height, width = self.frame.shape[:2]
+        top, left, bottom, right = self.box
+        near = (y >= top + 4) | (top == 0)  # kernels reach 2 pixels
+        near &= (x >= left + 4) | (left == 0)
+        near &= (y <= bottom - 5) | (bottom == height)
+        near &= (x <= right - 5) | (right == width)
+        if not (self.part.size and near.any()):
+            return sample(self.frame, x, y, interpolation)
+        shifted = x - np.float32(left), y - np.float32(top)
+        if near.all():
+            return sample(self.part, *shifted, interpolation)
+        values = sample(self.frame, x, y, interpolation)
+        values[near] = sample(self.part, shifted[0][near], shifted[1][near], interpolation)
+        return values
+
+
 # --- motion between two frames ---------------------------------------------------------------
 
 
@@ -545,7 +598,7 @@ def _follow_on(
     path.source[moving] = -1
 
 
-def gather(path: Trace, frames: Mapping[int, Pixels], log_gains: Mapping[int, Array]) -> Array:
+def gather(path: Trace, frames: Mapping[int, Patch], log_gains: Mapping[int, Array]) -> Array:
     """(N, 3) in [0, 1]: the colours at the ends of the traces, at the target frame's brightness.
 
     Args:
@@ -556,7 +609,7 @@ def gather(path: Trace, frames: Mapping[int, Pixels], log_gains: Mapping[int, Ar
     colors = np.zeros((len(path.rows), 3), np.float32)
     for source in np.unique(path.source[path.source >= 0]):
         here = np.flatnonzero(path.source == source)
-        read = sample(frames[source], path.x[here], path.y[here], cv2.INTER_CUBIC)
+        read = frames[source].sample(path.x[here], path.y[here], cv2.INTER_CUBIC)
         colors[here] = to_unit(read) * np.exp(-log_gains[source]).astype(np.float32)
     return colors
 
@@ -616,26 +669,41 @@ class Plate:
         return path, colors.astype(np.float32)
 
 
-def fill_quickly(frame: Pixels, hole: Mask) -> Pixels:
+def fill_quickly(frame: Patch, hole: Mask) -> Patch:
     """Fill a hole from its own frame by push-pull, so that nothing hidden is read beside it."""
     return _filled(frame, hole, push_pull)
 
 
-def fill_smoothly(frame: Pixels, hole: Mask) -> Pixels:
+def fill_smoothly(frame: Patch, hole: Mask) -> Patch:
     """Fill a hole from its own frame by the membrane that its border spans."""
     return _filled(frame, hole, membrane)
 
 
-def _filled(frame: Pixels, hole: Mask, fill: Callable[[Array, Array], Array]) -> Pixels:
+def _filled(frame: Patch, hole: Mask, fill: Callable[[Array, Array], Array]) -> Patch:
     box = find_box(hole)
     if box is None:
         return frame
     box = crop_box(box, CONTEXT_PIXELS, 1, *hole.shape)
     inside = crop(hole, box)
-    filled = fill(to_unit(crop(frame, box)), (~inside).astype(np.float32))
-    result = frame.copy()
-    crop(result, box)[inside] = from_unit(filled[inside], frame.dtype)
-    return result
+    pixels = frame.crop(box)
+    filled = fill(to_unit(pixels), (~inside).astype(np.float32))
+    pixels[inside] = from_unit(filled[inside], pixels.dtype)
+    return replaced(frame, box, pixels)
+
+
+def replaced(frame: Patch, box: Box, pixels: Pixels) -> Patch:
+    """A frame with what a box shows replaced, beside what was replaced before."""
+    if not frame.part.size or _covers(box, frame.box):
+        return Patch(frame.frame, box, pixels)
+    both = Box(
+        min(box.top, frame.box.top),
+        min(box.left, frame.box.left),
+        max(box.bottom, frame.box.bottom),
+        max(box.right, frame.box.right),
+    )
+    part = frame.crop(both)
+    crop(part, _moved(box, both))[:] = pixels
+    return Patch(frame.frame, both, part)
 
 
 def membrane(values: Array, weights: Array) -> Array:
@@ -692,12 +760,12 @@ def _error_unit(mask: Mask) -> float:
 
 
 def merge(
-    frame: Pixels,
+    frame: Patch,
     mask: Mask,
     paths: Sequence[Trace],
     colors: Sequence[Array],
     fades: Sequence[Array] | None = None,
-) -> tuple[Pixels, Mask]:
+) -> tuple[Patch, Mask]:
     """Fill a hole with what traces found, each weighted by how sure it is.
 
     The ring around the hole, known and traced alike, tells the difference of level between the two;
@@ -731,7 +799,8 @@ def merge(
             share = share * fades[number][sure]
         weight[rows, columns] += share
         total[rows, columns] += share[:, None] * found[sure]
-    hole, pixels = crop(mask, box), to_unit(crop(frame, box))
+    hole, own = crop(mask, box), frame.crop(box)
+    pixels = to_unit(own)
     found = total / np.maximum(weight, 1e-8)[..., None]
     confidence = weight * HALF_ERROR**SHARPNESS
     confidence = confidence / (1 + confidence)
@@ -742,10 +811,10 @@ def merge(
     found = np.where(hole[..., None], found, pixels)
     filled = push_pull(found, np.where(hole, confidence, 1).astype(np.float32))
 
-    result, remaining = frame.copy(), np.zeros_like(mask)
-    crop(result, box)[hole] = from_unit(filled[hole], frame.dtype)
+    own[hole] = from_unit(filled[hole], own.dtype)
+    remaining = np.zeros_like(mask)
     crop(remaining, box)[hole] = weight[hole] == 0
-    return result, remaining
+    return replaced(frame, box, own), remaining
 
 
 # --- scene cuts ------------------------------------------------------------------------------
@@ -799,6 +868,25 @@ def from_unit(values: Array, dtype: np.dtype) -> Array:
 def crop(array: Array, box: Box) -> Array:
     """The part of (H, W, ...) inside the box: a view."""
     return array[box.top : box.bottom, box.left : box.right]
+
+
+def _moved(box: Box, origin: Box) -> Box:
+    """A box of the frame, counted from the corner of another."""
+    return Box(
+        box.top - origin.top,
+        box.left - origin.left,
+        box.bottom - origin.top,
+        box.right - origin.left,
+    )
+
+
+def _covers(box: Box, other: Box) -> bool:
+    return (
+        box.top <= other.top
+        and box.left <= other.left
+        and box.bottom >= other.bottom
+        and box.right >= other.right
+    )
 
 
 def find_box(mask: Mask) -> Box | None:

@@ -14,8 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from combcn_core import flow
-from combcn_core.flow import Array, Mask, Motion, Pixels, Trace
+from combcn_core.flow import Array, Mask, Motion, Patch, Pixels, Trace
 from combcn_core.inference import (
     InferenceModel,
     Model,
@@ -34,6 +35,7 @@ from combcn_core.jobs import (
     Job,
     default_batch_frames,
     default_memory_bytes,
+    detail_crop,
     plan_batches,
     plan_runs,
 )
@@ -47,7 +49,7 @@ from combcn_core.masks import (
 )
 from combcn_core.networks import NetworkConfig, fill_mean, temporal_halo, time_multiple
 from combcn_core.regions import Span
-from combcn_core.segments import Segment, crop_box, plan_shot
+from combcn_core.segments import Box, Segment, crop_box, plan_shot
 
 SEGMENT_FRAMES = 32
 KEY_STEP = 8  # frames between two fills of what was never seen; between them it is carried along
@@ -170,7 +172,7 @@ def propagate(
     holes = _check_clip(images, masks)
     frames = _to_arrays(images)
     window = _Window(reach)
-    filled: list[Pixels] = []
+    filled: list[Patch] = []
     remaining: list[Mask] = []
     for start, stop in _find_shots(frames):
         window.slide(
@@ -180,7 +182,7 @@ def propagate(
         given = window.propagated(start, stop, part_of(tell, begin, middle))
         filled += window.rest(given, start, stop, start, part_of(tell, middle, end)).values()
         remaining += [rest for _, rest in given.values()]
-    result = torch.where(holes[..., None], _to_tensor(filled, images), images)
+    result = torch.where(holes[..., None], _to_tensor(_wholes(filled), images), images)
     return result, torch.from_numpy(np.stack(remaining)).to(images.device)
 
 
@@ -201,15 +203,15 @@ def fill_rest(images: Tensor, masks: Tensor, *, tell: Tell | None = None) -> Ten
     holes = _check_clip(images, masks)
     frames = _to_arrays(images)
     window = _Window(KEY_STEP)
-    filled: list[Pixels] = []
+    filled: list[Patch] = []
     for start, stop in _find_shots(frames):
         window.slide(
             start, frames[start:stop], list(holes[start:stop].numpy(force=True)), start, stop
         )
-        given = {t: (window.frame(t), window.mask(t)) for t in range(start, stop)}
+        given = {t: (Patch.of(window.frame(t)), window.mask(t)) for t in range(start, stop)}
         part = part_of(tell, start / len(frames), stop / len(frames))
         filled += window.rest(given, start, stop, start, part).values()
-    return torch.where(holes[..., None], _to_tensor(filled, images), images)
+    return torch.where(holes[..., None], _to_tensor(_wholes(filled), images), images)
 
 
 def infer_temporal(
@@ -249,8 +251,10 @@ def infer_temporal(
     holes = _check_clip(images, masks)
     size = size or coarse_size(model, *images.shape[1:3])
     network = prepare(model, precision=precision)
+    is_filled = model.config.input_fill == "classical"
+    shrunk = partial(downsample_known, size=size, is_filled=is_filled)
     if frames is not None:
-        return _complete(network, images, holes, size, frames, memory_bytes, tell)
+        return _complete(network, *shrunk(images, holes), frames, memory_bytes, tell)
     halo, multiple = temporal_halo(model.config), time_multiple(model.config)
     parts = []
     for start, stop in _find_shots(_to_arrays(images)):
@@ -260,22 +264,19 @@ def infer_temporal(
             wanted = segment.start - low, segment.stop - low
             part = part_of(tell, segment.start / len(images), segment.stop / len(images))
             window = images[low:high], holes[low:high]
-            parts.append(_complete(network, *window, size, wanted, memory_bytes, part))
+            parts.append(_complete(network, *shrunk(*window), wanted, memory_bytes, part))
     return torch.cat(parts)
 
 
 def _complete(
     model: InferenceModel,
-    images: Tensor,
-    holes: Tensor,
-    size: tuple[int, int],
+    small: Tensor,
+    small_holes: Tensor,
     frames: tuple[int, int],
     memory_bytes: int | None,
     tell: Tell | None,
 ) -> Tensor:
-    """The wanted frames of one shot, as `infer_temporal` returns them."""
-    is_filled = model.config.input_fill == "classical"
-    small, small_holes = downsample_known(images, holes, size=size, is_filled=is_filled)
+    """The wanted frames of one shot, as `infer_temporal` returns them, from frames made small."""
     (start, stop), device = frames, model.temporal.device
     jobs = plan_runs(
         model.temporal,
@@ -287,11 +288,11 @@ def _complete(
     for job in jobs:
         read, write = _slices(job.read), _slices(job.write)
         clip, hole = _to_volume(small[read]), small_holes[read].float()[None, None]
-        if not is_filled:
+        if model.config.input_fill == "mean":
             clip = fill_mean(clip, hole, model.config.mean_pixel)
         prediction = model.temporal(clip, hole, wanted=job.wanted)[0].permute(1, 2, 3, 0)
         coarse[write] = torch.where(
-            small_holes[write][..., None], prediction.to(images.device), small[write]
+            small_holes[write][..., None], prediction.to(small.device), small[write]
         )
         if tell is not None:
             done = stop if job is jobs[-1] else job.write[0].stop
@@ -417,10 +418,35 @@ def _detail_input(
     time, *places = job.read
     low_size = [-(-length // config.ratio) for length in images.shape[1:3]]
     guide = upsample_guidance(guidance[slice(*time)], (low_size[0], low_size[1]))
-    rows, columns = (
-        slice(span.start // config.ratio, -(-span.stop // config.ratio)) for span in places
-    )
+    (top, bottom), (left, right) = places
+    rows, columns = _low_slices(Box(top, left, bottom, right), config.ratio)
     return [frame, mask, guide[:, rows, columns].permute(0, 3, 1, 2)]
+
+
+def _low_slices(box: Box, ratio: int) -> tuple[slice, slice]:
+    """Rows and columns of the guidance that belong to a part of the frame."""
+    return (
+        slice(box.top // ratio, -(-box.bottom // ratio)),
+        slice(box.left // ratio, -(-box.right // ratio)),
+    )
+
+
+class Seen(NamedTuple):
+    """A segment as far as it can be filled without networks.
+
+    Attributes:
+        segment: whose frames are wanted.
+        filled: those, and the context that the networks need, filled without them.
+        rest: of these frames, what is only smoothly filled.
+        holes: of the wanted frames, all that is to be filled.
+        seconds: by stage.
+    """
+
+    segment: Segment
+    filled: dict[int, Patch]
+    rest: dict[int, Mask]
+    holes: list[Mask]
+    seconds: dict[str, float]
 
 
 class ShotInpainter:
@@ -460,7 +486,7 @@ class ShotInpainter:
         *,
         tell: Tell | None = None,
     ) -> SegmentResult:
-        """Inpaint the output frames of a segment.
+        """Inpaint the output frames of a segment: `look`, then `restore`.
 
         Args:
             frames: source frames segment.read_start to segment.read_stop - 1, (H, W, 3) each.
@@ -469,6 +495,19 @@ class ShotInpainter:
             shot_start: the first frame of the shot; the same for all its segments.
             tell: as in `inpaint`, of this segment.
         """
+        seen = self.look(frames, masks, segment, shot_start, tell=part_of(tell, 0, 0.7))
+        return self.restore(seen, tell=part_of(tell, 0.7, 1))
+
+    def look(
+        self,
+        frames: Sequence[Pixels],
+        masks: Sequence[Mask],
+        segment: Segment,
+        shot_start: int,
+        *,
+        tell: Tell | None = None,
+    ) -> Seen:
+        """What needs no networks; arguments as for `run`. In the order of the segments."""
         config, window = self.config, self._window
         seconds: dict[str, float] = {}
         low, high = segment.read_start, segment.read_stop
@@ -481,68 +520,91 @@ class ShotInpainter:
 
         with _timed(seconds, "flow"):
             window.slide(low, frames, masks, start - KEY_STEP, stop + KEY_STEP)
-            window.find_motions(config.propagate, part_of(tell, 0, 0.5))
+            window.find_motions(config.propagate, part_of(tell, 0, 0.7))
         with _timed(seconds, "propagate"):
             first, last = max(low, start - KEY_STEP), min(high, stop + KEY_STEP)
-            given = {t: (window.frame(t), window.mask(t)) for t in range(first, last)}
+            given = {t: (Patch.of(window.frame(t)), window.mask(t)) for t in range(first, last)}
             if config.propagate:
-                given = window.propagated(first, last, part_of(tell, 0.5, 0.6))
+                given = window.propagated(first, last, part_of(tell, 0.7, 0.85))
         with _timed(seconds, "rest"):
-            filled = window.rest(given, start, stop, shot_start, part_of(tell, 0.6, 0.7))
-
-        result = SegmentResult([], seconds)
+            filled = window.rest(given, start, stop, shot_start, part_of(tell, 0.85, 1))
         span = range(segment.start, segment.stop)
-        result.hole_pixels = sum(int(window.mask(t).sum()) for t in span)
-        rest_pixels = sum(int(given[t][1].sum()) for t in span)
+        return Seen(
+            segment,
+            filled,
+            {t: given[t][1] for t in filled},
+            [window.mask(t) for t in span],
+            seconds,
+        )
+
+    def restore(self, seen: Seen, *, tell: Tell | None = None) -> SegmentResult:
+        """The networks, where there are any, and the composite."""
+        config, segment, seconds = self.config, seen.segment, seen.seconds
+        span = range(segment.start, segment.stop)
+        result = SegmentResult([], seconds)
+        result.hole_pixels = sum(int(hole.sum()) for hole in seen.holes)
+        rest_pixels = sum(int(seen.rest[t].sum()) for t in span)
         result.propagated_pixels = result.hole_pixels - rest_pixels
+        filled = seen.filled
         if self.model is not None and rest_pixels:
             with _timed(seconds, "networks"):
-                painted = self._run_networks(filled, given, segment, part_of(tell, 0.7, 1))
-            filled.update(painted)
+                filled = {**filled, **self._run_networks(seen, tell)}
             result.network_pixels = rest_pixels
         else:
             result.filled_pixels = rest_pixels
         with _timed(seconds, "composite"):
-            for t in span:
+            for t, hole in zip(span, seen.holes, strict=True):
                 frame = filled[t]
                 if config.match_grain:
-                    frame = match_grain(frame, given[t][1], window.mask(t), seed=t)
-                result.frames.append(
-                    _put_back(frame, window.frame(t), window.mask(t), config.feather_pixels)
-                )
+                    frame = _add_grain(frame, seen.rest[t], hole, t)
+                result.frames.append(_put_back(frame, hole, config.feather_pixels))
         if tell is not None:
             tell(1, result.frames[-1])
         return result
 
-    def _run_networks(
-        self,
-        filled: Mapping[int, Pixels],
-        given: Mapping[int, tuple[Pixels, Mask]],
-        segment: Segment,
-        tell: Tell | None,
-    ) -> dict[int, Pixels]:
+    def _run_networks(self, seen: Seen, tell: Tell | None) -> dict[int, Patch]:
         assert self.model is not None
-        images = torch.from_numpy(np.stack([filled[t] for t in filled]))
-        holes = torch.from_numpy(np.stack([given[t][1] for t in filled]))
-        begin = segment.start - next(iter(filled))
-        span = slice(begin, begin + segment.num_frames)
+        span = range(seen.segment.start, seen.segment.stop)
+        height, width = seen.holes[0].shape
         guidance = None
         if self.model.config.guidance:
-            guidance = infer_temporal(
-                self.model,
-                images,
-                holes,
-                frames=(span.start, span.stop),
-                tell=part_of(tell, 0, 0.3, shows=False),  # its frames are small
-            )
+            # Frame by frame: many whole frames as tensors would be the most memory of all.
+            size = coarse_size(self.model, height, width)
+            is_filled = self.model.config.input_fill == "classical"
+            low = [
+                downsample_known(
+                    torch.from_numpy(seen.filled[t].whole()[None]),
+                    torch.from_numpy(seen.rest[t][None]),
+                    size=size,
+                    is_filled=is_filled,
+                )
+                for t in seen.filled
+            ]
+            small, small_holes = (torch.cat(parts) for parts in zip(*low, strict=True))
+            begin = seen.segment.start - next(iter(seen.filled))
+            wanted = begin, begin + len(span)
+            part = part_of(tell, 0, 0.3, shows=False)  # its frames are small
+            guidance = _complete(self.model, small, small_holes, wanted, None, part)
+            low_size = [-(-length // self.model.config.ratio) for length in (height, width)]
+            guidance = upsample_guidance(guidance, (low_size[0], low_size[1]))
+        box = flow.find_box(np.any([seen.rest[t] for t in span], axis=0))
+        assert box is not None
+        box = detail_crop(box, height, width)
+        holes = np.stack([flow.crop(seen.rest[t], box) for t in span])
+        images = np.stack([seen.filled[t].crop(box) for t in span])
+        if guidance is not None:
+            guidance = guidance[(slice(None), *_low_slices(box, self.model.config.ratio))]
         painted = restore_detail(
             self.model,
-            images[span],
-            holes[span],
+            torch.from_numpy(images),
+            torch.from_numpy(holes),
             guidance,
-            tell=part_of(tell, 0.3, 1),
+            tell=part_of(tell, 0.3, 1, shows=False),
         )
-        return dict(zip(range(segment.start, segment.stop), painted.numpy(), strict=True))
+        return {
+            t: flow.replaced(seen.filled[t], box, frame)
+            for t, frame in zip(span, painted.numpy(), strict=True)
+        }
 
 
 class _Window:
@@ -628,7 +690,7 @@ class _Window:
 
     def propagated(
         self, start: int, stop: int, tell: Tell | None = None
-    ) -> dict[int, tuple[Pixels, Mask]]:
+    ) -> dict[int, tuple[Patch, Mask]]:
         """Frames filled with what is seen of their holes elsewhere, and what remains of these."""
         self.find_motions(tell=part_of(tell, 0, 0.8))
         span = range(max(self.start, start - self.reach), min(self.stop, stop + self.reach))
@@ -636,17 +698,17 @@ class _Window:
         paths = self._traces(holes, start, stop, self.reach)
         plates = dict(self._plates(start, stop))
 
-        def fill(t: int) -> tuple[Pixels, Mask]:
-            colors = [flow.gather(path, frames, self._log_gains(t, path)) for path in paths[t]]
+        def fill(t: int) -> tuple[Patch, Mask]:
+            frame, found = Patch.of(self.frame(t)), paths[t]
+            colors = [flow.gather(path, frames, self._log_gains(t, path)) for path in found]
             if t in plates:
                 path, seen = plates[t]
-                return flow.merge(self.frame(t), self.mask(t), [*paths[t], path], [*colors, seen])
-            return flow.merge(self.frame(t), self.mask(t), paths[t], colors)
+                found, colors = [*found, path], [*colors, seen]
+            return flow.merge(frame, self.mask(t), found, colors)
 
         with flow.one_thread():
-            smooth = self._workers.map(
-                flow.fill_quickly, map(self.frame, span), map(self.mask, span)
-            )
+            sources = map(Patch.of, map(self.frame, span))
+            smooth = self._workers.map(flow.fill_quickly, sources, map(self.mask, span))
             frames = dict(zip(span, smooth, strict=True))
             done = _follow(self._workers.map(fill, paths), len(paths), part_of(tell, 0.8, 1))
             return dict(zip(paths, done, strict=True))
@@ -676,12 +738,12 @@ class _Window:
 
     def rest(
         self,
-        given: Mapping[int, tuple[Pixels, Mask]],
+        given: Mapping[int, tuple[Patch, Mask]],
         start: int,
         stop: int,
         shot_start: int,
         tell: Tell | None = None,
-    ) -> dict[int, Pixels]:
+    ) -> dict[int, Patch]:
         """Fill what remains in frames start to stop - 1, without networks."""
         holes = {t: pair[1] for t, pair in given.items()}
         if not any(hole.any() for hole in holes.values()):
@@ -689,7 +751,7 @@ class _Window:
         self.find_motions(False, part_of(tell, 0, 0.8))
         keys = {t for t in given if (t - shot_start) % KEY_STEP == 0}
 
-        def own_fill(t: int) -> Pixels:
+        def own_fill(t: int) -> Patch:
             return (flow.fill_smoothly if t in keys else flow.fill_quickly)(*given[t])
 
         with flow.one_thread():
@@ -698,7 +760,7 @@ class _Window:
             holes[t] = np.zeros_like(holes[t])
         paths = self._traces(holes, start, stop, KEY_STEP)
 
-        def fill(t: int) -> Pixels:
+        def fill(t: int) -> Patch:
             if not holes[t].any():
                 return frames[t]
             colors = [flow.gather(path, frames, self._log_gains(t, path)) for path in paths[t]]
@@ -758,11 +820,16 @@ def match_grain(frame: Pixels, smooth: Mask, hole: Mask, *, seed: int) -> Pixels
     Source: noise estimate of Immerkaer, "Fast noise variance estimation", CVIU 1996, with a
     quartile in place of the mean, so that edges do not count as grain.
     """
+    return _add_grain(Patch.of(frame), smooth, hole, seed).whole()
+
+
+def _add_grain(frame: Patch, smooth: Mask, hole: Mask, seed: int) -> Patch:
     box = flow.find_box(hole)
     if box is None:
         return frame
     box = crop_box(box, GRAIN_CONTEXT_PIXELS, 1, *hole.shape)
-    pixels = flow.to_unit(flow.crop(frame, box))
+    own = frame.crop(box)
+    pixels = flow.to_unit(own)
     kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
     response = np.abs(cv2.filter2D(pixels, -1, kernel))
 
@@ -775,23 +842,31 @@ def match_grain(frame: Pixels, smooth: Mask, hole: Mask, *, seed: int) -> Pixels
     hole, smooth = flow.crop(hole, box), flow.crop(smooth, box)
     wanted = variance(~flow.dilate(hole, 2))
     noise = np.random.default_rng(seed).standard_normal(pixels.shape, np.float32)
-    result = frame.copy()
     for region in (smooth, hole & ~smooth):
         lacking = np.nan_to_num(np.maximum(wanted - variance(region), 0)).astype(np.float32)
         grainy = pixels[region] + noise[region] * np.sqrt(lacking)
         if lacking.any():
-            flow.crop(result, box)[region] = flow.from_unit(grainy, frame.dtype)
-    return result
+            own[region] = flow.from_unit(grainy, own.dtype)
+    return flow.replaced(frame, box, own)
 
 
-def _put_back(frame: Pixels, source: Pixels, hole: Mask, feather_pixels: int) -> Pixels:
+def _put_back(frame: Patch, hole: Mask, feather_pixels: int) -> Pixels:
     """Composite: the source outside the hole, bit for bit."""
+    source = frame.frame
+    box = flow.find_box(hole)
+    if box is None:
+        return source
+    # Feathering weighs by the distance from the hole's edge, which the box must show.
+    box = crop_box(box, 1, 1, *hole.shape)
+    filled, own, inside = frame.crop(box), flow.crop(source, box), flow.crop(hole, box)
     if feather_pixels:
-        weights = feather_weights(torch.from_numpy(hole[None]), feather_pixels)
+        weights = feather_weights(torch.from_numpy(inside[None]), feather_pixels)
         share = weights[0].numpy()[..., None]
-        mixed = flow.to_unit(frame) * share + flow.to_unit(source) * (1 - share)
-        frame = flow.from_unit(mixed, source.dtype)
-    return np.where(hole[..., None], frame, source)
+        mixed = flow.to_unit(filled) * share + flow.to_unit(own) * (1 - share)
+        filled = flow.from_unit(mixed, source.dtype)
+    result = source.copy()
+    flow.crop(result, box)[inside] = filled[inside]
+    return result
 
 
 # --- clips as tensors ------------------------------------------------------------------------
@@ -816,6 +891,10 @@ def _to_arrays(images: Tensor) -> list[Pixels]:
 
 def _to_tensor(frames: Sequence[Pixels], like: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(frames)).to(like.device, like.dtype)
+
+
+def _wholes(patches: Iterable[Patch]) -> list[Pixels]:
+    return [patch.whole() for patch in patches]
 
 
 def _to_volume(images: Tensor) -> Tensor:

@@ -137,6 +137,14 @@ def plan_batches(
     return batches
 
 
+def detail_crop(box: Box, height: int, width: int) -> Box:
+    """The part of a frame that `plan_batches` needs for holes in a box: it plans there as it would
+    in the whole frame."""
+    multiple = BATCH_MULTIPLE_PIXELS
+    box = crop_box(box, 0, multiple, height, width)
+    return crop_box(box, DETAIL_CONTEXT_PIXELS, multiple, height, width)
+
+
 def default_batch_frames(device: torch.device) -> int:
     """Frames that keep a device busy."""
     return 1 if device.type == "cpu" else MAX_BATCH_FRAMES

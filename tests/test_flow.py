@@ -10,7 +10,9 @@ from combcn_core.flow import (
     MARGIN_PIXELS,
     SETTLE_PIXELS,
     SETTLE_ROUNDS,
+    Patch,
     Trace,
+    crop,
     fill_smoothly,
     find_box,
     find_motion,
@@ -21,6 +23,8 @@ from combcn_core.flow import (
     merge,
     one_thread,
     push_pull,
+    replaced,
+    sample,
     settle,
     to_unit,
     trace,
@@ -418,12 +422,41 @@ def make_path(rows, columns, source, x, y, error=0.0):
     )
 
 
+@pytest.mark.parametrize("box", [Box(9, 10, 33, 40), Box(0, 12, 30, 50), Box(0, 0, 48, 50)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_patch_is_the_frame_with_a_part_replaced(box, dtype):
+    random = np.random.default_rng(16)
+    frame = random.integers(0, 256, (48, 50, 3)).astype(dtype)
+    whole = frame.copy()
+    whole[17:25, 18:32] = random.integers(0, 256, (8, 14, 3))
+    patch = replaced(Patch.of(frame), box, crop(whole, box).copy())
+    np.testing.assert_array_equal(patch.whole(), whole)
+    for part in (Box(0, 0, 48, 50), Box(20, 20, 22, 48), Box(0, 0, 5, 4)):
+        np.testing.assert_array_equal(patch.crop(part), crop(whole, part))
+    # Positions inside, around and outside of the part, on whole pixels and between them.
+    x, y = random.uniform(-3, 52, (2, 4000)).astype(np.float32)
+    x[::4], y[::4] = np.rint(x[::4]), np.rint(y[::4])
+    for kernel in (cv2.INTER_LINEAR, cv2.INTER_CUBIC):
+        np.testing.assert_array_equal(patch.sample(x, y, kernel), sample(whole, x, y, kernel))
+    np.testing.assert_array_equal(patch.frame, frame)
+
+
+def test_patches_of_a_patch_keep_what_was_replaced_before():
+    frame = np.zeros((60, 60, 3), np.uint8)
+    first = replaced(Patch.of(frame), Box(2, 2, 24, 24), np.full((22, 22, 3), 1, np.uint8))
+    both = replaced(first, Box(20, 30, 50, 58), np.full((30, 28, 3), 2, np.uint8))
+    expected = frame.copy()
+    expected[2:24, 2:24], expected[20:50, 30:58] = 1, 2
+    np.testing.assert_array_equal(both.whole(), expected)
+    np.testing.assert_array_equal(first.whole()[20:50, 30:58], 0)
+
+
 def test_gather_reads_and_scales():
     random = np.random.default_rng(6)
     frames = {3: random.random((8, 9, 3), np.float32), 5: random.random((8, 9, 3), np.float32)}
     path = make_path([0, 0, 0], [0, 1, 2], [3, 5, -1], [4, 8, 0], [2, 7, 0])
     gains = {3: np.log([2.0, 1.0, 0.5]), 5: np.zeros(3)}
-    colors = gather(path, frames, gains)
+    colors = gather(path, {t: Patch.of(frame) for t, frame in frames.items()}, gains)
     # At whole positions the cubic kernel is 1 at one pixel: float32 arithmetic only.
     expected = [frames[3][2, 4] / (2, 1, 0.5), frames[5][7, 8], (0, 0, 0)]
     np.testing.assert_allclose(colors, expected, rtol=0, atol=1e-6)
@@ -439,7 +472,8 @@ def test_merge_takes_sure_traces_and_leaves_unsure_ones():
     path = make_path(rows, columns, np.where(seen, 1, -1), columns, rows, 0.0)
     path = path._replace(error=np.where(columns < 18, 0, 1e3).astype(np.float32))
     colors = np.full((len(rows), 3), 0.7, np.float32)
-    result, remaining = merge(frame, mask, [path], [colors])
+    patch, remaining = merge(Patch.of(frame), mask, [path], [colors])
+    result = patch.whole()
     np.testing.assert_array_equal(result[~mask], frame[~mask])
     expected = np.zeros_like(mask)
     expected[15:25, 18:25] = True  # too unsure, and never seen
@@ -485,8 +519,8 @@ def test_fill_smoothly_ignores_what_is_hidden():
     mask = box_masks(1, 33, 41, 10, 12, 20, 30)[0]
     other = clip[0].copy()
     other[mask] = 1
-    filled = fill_smoothly(clip[0], mask)
-    np.testing.assert_array_equal(filled, fill_smoothly(other, mask))
+    filled = fill_smoothly(Patch.of(clip[0]), mask).whole()
+    np.testing.assert_array_equal(filled, fill_smoothly(Patch.of(other), mask).whole())
     np.testing.assert_array_equal(filled[~mask], clip[0][~mask])
     assert (clip[0] != filled).any(-1).sum() > 150  # of 180: written to a copy
 
