@@ -422,7 +422,7 @@ def make_path(rows, columns, source, x, y, error=0.0):
     )
 
 
-@pytest.mark.parametrize("box", [Box(9, 10, 33, 40), Box(0, 12, 30, 50), Box(0, 0, 48, 50)])
+@pytest.mark.parametrize("box", [Box(9, 10, 33, 40), Box(0, 10, 33, 50), Box(0, 0, 48, 50)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_a_patch_is_the_frame_with_a_part_replaced(box, dtype):
     random = np.random.default_rng(16)
