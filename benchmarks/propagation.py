@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.clips import read_frames, read_image, read_masks
 from combcn_core import metrics
 from combcn_core.inpaint import InpaintConfig, inpaint, propagate
 from combcn_core.masks import grow
@@ -43,7 +44,7 @@ def main() -> None:
     print(f"{'clip':16s}" + "".join(f"{column:>9s}" for column in columns))
     rows = []
     for place, name in enumerate(names):
-        images = read_frames(folder / name)
+        images = read_frames(folder / name, NUM_FRAMES)
         masks = read_masks(folder / names[(place + PLACES) % len(names)])
         row = score(images, grow(ping_pong(masks, len(images)), GROW_PIXELS))
         rows.append(row)
@@ -80,7 +81,7 @@ def score(images: Tensor, holes: Tensor) -> list[float]:
 
 def removal(clip: Path) -> float:
     """Hole PSNR against the background of what was seen, with the clip's own masks."""
-    images, objects = read_frames(clip, None), read_masks(clip)
+    images, objects = read_frames(clip), read_masks(clip)
     holes = grow(objects, 2)
     background = read_image(clip / "background.png").expand(len(images), -1, -1, -1)
     _, remaining = propagate(images, holes)
@@ -91,25 +92,6 @@ def removal(clip: Path) -> float:
 def print_row(name: str, row: list[float]) -> None:
     cells = "".join(f"{value:9.2f}" if math.isfinite(value) else f"{'-':>9s}" for value in row)
     print(f"{name:16s}{cells}", flush=True)
-
-
-def read_image(path: Path) -> Tensor:
-    """(H, W, 3) uint8 RGB"""
-    image = cv2.imread(str(path))
-    assert image is not None, path
-    return torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-
-
-def read_frames(clip: Path, num_frames: int | None = NUM_FRAMES) -> Tensor:
-    """(T, H, W, 3) uint8 RGB; all frames for None"""
-    paths = sorted((clip / "frames").iterdir())[:num_frames]
-    return torch.stack([read_image(path) for path in paths])
-
-
-def read_masks(clip: Path) -> Tensor:
-    """(T, H, W) bool"""
-    paths = sorted((clip / "masks").iterdir())
-    return torch.stack([read_image(path)[..., 0] >= 128 for path in paths])
 
 
 def ping_pong(masks: Tensor, num_frames: int) -> Tensor:

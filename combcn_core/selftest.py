@@ -228,6 +228,7 @@ def describe(prediction: Prediction) -> list[str]:
         f"flicker {figure('flicker', 2)} (of 255).",
         f"Seen in other frames: {hidden:.1%} of the hidden areas, {hole:.1%} of the hole.",
         f"Worst frames (l1): {worst}.",
+        "This holds as far as what was hidden is like what the object hides; the picture shows it.",
     ]
     return [*lines, prediction.doubt] if prediction.doubt else lines
 
