@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from benchmarks.clips import read_frames, read_image, read_masks
@@ -40,7 +39,6 @@ from benchmarks.scenes import SCENES, render_scene
 from combcn_core import metrics
 from combcn_core.checkpoint import load_model
 from combcn_core.evaluate import EvaluateConfig, Method, fill
-from combcn_core.inpaint import InpaintConfig
 from combcn_core.masks import bounding_box, grow
 from combcn_core.networks import CombCN
 from combcn_core.pictures import (
@@ -98,9 +96,7 @@ def main() -> None:
     parser.add_argument("--clips", nargs="+", metavar="NAME", help="these only")
     parser.add_argument("--data", type=Path, default=os.environ.get("COMBCN_DATA"))
     parser.add_argument("--output", type=Path, default=Path("removal"), metavar="FOLDER")
-    parser.add_argument(
-        "--weights", help="of the networks: a name that comes with CombCN, or a path"
-    )
+    parser.add_argument("--weights", help="of the networks: a name or a path")
     arguments = parser.parse_args()
     model = load_model(arguments.weights) if arguments.weights else None
     footage = [] if arguments.data is None else sorted(arguments.data.glob("*/background.png"))
@@ -112,9 +108,8 @@ def main() -> None:
         parser.error(f"no clips called {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     rows: list[Row] = []
     predictions: dict[str, Prediction | str] = {}
-    print(
-        f"{'clip':16s}{'method':12s}" + "".join(f"{column.name:>9s}" for column in fields(Row)[2:])
-    )
+    columns = [column.name for column in fields(Row)][2:]
+    print(f"{'clip':16s}{'method':12s}" + "".join(f"{column:>9s}" for column in columns))
     for clip in read_clips(arguments.clips or names, arguments.data):
         results: dict[str, Tensor] = {}
         for method in methods(model):
@@ -127,8 +122,7 @@ def main() -> None:
         print_row(rows[-1])
         draw(arguments.output, clip, results)
         try:
-            config = InpaintConfig(device=EvaluateConfig.device)
-            predictions[clip.name] = self_test(clip.images, clip.holes, model, config)
+            predictions[clip.name] = self_test(clip.images, clip.holes, model)
         except ValueError as error:
             predictions[clip.name] = str(error)
     tested = methods(model)[-1]
@@ -139,7 +133,7 @@ def main() -> None:
 
 
 def methods(model: CombCN | None) -> list[Method]:
-    return ["telea", "no-network", *(["combcn"] if model else [])]
+    return ["telea", "no-network"] if model is None else ["telea", "no-network", "combcn"]
 
 
 def read_clips(names: list[str], data: Path | None) -> Iterator[Clip]:
