@@ -4,6 +4,7 @@ Names come from workflows, which strangers share: no name leads out of these fol
 """
 
 import contextlib
+import ntpath
 import os
 from pathlib import Path
 
@@ -57,19 +58,50 @@ def missing_models() -> str:
     )
 
 
-def within(folder: str, name: str) -> Path:
-    """A file in a folder or below it.
+def footage_folders() -> list[str]:
+    """What Joint Trainer offers: the folders in ComfyUI's input folder, links to others too."""
+    folder = Path(folder_paths.get_input_directory())
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
+
+
+def footage_path(name: str) -> Path:
+    """The folder of a name that `footage_folders` lists.
+
+    ComfyUI compares with the list only what was chosen, not what comes from another node.
 
     Raises:
-        ValueError: the name leads out of the folder.
+        ValueError: it does not, or not any more.
     """
-    root = os.path.abspath(folder)
-    path = os.path.abspath(os.path.join(root, name))
-    if os.path.dirname(path) != root and not path.startswith(os.path.join(root, "")):
+    if name not in footage_folders():
+        known = ", ".join(footage_folders()) or "none yet"
         raise ValueError(
-            f"{name!r} leads out of {folder}; give a name, with folders below it if you like."
+            f"there is no folder {name!r} in ComfyUI's input folder; choose one of: {known}."
         )
-    return Path(path)
+    return Path(folder_paths.get_input_directory()) / name
+
+
+def within(folder: str, name: str) -> Path:
+    """A file to be written in a folder or below it; names are the same on every system.
+
+    Raises:
+        ValueError: the name leads out of the folder, by itself or by a link in it.
+    """
+    root = os.path.realpath(folder)
+    is_odd = "\\" in name or "\0" in name or ntpath.splitdrive(name)[0] or ".." in name.split("/")
+    if is_odd or not _leads_into(root, os.path.realpath(os.path.join(root, name))):
+        raise ValueError(
+            f"{name!r} leads out of {folder}; give a name, with folders below it if you like and "
+            "/ between them."
+        )
+    return Path(os.path.abspath(folder), name)
+
+
+def _leads_into(root: str, path: str) -> bool:
+    return path != root and path.startswith(os.path.join(root, ""))
 
 
 def free_path(prefix: str, folder: str, ending: str) -> Path:

@@ -60,7 +60,7 @@ class JointTrainer(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "footage",
-                    options=[CONNECTED, *_footage_folders()],
+                    options=[CONNECTED, *folders.footage_folders()],
                     tooltip="A folder of videos and photographs in ComfyUI's input folder, or the "
                     "connected images.",
                 ),
@@ -290,7 +290,7 @@ def _footage(
     choice: str, images: Tensor | None, mask: Tensor | None, clip_length: int, progress: Progress
 ) -> Footage:
     if choice != CONNECTED:
-        folder = Path(folder_paths.get_input_directory()) / choice
+        folder = folders.footage_path(choice)
         # A bar of its own would only run backwards when the training starts.
         tell = part_of(progress, 0, 0)
         return scan_footage(folder, clip_length=clip_length, tell=tell)
@@ -304,15 +304,6 @@ def _footage(
     if mask is not None:
         unknown = check_masks(to_masks(mask, frames), *frames.shape[:3])
     return footage_from_images(frames, unknown)
-
-
-def _footage_folders() -> list[str]:
-    folder = Path(folder_paths.get_input_directory())
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
 
 
 def _device_name(device: torch.device) -> Literal["cuda", "mps", "cpu"]:

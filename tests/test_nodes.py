@@ -1,10 +1,13 @@
 """The node pack as far as it goes without ComfyUI; with it, see tests/host."""
 
 import ast
+import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -108,6 +111,92 @@ def test_nodes_leave_devices_and_names_to_comfyui(source):
             assert node.id not in ("print", "eval", "exec")
         if isinstance(node, ast.ImportFrom) and node.level == 0:
             assert node.module.split(".")[0] != "nodes"  # is ComfyUI's
+
+
+# Names in workflows, which strangers share
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """nodes/folders.py over folders alone; tests/host has a real ComfyUI."""
+    for name in ("models/combcn", "input/footage", "output"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "models" / "combcn" / "mine.safetensors").touch()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret.safetensors").touch()
+    models = str(tmp_path / "models" / "combcn")
+
+    def get_save_image_path(prefix, folder):
+        place = os.path.join(folder, os.path.dirname(prefix))
+        os.makedirs(place, exist_ok=True)
+        return place, os.path.basename(prefix), 1, "", prefix
+
+    host = types.ModuleType("folder_paths")
+    host.get_input_directory = lambda: str(tmp_path / "input")
+    host.get_filename_list = lambda kind: sorted(os.listdir(models))
+    host.get_full_path = lambda kind, name: os.path.join(models, name)
+    host.get_save_image_path = get_save_image_path
+    monkeypatch.setitem(sys.modules, "folder_paths", host)
+    spec = importlib.util.spec_from_file_location("folders", ROOT / "nodes" / "folders.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+OUTSIDE = [
+    "../x", "a/../../x", "a/../x", "..", "../outside/secret.safetensors", "/x", "//host/share/x",
+    "/etc/passwd", "..\\x", "a\\..\\..\\x", "a\\x", "\\x", "\\\\host\\share\\x", "C:\\x", "C:/x",
+    "c:x", "", ".", "a\0x", "linked/x", "linked",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_names_to_write_to_stay_in_their_folder(folders, tmp_path, name):
+    output = tmp_path / "output"
+    (output / "linked").symlink_to(tmp_path / "outside", target_is_directory=True)
+    before = sorted(tmp_path.rglob("*"))
+    for find in (
+        lambda: folders.within(str(output), name),
+        lambda: folders.free_path(name, str(output), ".mkv"),
+    ):
+        with pytest.raises(ValueError, match=r"leads out of .*; give a name, with folders below"):
+            find()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_linked_files_are_not_written_through(folders, tmp_path):
+    output = tmp_path / "output"
+    (output / "x.safetensors").symlink_to(tmp_path / "outside" / "secret.safetensors")
+    with pytest.raises(ValueError, match="leads out of"):
+        folders.within(str(output), "x.safetensors")
+
+
+@pytest.mark.parametrize("name", ["x", "a/b/x", "x..y", "...", "%date:hh%", "\u7ed3\u679c", "a b"])
+def test_plain_names_are_taken(folders, tmp_path, name):
+    output = tmp_path / "output"
+    assert folders.within(str(output), name) == output / name
+    assert folders.free_path(name, str(output), ".mkv") == output / f"{name}_00001_.mkv"
+    link = tmp_path / "link"  # the folder itself may be on another disk
+    link.symlink_to(output, target_is_directory=True)
+    assert folders.within(str(link), name) == link / name
+
+
+@pytest.mark.parametrize("name", ["footage/..", "../outside", "./footage", *OUTSIDE])
+def test_names_to_read_are_those_that_are_listed(folders, tmp_path, name):
+    assert folders.footage_path("footage") == tmp_path / "input" / "footage"
+    assert folders.model_path("mine.safetensors").endswith("mine.safetensors")
+    with pytest.raises(ValueError, match=r"there is no folder .* choose one of: footage\."):
+        folders.footage_path(name)
+    with pytest.raises(ValueError, match=r"there are no weights called .* choose one of"):
+        folders.model_path(name)
+
+
+def test_nodes_name_no_file_but_by_their_folders():
+    """Wherever text of a form becomes a path, it is one of the functions tested above."""
+    for source in SOURCES:
+        text = source.read_text(encoding="utf-8")
+        joins = re.findall(r"get_(?:input|output)_directory\(\)\) */|os\.path\.join\(", text)
+        assert not joins or source.name == "folders.py", source.name
 
 
 def node_ids():
