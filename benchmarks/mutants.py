@@ -442,6 +442,7 @@ def _pytest(folder: Path, module: str, times: Path) -> None:
     import pytest
 
     options = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "quick_first"]
+    options += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
     options += ["--basetemp", str(folder / "results"), f"tests/test_{module}.py"]
     sys.exit(pytest.main(options))
 
