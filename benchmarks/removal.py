@@ -11,11 +11,11 @@ with --no-network) and, with --weights, combcn. The row "limit" is how well the 
 of a rendered scene, the truth with other noise; of a still-camera clip, the known pixels around
 the hole, against the background there.
 
-Columns, all over hole pixels only: PSNR in dB; l1 and flicker, 0..255; gradient energy over that of
-the truth (1 is as sharp); l1 in the hole's outer 2 pixels, where a seam shows; seconds a frame. The
-second table has the prediction of `combcn evaluate --self-test`, which does not see the truth,
-beside the truth. FOLDER gets removal.csv, removal.json, and a picture of each clip: the frame where
-the last method errs most, and eight frames in a row.
+Columns, over hole pixels only (and shadow that the mask leaves out): PSNR in dB; l1 and flicker,
+0..255; gradient energy over that of the truth (1 is as sharp); l1 in the outer 2 pixels, where a
+seam shows; seconds a frame. The second table has what `combcn evaluate --self-test` predicts,
+without the truth, beside the truth. FOLDER gets removal.csv, removal.json, and two pictures of each
+clip: the frame where the last method errs most, and eight frames around it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Clip(NamedTuple):
         name: of the clip.
         images: with the object.
         truth: without it.
-        holes: what is filled, and measured.
+        holes: what is filled.
+        scored: where that is measured: the hole, and shadow that it leaves out.
         limit: as good as a fill of `around` can be expected to be.
         around: where that is measured.
     """
@@ -73,6 +74,7 @@ class Clip(NamedTuple):
     images: Tensor
     truth: Tensor
     holes: Tensor
+    scored: Tensor
     limit: Tensor
     around: Tensor
 
@@ -139,19 +141,20 @@ def methods(model: CombCN | None) -> list[Method]:
 def read_clips(names: list[str], data: Path | None) -> Iterator[Clip]:
     for name in names:
         if name in SCENES:
-            scene = render_scene(SCENES[name])
-            yield Clip(name, scene.images, scene.truth, scene.masks, scene.again, scene.masks)
+            images, truth, again, holes = render_scene(SCENES[name])
+            scored = holes | (images != truth).any(dim=-1)
+            yield Clip(name, images, truth, holes, scored, again, scored)
             continue
         assert data is not None
         images = read_frames(data / name)
         holes = grow(read_masks(data / name), GROW_PIXELS)
         truth = read_image(data / name / "background.png").expand_as(images)
         around = grow(holes, AROUND_PIXELS) & ~holes
-        yield Clip(name, images, truth, holes, images, around)
+        yield Clip(name, images, truth, holes, holes, images, around)
 
 
 def measure(clip: Clip, method: str, result: Tensor, seconds: float) -> Row:
-    return _row(clip, method, result, clip.holes, seconds)
+    return _row(clip, method, result, clip.scored, seconds)
 
 
 def limit(clip: Clip) -> Row:

@@ -61,7 +61,7 @@ _EVENING: tuple[Color, Color] = ((1.05, 1, 0.95), (0.72, 0.62, 0.62))
 
 SCENES = {
     "still": Scene(travel=_STILL),
-    "penumbra": Scene(travel=_STILL, faintest=40),
+    "penumbra": Scene(travel=_STILL, faintest=110),
     "light": Scene(travel=_STILL, gain=_EVENING),
     "noise": Scene(travel=_STILL, noise=2.5),
     "shake": Scene(travel=_STILL, shake=0.012),
@@ -70,7 +70,7 @@ SCENES = {
     "blur": Scene(travel=(0, 0.5), drive=(0, 1.25), shake=0.012, shutter=1),
     "follow": Scene(travel=(0.1, 0.3), drive=(0.5, 0.5), size=0.9),
     "everything": Scene(
-        zoom=(1.08, 1.25), shake=0.006, gain=_EVENING, shutter=0.5, noise=2, faintest=40
+        zoom=(1.08, 1.25), shake=0.006, gain=_EVENING, shutter=0.5, noise=2, faintest=110
     ),
 }
 
