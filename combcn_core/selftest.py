@@ -152,11 +152,7 @@ def self_test(
     Raises:
         ValueError: as in `inpaint`; also an empty mask, and one that leaves no room beside it.
     """
-    if max_frames < 2 or not seeds:
-        raise ValueError(
-            f"max_frames is {max_frames} and seeds {tuple(seeds)}; give 2 frames or more, and one "
-            "seed or more."
-        )
+    _check(seeds, max_frames)
     config = config or InpaintConfig()
     holes = grow(check_masks(masks, *images.shape[:3]), config.grow_pixels).cpu().numpy()
     start = _busiest(holes.sum(axis=(1, 2)), max_frames)
@@ -189,6 +185,7 @@ def self_test_file(
         ValueError: as in `self_test`; a file that cannot be read, or an output that cannot be
             written.
     """
+    _check(seeds, max_frames)
     config = config or InpaintConfig()
     info = open_reader(clip).info
     with read_mask(mask, info) as masks:
@@ -304,6 +301,14 @@ def _draw(holes: Masks, seeds: Sequence[int]) -> list[Placement]:
 
 
 # --- testing --------------------------------------------------------------------------------------
+
+
+def _check(seeds: Sequence[int], max_frames: int) -> None:
+    if max_frames < 2 or not seeds:
+        raise ValueError(
+            f"max_frames is {max_frames} and seeds {tuple(seeds)}; give 2 frames or more, and one "
+            "seed or more."
+        )
 
 
 def _busiest(areas: NDArray[Any], count: int) -> int:
