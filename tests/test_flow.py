@@ -11,6 +11,7 @@ from combcn_core.flow import (
     SETTLE_PIXELS,
     SETTLE_ROUNDS,
     Patch,
+    Plate,
     Trace,
     crop,
     fill_smoothly,
@@ -194,6 +195,15 @@ def test_find_motion_at_reduced_resolution_against_true_motion(monkeypatch):
         assert np.abs(found - sign * np.array([2.4, -3.3])).max() < 0.6
 
 
+def test_find_motion_in_a_frame_smaller_than_the_patches_of_flow():
+    clip = Scene(12).clip(2, 26, 29, (1.0, -0.5))
+    masks = box_masks(2, 26, 29, 11, 12, 15, 17)
+    for motion, sign in zip(find_motion(*clip, *masks), (-1, 1), strict=True):
+        _, _, found = whole_flow(motion, 26, 29)
+        # As for larger frames; there is less to measure on.
+        assert np.abs(found - sign * np.array([1.0, -0.5])).max() < 0.4
+
+
 @pytest.mark.parametrize("gains", [(1.2, 0.9, 1.0), (0.8, 1.0, 1.1)])
 def test_find_motion_measures_brightness(gains):
     first, second = Scene(9).clip(2, 96, 130, (1.5, 1.0))
@@ -281,6 +291,24 @@ def test_settle_takes_the_flow_of_a_surer_neighbour():
             known[rows, columns] = False
             original = (forward, backward)[value < 0][t].field
             np.testing.assert_array_equal(motions[t].field[known], original[known])
+
+
+def test_settle_reads_a_neighbour_where_the_pixel_has_moved_to():
+    height, width = 14, 20
+    hole = box_masks(1, height, width, 4, 5, 9, 12)[0]
+    y, x = np.mgrid[:height, :width].astype(float)
+    unsure = np.stack([np.full_like(x, 0.5), np.full_like(x, 0.25), np.full_like(x, 9)], -1)
+    slanted = np.stack([0.125 * x, -0.0625 * y, np.zeros_like(x)], -1)
+    motions = {
+        0: make_motion(height, width, unsure, hole, affine=(2, -1)),
+        1: make_motion(height, width, slanted, hole),
+    }
+    settled = settle(motions, {})[0][0]
+    rows, columns = settled.inside
+    there_x, there_y = columns + 2.5, rows - 0.75
+    # Linear in both directions, so bilinear reading is exact but for OpenCV's table of 1/32.
+    np.testing.assert_allclose(settled.field[rows, columns, 0], 0.125 * there_x, atol=0.005)
+    np.testing.assert_allclose(settled.field[rows, columns, 1], -0.0625 * there_y, atol=0.005)
 
 
 def test_settle_reaches_so_many_frames_and_no_farther():
@@ -408,6 +436,61 @@ def test_trace_doubts_a_source_that_moves_otherwise():
         errors.append(path.error[(path.rows == 4) & (path.columns == 6)].item())
     assert errors[0] == pytest.approx(0, abs=1e-5)
     assert errors[1] == pytest.approx(3, abs=1e-5)
+
+
+def test_trace_does_not_judge_a_source_where_its_motion_is_not_known():
+    height, width = 9, 20
+    holes = box_masks(3, height, width, 3, 5, 6, 8)
+    first = np.zeros((height, width, 3), np.float32)
+    first[..., 0] = 4  # out of the hole, and out of the crop that the next motion is known in
+    passing = np.zeros((height, 8, 3), np.float32)
+    passing[..., 0] = 7
+    motions = {
+        0: make_motion(height, width, first, holes[0]),
+        1: make_motion(height, 8, passing, holes[1][:, :8]),
+    }
+    path = dict(trace(motions, dict(enumerate(holes)), (2, 1, 0), 5))[0]
+    outside = (path.source == 1) & (path.x > 7)
+    assert outside.any()
+    np.testing.assert_allclose(path.error[outside], 0, atol=1e-5)
+
+
+def test_trace_never_ends_in_the_hole_of_the_first_frame():
+    # Each step is 0.6 of a pixel. The pixel at 10 in frame 2 meets that at 11 in frame 1, which
+    # comes out at 11.6, so at 12, in frame 0. Its own way ends at 11.2: in the hole.
+    height, width = 7, 24
+    holes = np.zeros((3, height, width), bool)
+    for hole, right in zip(holes, (12, 12, 11), strict=True):
+        hole[3, 4:right] = True
+    field = np.zeros((height, width, 3), np.float32)
+    motions = {t: make_motion(height, width, field, holes[t], affine=(0.6, 0)) for t in (1, 2)}
+    path = dict(trace(motions, dict(enumerate(holes)), (0, 1, 2), 5))[2]
+    pixel = np.flatnonzero((path.rows == 3) & (path.columns == 10)).item()
+    assert path.source[pixel] == -1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_plate_is_the_mean_of_three_sightings_or_more(dtype):
+    random = np.random.default_rng(11)
+    picture = random.integers(0, 256, (12, 15, 3)).astype(np.uint8)
+    noise = random.integers(-1, 2, (5, *picture.shape))
+    frames = (picture.clip(2, 253) + noise).astype(dtype)
+    if dtype == np.float32:
+        frames /= 255
+    holes = random.random((5, 12, 15)) < 0.5
+    plate = Plate()
+    plate.look({t: (frames[t], holes[t]) for t in range(5)})
+    plate.look({t: (frames[t], holes[t]) for t in range(1, 5)})  # the first one is gone
+    path, colors = plate.sight(holes[4])
+
+    count = (~holes[1:]).sum(0)
+    wanted = np.argwhere(holes[4] & (count >= 3))
+    assert len(wanted) > 5
+    np.testing.assert_array_equal(np.stack([path.rows, path.columns], -1), wanted)
+    for (row, column), color in zip(wanted, colors, strict=True):
+        seen = [to_unit(frames[t])[row, column] for t in range(1, 5) if not holes[t, row, column]]
+        # Floats are counted in steps of 1/65536.
+        np.testing.assert_allclose(color, np.mean(seen, axis=0), rtol=0, atol=1e-5)
 
 
 def make_path(rows, columns, source, x, y, error=0.0):
