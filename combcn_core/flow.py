@@ -105,7 +105,7 @@ class Motion(NamedTuple):
 
     box: Box  # the crop, in the frame
     affine: Array  # (3, 2): of 1, x and y, normalised to the crop
-    field: Array  # (h, w, 3): residual x, residual y, expected error
+    field: Array  # (h, w, 3): residual x, residual y, expected error; float32, or 16 to be kept
     inside: Array  # (2, N): rows and columns of grid points inside the hole
     log_gain: Array  # (3,): log(level of the neighbour / level of this frame)
     drift: Array  # (4,): median shift x and y, zoom and turn, NaN where most pixels move
@@ -129,10 +129,14 @@ class Motion(NamedTuple):
         """(N, 3): residual and expected error at positions in the frame."""
         scale_x, scale_y = self.scale
         return sample(
-            self.field,
+            self.field.astype(np.float32, copy=False),
             (x + np.float32(0.5 - self.box.left)) * np.float32(scale_x) - np.float32(0.5),
             (y + np.float32(0.5 - self.box.top)) * np.float32(scale_y) - np.float32(0.5),
         )
+
+    def kept(self) -> Motion:
+        """As traces need it once it is settled: the field to a thousandth, in half the memory."""
+        return self._replace(field=self.field.astype(np.float16), inside=self.inside[:, :0])
 
     def covers(self, x: Array, y: Array) -> Mask:
         """(N,): whether positions lie in the crop."""
@@ -236,7 +240,7 @@ def find_motion(
         trusted = _trusted(flows[here], flows[there], views[here].near, views[there].near)
         affine, field = _complete(flows[here] * to_frame, trusted, box)
         gain = _log_gain(views[here], views[there], flows[here], trusted)
-        inside = np.stack(np.nonzero(views[here].mask))
+        inside = np.stack(np.nonzero(views[here].mask)).astype(np.uint16)  # below SIDE_PIXELS
         drift = _drift(flows[here] * to_frame, trusted > 0)
         motions.append(Motion(box, affine, field, inside, gain, drift))
     return motions[0], motions[1]
@@ -477,8 +481,8 @@ def trace(
     for t in order:
         hole, search = holes[t], dilate(holes[t], RING_PIXELS)
         box = find_box(search) or Box(0, 0, 0, 0)
-        rows, columns = np.nonzero(crop(search, box))
-        rows, columns = rows + box.top, columns + box.left
+        rows, columns = (index.astype(np.int32) for index in np.nonzero(crop(search, box)))
+        rows, columns = rows + np.int32(box.top), columns + np.int32(box.left)
         path = Trace(
             rows,
             columns,
@@ -903,16 +907,31 @@ def dilate(mask: Mask, pixels: int) -> Mask:
     return cv2.dilate(mask.view(np.uint8), disk).view(np.bool_)
 
 
+class _OneThread:
+    """How many are within `one_thread`: the setting is the whole process's."""
+
+    lock = threading.Lock()
+    users = 0
+    before = 0
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """OpenCV on one thread: DIS cuts a frame into as many stripes as there are threads, and its
-    result depends on them. Frames run in parallel instead."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
+    result depends on them. Frames run in parallel instead. Threads may enter and leave it in any
+    order; the last to leave restores the setting."""
+    with _OneThread.lock:
+        if _OneThread.users == 0:
+            _OneThread.before = cv2.getNumThreads()
+            cv2.setNumThreads(1)
+        _OneThread.users += 1
     try:
         yield
     finally:
-        cv2.setNumThreads(before)
+        with _OneThread.lock:
+            _OneThread.users -= 1
+            if _OneThread.users == 0:
+                cv2.setNumThreads(_OneThread.before)
 
 
 def parallel(num_threads: int) -> ThreadPoolExecutor:

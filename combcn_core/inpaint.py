@@ -54,6 +54,7 @@ from combcn_core.segments import Box, Segment, crop_box, plan_shot
 SEGMENT_FRAMES = 32
 KEY_STEP = 8  # frames between two fills of what was never seen; between them it is carried along
 COARSE_SIDE_PIXELS = 128  # low-resolution short side at most, so that 3DCN sees the whole frame
+SETTLE_FRAMES = 32  # whose flow is settled at a time; more take more memory and less time
 GRAIN_CONTEXT_PIXELS = 24  # of known frame around the hole, whose grain is measured
 
 Upsampling = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -105,6 +106,20 @@ class SegmentResult:
     propagated_pixels: int = 0
     filled_pixels: int = 0
     network_pixels: int = 0
+
+    @classmethod
+    def joined(cls, parts: Sequence[SegmentResult]) -> SegmentResult:
+        """Consecutive parts as one."""
+        whole = cls([])
+        for part in parts:
+            whole.frames += part.frames
+            whole.hole_pixels += part.hole_pixels
+            whole.propagated_pixels += part.propagated_pixels
+            whole.filled_pixels += part.filled_pixels
+            whole.network_pixels += part.network_pixels
+            for stage, seconds in part.seconds.items():
+                whole.seconds[stage] = whole.seconds.get(stage, 0.0) + seconds
+        return whole
 
 
 def inpaint(
@@ -477,6 +492,24 @@ class ShotInpainter:
             halo += temporal_halo(self.model.config) + time_multiple(self.model.config) - 1
         return halo
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether networks run beside the CPU, and not on it."""
+        return self.model is not None and self.model.temporal.device.type != "cpu"
+
+    def forget_motion(self) -> None:
+        """Let go of what is kept for the next segment."""
+        self._window = _Window(self.config.reach)
+
+    def take_less_memory(self) -> None:
+        """Halve what the networks may take."""
+        if self.model is not None:
+            device = self.model.temporal.device
+            now = self.model.memory_bytes or default_memory_bytes(device)
+            self.model.memory_bytes = max(now // 2, 1)
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+
     def run(
         self,
         frames: Sequence[Pixels],
@@ -664,8 +697,12 @@ class _Window:
         low = max(self.start, self._wanted[0] - reach)
         high = min(self.stop, self._wanted[1] + reach)
         missing = [t for t in range(low, high) if t not in self._settled]
-        if not missing:
-            return
+        for done in range(0, len(missing), SETTLE_FRAMES):
+            some = missing[done : done + SETTLE_FRAMES]
+            part = part_of(tell, done / len(missing), (done + len(some)) / len(missing))
+            self._find_some(some, part)
+
+    def _find_some(self, missing: Sequence[int], tell: Tell | None) -> None:
         first = max(self.start, missing[0] - flow.SETTLE_ROUNDS - 1)
         last = min(self.stop, missing[-1] + 2 + flow.SETTLE_ROUNDS)
         pairs = [t for t in range(first, last - 1) if t not in self._raw]
@@ -679,7 +716,8 @@ class _Window:
                     forward[t], backward[t + 1] = pair
             forward, backward = flow.settle(forward, backward, self._workers.map)
         for t in missing:
-            self._settled[t] = forward.get(t), backward.get(t)
+            settled = forward.get(t), backward.get(t)
+            self._settled[t] = (settled[0] and settled[0].kept(), settled[1] and settled[1].kept())
         for t in [t for t in self._raw if t < last - 2 * flow.SETTLE_ROUNDS - 4]:
             del self._raw[t]
 

@@ -95,7 +95,7 @@ def plan_segments(
 
     Args:
         num_frames: of the source.
-        length: output frames of a segment, 1 or more; see `segment_length`.
+        length: output frames of a segment, 1 or more.
         halo: frames read on each side, 0 or more, where the shot has them.
         cuts: as in `shots`.
         frames: (start, stop) of the output, half-open, where only a part of the source is wanted.
@@ -134,30 +134,6 @@ def plan_shot(
         end = min(begin + length, last)
         segments.append(Segment(begin, end, max(begin - halo, start), min(end + halo, stop)))
     return segments
-
-
-def segment_length(budget_bytes: int, bytes_per_frame: int, halo: int) -> int:
-    """Output frames of the longest segment that fits, with its halo on each side, into memory.
-
-    Args:
-        budget_bytes: memory that one segment may take.
-        bytes_per_frame: memory that one frame read takes, all stages together.
-        halo: frames read on each side.
-
-    Raises:
-        ValueError: not even one output frame and its halo fit.
-    """
-    if bytes_per_frame < 1:
-        raise ValueError(f"bytes_per_frame is {bytes_per_frame}; give 1 or more.")
-    length = budget_bytes // bytes_per_frame - 2 * halo
-    if length < 1:
-        wanted = (2 * halo + 1) * bytes_per_frame
-        raise ValueError(
-            f"the memory limit is {budget_bytes / GIB:.2f} GiB but one frame with its {halo} "
-            f"neighbours on each side needs {wanted / GIB:.2f} GiB; raise the limit, or work at "
-            f"a smaller size."
-        )
-    return length
 
 
 def crop_box(box: Box, context_pixels: int, multiple: int, height: int, width: int) -> Box:

@@ -1,8 +1,9 @@
 """Inpaint files: frames are read, filled segment by segment, and written, in bounded memory.
 
 The way of a frame: it is read with its mask (`_read`), waits in a window until its segment and the
-halo of that have been read (`_segments`), is filled (`ShotInpainter.run`) and written. No more
-frames are held than one segment and its halo need, however long the clip is.
+halo of that have been read (`_segments`), is filled (`_Filling`) and written. Reading and writing
+have threads of their own, and so has optical flow where the networks run on a GPU. No more frames
+are held than one segment and its halo need, and a few in queues, however long the clip is.
 
 Frames are counted by their position among those that decode. That is their index in the source,
 unless the source is damaged and read all the same.
@@ -14,11 +15,11 @@ import json
 import logging
 import os
 import secrets
-import sys
+import threading
 import time
 from bisect import bisect_left
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
@@ -29,13 +30,23 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from combcn_core.flow import is_cut
+from combcn_core.flow import find_box, is_cut
 from combcn_core.images import differing
-from combcn_core.inpaint import InpaintConfig, SegmentResult, ShotInpainter, Tell, part_of
+from combcn_core.inpaint import InpaintConfig, Seen, SegmentResult, ShotInpainter, Tell, part_of
+from combcn_core.jobs import default_memory_bytes
 from combcn_core.masks import grow
-from combcn_core.networks import CombCN
+from combcn_core.memory import (
+    LEAST_NETWORK_BYTES,
+    QUEUE_FRAMES,
+    Work,
+    available_memory_bytes,
+    is_out_of_memory,
+    peak_memory_bytes,
+)
+from combcn_core.networks import CombCN, temporal_halo
+from combcn_core.overlap import Behind, ahead
 from combcn_core.resume import SegmentStore, digest_frame
-from combcn_core.segments import GIB, Segment, plan_shot, segment_length
+from combcn_core.segments import GIB, Segment, plan_shot
 from combcn_core.version import __version__
 from combcn_core.video import (
     ClipInfo,
@@ -54,6 +65,8 @@ log = logging.getLogger("combcn")
 Item = TypeVar("Item")
 
 
+_TRIES = 8  # with half the memory each time
+_SPARE = 0.8  # of what is available is used where nobody sets a limit
 _STRIDE_BACK = 240  # frames read at a time where a shot is followed back to its start
 
 
@@ -73,8 +86,10 @@ class Report:
         changed_outside_mask: pixels outside the grown masks that differ between the source and the
             written file, both decoded, in images with their alpha; None where the format is lossy.
             Always 0.
-        seconds: per stage, and "total".
+        seconds: per stage, and "total". Stages overlap, so they may add up to more.
         peak_memory_bytes: most memory that this process held so far; None on Windows.
+        forecast_memory_bytes: what was expected of that before the start, where a limit or little
+            memory made it count; else None.
         settings: what was asked for.
     """
 
@@ -89,6 +104,7 @@ class Report:
     changed_outside_mask: int | None
     seconds: dict[str, float]
     peak_memory_bytes: int | None
+    forecast_memory_bytes: int | None
     settings: dict[str, Any] = field(repr=False)
 
     def save(self, path: PathLike) -> None:
@@ -135,8 +151,9 @@ def inpaint_file(
         fit_mask: resize masks to the clip.
         allow_truncated: go on with what decodes of a damaged file.
         fps: frames per second of a folder of images that becomes a video.
-        memory_limit_gib: shorten the segments of `config` so that this process needs about this
-            much memory at most; the result stays the same.
+        memory_limit_gib: that this process may take, about; None: four fifths of what is available,
+            where the system tells. Segments are shortened and the networks' jobs cut to fit; the
+            result stays the same to one level of 255.
         resume: keep each finished segment beside the output until that is whole, and use those that
             an interrupted run of the same source, masks, settings and weights has kept.
         progress: called with the number of frames written so far and of all, after each.
@@ -162,17 +179,22 @@ def inpaint_file(
         open_writer(
             output, clip.info, fps=fps, scratch=None if store is None else store.folder
         ) as writer,
-        closing(_read(clip, config.grow_pixels, references, digests=resume)) as source,
+        Behind(tally.staged("write", writer.write), QUEUE_FRAMES) as sink,
+        closing(
+            ahead(
+                tally.timed("read", _read(clip, config.grow_pixels, references, digests=resume)),
+                QUEUE_FRAMES,
+            )
+        ) as source,
+        closing(_Filling(run.inpainter, tally, store).fill(run.jobs(source), tell)) as filled,
     ):
-        for job in run.jobs(tally.timed("read", source)):
-            begin, end = (t - clip.start for t in (job.segment.start, job.segment.stop))
-            part = part_of(tell, begin / num_frames, end / num_frames)
-            for pixels in _fill(job, run.inpainter, tally, part, store):
-                with tally.stage("write"):
-                    writer.write(pixels)
+        for frames_of_segment in filled:
+            for pixels in frames_of_segment:
+                sink.put(pixels)
                 num_written += 1
                 if progress is not None:
                     progress(num_written, num_frames)
+        sink.finish()
         with tally.stage("write"):
             writer.close()
 
@@ -190,6 +212,7 @@ def inpaint_file(
         changed_outside_mask=changed,
         seconds=tally.finish(),
         peak_memory_bytes=peak_memory_bytes(),
+        forecast_memory_bytes=run.forecast_bytes,
         settings={
             "input": str(input),
             "mask": str(mask),
@@ -273,19 +296,10 @@ def keep_segments(
     )  # fmt: skip
     store = SegmentStore(Path(output), run.config, model)
     with closing(_read(run.clip, run.config.grow_pixels, references, digests=True)) as source:
-        for job in run.jobs(source):
-            _fill(job, run.inpainter, tally, None, store)
+        filling = _Filling(run.inpainter, tally, store)
+        for _ in filling.fill(run.jobs(source), None):
+            pass
     return run.clip.stop - run.clip.start - tally.resumed_frames
-
-
-def peak_memory_bytes() -> int | None:
-    """Most memory that this process has held so far; None on Windows, which does not tell."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 # --- what is read ---------------------------------------------------------------------------------
@@ -424,6 +438,7 @@ class _Run:
     clip: _Clip
     config: InpaintConfig
     inpainter: ShotInpainter
+    forecast_bytes: int | None
 
     @classmethod
     def open(
@@ -447,10 +462,8 @@ class _Run:
         _check_references(references, clip.whole)
         if output is not None:
             _check_output(output, [mask, *references.values()])
-        if memory_limit_gib is not None:
-            length = _fitting_length(memory_limit_gib, clip, config.grow_pixels, inpainter.halo)
-            config = replace(config, segment_frames=min(config.segment_frames, length))
-        return cls(clip, config, inpainter)
+        config, forecast = _fit(memory_limit_gib, clip, config, inpainter)
+        return cls(clip, config, inpainter, forecast)
 
     def jobs(self, frames: Iterable[_SourceFrame]) -> Iterator[_Job]:
         return _segments(frames, self.clip, self.config.segment_frames, self.inpainter.halo)
@@ -463,10 +476,36 @@ class _Job(NamedTuple):
     window: list[_SourceFrame]  # segment.read_start to segment.read_stop - 1
     shot_start: int
 
+    shares: tuple[float, float]  # of the whole run, before and after it
+
     @property
     def outputs(self) -> list[_SourceFrame]:
         first = self.segment.start - self.segment.read_start
         return self.window[first : first + self.segment.num_frames]
+
+    @property
+    def inputs(self) -> tuple[list[Pixels], list[Mask], Segment, int]:
+        """As `ShotInpainter` takes them."""
+        return (
+            [frame.pixels for frame in self.window],
+            [frame.hole for frame in self.window],
+            self.segment,
+            self.shot_start,
+        )
+
+    def share(self, start: float, stop: float) -> tuple[float, float]:
+        """Of the whole run, for a part of this segment."""
+        low, high = self.shares
+        return low + (high - low) * start, low + (high - low) * stop
+
+    def halves(self) -> list[_Job]:
+        """Two segments that give the same frames; their window is more than they need."""
+        segment = self.segment
+        middle = (segment.start + segment.stop) // 2
+        return [
+            self._replace(segment=segment._replace(stop=middle)),
+            self._replace(segment=segment._replace(start=middle)),
+        ]
 
 
 def _segments(
@@ -484,7 +523,9 @@ def _segments(
                 return  # more of the shot is to come, and would be part of it
             offset = window[0].position
             needed = range(segment.read_start - offset, segment.read_stop - offset)
-            yield _Job(segment, [window[place] for place in needed], shot_start)
+            places = segment.start - clip.start, segment.stop - clip.start
+            low, high = (place / (clip.stop - clip.start) for place in places)
+            yield _Job(segment, [window[place] for place in needed], shot_start, (low, high))
             begin = segment.stop
             while window and window[0].position < begin - halo:
                 window.popleft()
@@ -500,60 +541,183 @@ def _segments(
     yield from ready(shot_ended=True)
 
 
-def _fill(
-    job: _Job,
-    inpainter: ShotInpainter,
-    tally: _Tally,
-    tell: Tell | None,
-    store: SegmentStore | None,
-) -> list[Pixels]:
-    """The output frames of a segment, computed or found in the store."""
-    outputs = job.outputs
-    for frame in outputs:
-        tally.hole_pixels += frame.reference_pixels
-        tally.reference_pixels += frame.reference_pixels
-    if not any(frame.hole.any() for frame in outputs):
-        if tell is not None:
-            tell(1, outputs[-1].pixels)
-        return [frame.pixels for frame in outputs]
-    if all(frame.hole.all() for frame in job.window):
-        raise ValueError(
-            f"mask covers the whole frame in frames {job.segment.start} to {job.segment.stop - 1} "
-            "and in all around them, so there is nothing to fill them from; give a smaller mask, "
-            "or a picture of the background as reference (--reference N=IMAGE)."
-        )
-    if store is not None:
-        key = store.key(job.segment, job.shot_start, (frame.digest for frame in job.window))
-        holes = [frame.hole for frame in outputs]
-        found = store.find(key, [frame.pixels for frame in outputs], holes)
-        if found is not None:
-            tally.add(found)
-            tally.resumed_frames += len(outputs)
-            return found.frames
-    result = inpainter.run(
-        [frame.pixels for frame in job.window],
-        [frame.hole for frame in job.window],
-        job.segment,
-        job.shot_start,
-        tell=tell,
-    )
-    if store is not None:
-        with tally.stage("keep"):
-            store.keep(key, result, holes)
-    tally.add(result)
-    return result.frames
+class _Filling:
+    """Fills segment after segment: found in the store, or computed."""
+
+    def __init__(self, inpainter: ShotInpainter, tally: _Tally, store: SegmentStore | None) -> None:
+        self._inpainter = inpainter
+        self._tally = tally
+        self._store = store
+        self._lock = threading.Lock()
+        self._warned = False
+
+    def fill(self, jobs: Iterator[_Job], tell: Tell | None) -> Generator[list[Pixels], None, None]:
+        """Yield the output frames of each segment."""
+        if not self._inpainter.on_gpu:  # on a CPU, both would fight for the cores
+            for job in jobs:
+                yield self._finish(job, self._look(job, part_of(tell, *job.share(0, 0.7))), tell)
+            return
+        unwanted = threading.Event()
+
+        def check(share: float, frame: Pixels | None) -> None:
+            if unwanted.is_set():
+                raise GeneratorExit
+
+        def looks() -> Generator[tuple[_Job, _Look], None, None]:
+            for job in jobs:
+                yield job, self._look(job, check)
+
+        with closing(ahead(looks(), 1)) as looked:
+            try:
+                for job, look in looked:
+                    yield self._finish(job, look, tell)
+            finally:
+                unwanted.set()
+
+    def _look(self, job: _Job, tell: Tell | None) -> _Look:
+        """What can be done before the networks."""
+        outputs = job.outputs
+        if not any(frame.hole.any() for frame in outputs):
+            return _Look(done=SegmentResult([frame.pixels for frame in outputs]))
+        if all(frame.hole.all() for frame in job.window):
+            raise ValueError(
+                f"mask covers the whole frame in frames {job.segment.start} to "
+                f"{job.segment.stop - 1} and in all around them, so there is nothing to fill them "
+                "from; give a smaller mask, or a picture of the background as reference "
+                "(--reference N=IMAGE)."
+            )
+        key = None
+        if self._store is not None:
+            digests = (frame.digest for frame in job.window)
+            key = self._store.key(job.segment, job.shot_start, digests)
+            holes = [frame.hole for frame in outputs]
+            found = self._store.find(key, [frame.pixels for frame in outputs], holes)
+            if found is not None:
+                return _Look(done=found, resumed=True)
+        return _Look(key, self._look_at(job, tell))
+
+    def _look_at(self, job: _Job, tell: Tell | None) -> list[Seen]:
+        """The segment; where memory ends in halves, which give the same frames."""
+        try:
+            return [self._inpainter.look(*job.inputs, tell=tell)]
+        except Exception as error:
+            if job.segment.num_frames == 1 or not self._may_back_off(error):
+                raise
+        self._inpainter.forget_motion()
+        return [seen for half in job.halves() for seen in self._look_at(half, None)]
+
+    def _finish(self, job: _Job, look: _Look, tell: Tell | None) -> list[Pixels]:
+        part = part_of(tell, *job.share(0.7, 1))
+        outputs = job.outputs
+        for frame in outputs:
+            self._tally.hole_pixels += frame.reference_pixels
+            self._tally.reference_pixels += frame.reference_pixels
+        result = look.done
+        if result is None:
+            result = SegmentResult.joined([self._restore(seen, part) for seen in look.seen])
+            if self._store is not None and look.key is not None:
+                with self._tally.stage("keep"):
+                    self._store.keep(look.key, result, [frame.hole for frame in outputs])
+        elif part is not None:
+            part(1, outputs[-1].pixels)
+        self._tally.add(result)
+        self._tally.resumed_frames += len(outputs) if look.resumed else 0
+        return result.frames
+
+    def _restore(self, seen: Seen, tell: Tell | None) -> SegmentResult:
+        """The rest of the work; in smaller jobs where memory ends."""
+        for _ in range(_TRIES):
+            try:
+                return self._inpainter.restore(seen, tell=tell)
+            except Exception as error:
+                if not self._may_back_off(error):
+                    raise
+            self._inpainter.take_less_memory()
+        return self._inpainter.restore(seen, tell=tell)
+
+    def _may_back_off(self, error: Exception) -> bool:
+        if not is_out_of_memory(error):
+            return False
+        with self._lock:
+            if not self._warned:
+                log.warning(
+                    "Out of memory; going on with less at a time, which takes longer. A lower "
+                    "memory limit avoids this."
+                )
+            self._warned = True
+        return True
 
 
-def _fitting_length(limit_gib: float, clip: _Clip, grow_pixels: int, halo: int) -> int:
-    """Output frames of the longest segment that stays below the limit, by the largest hole."""
-    with clip.open_masks(clip.info) as masks:
-        share = max(float(hole.mean()) for hole in _grown(masks, grow_pixels))
-    info = clip.info
-    # Measured: frames wait and are computed in their own type, traces need floats in the hole.
-    bytes_per_pixel = 16 + 8 * info.dtype.itemsize + 130 * share
-    bytes_per_frame = round(info.height * info.width * bytes_per_pixel)
+class _Look(NamedTuple):
+    """How far a segment is: finished, or seen."""
+
+    key: str | None = None  # to keep it by
+    seen: Sequence[Seen] = ()  # consecutive parts of it
+    done: SegmentResult | None = None
+    resumed: bool = False
+
+
+def _fit(
+    limit_gib: float | None, clip: _Clip, config: InpaintConfig, inpainter: ShotInpainter
+) -> tuple[InpaintConfig, int | None]:
+    """Settings that keep to the memory limit, and the memory that they are expected to take."""
     used = peak_memory_bytes() or 0
-    return segment_length(max(int(limit_gib * GIB) - used, 0), bytes_per_frame, halo)
+    available = available_memory_bytes()
+    if limit_gib is not None:
+        limit: int | None = int(limit_gib * GIB)
+    else:
+        limit = None if available is None else used + int(_SPARE * available)
+    model, info = inpainter.model, clip.info
+    on_cpu = model is not None and not inpainter.on_gpu
+    work = Work(
+        height=info.height,
+        width=info.width,
+        itemsize=info.dtype.itemsize,
+        hole_pixels=info.height * info.width,  # at worst
+        box_pixels=info.height * info.width,
+        halo=inpainter.halo,
+        reach=config.reach if config.propagate else 0,
+        context=0 if model is None else temporal_halo(model.config),
+        num_frames=clip.read_stop - clip.read_start,
+        network_bytes=default_memory_bytes(torch.device("cpu")) if on_cpu else 0,
+    )
+    wanted = config.segment_frames
+    if limit is None or (limit_gib is None and used + work.forecast_bytes(wanted) <= limit):
+        return config, None
+    work = work._replace(**_largest_hole(clip, config.grow_pixels))  # reads all masks
+    if on_cpu:
+        room = limit - used - work._replace(network_bytes=0).forecast_bytes(wanted)
+        work = work._replace(network_bytes=min(work.network_bytes, max(room, LEAST_NETWORK_BYTES)))
+        assert model is not None
+        model.memory_bytes = work.network_bytes
+    length = next(
+        (n for n in range(wanted, 0, -1) if used + work.forecast_bytes(n) <= limit),
+        0,
+    )
+    if length == 0 and limit_gib is not None:
+        raise ValueError(
+            f"the memory limit is {limit_gib:.2f} GiB but one frame with its {work.halo} "
+            f"neighbours on each side needs {(used + work.forecast_bytes(1)) / GIB:.2f} GiB; raise "
+            "the limit, or work at a smaller size."
+        )
+    length = max(length, 1)
+    forecast = used + work.forecast_bytes(length)
+    log.info("Segments of %d frames, %.2f GiB of memory.", length, forecast / GIB)
+    return replace(config, segment_frames=length), forecast
+
+
+def _largest_hole(clip: _Clip, grow_pixels: int) -> dict[str, int]:
+    """Pixels of the largest hole and of the largest box around one."""
+    hole_pixels = box_pixels = 0
+    last: Mask | None = None
+    with clip.open_masks(clip.info) as masks:
+        for hole in _grown(masks, grow_pixels):
+            box = None if hole is last else find_box(hole)
+            last = hole
+            if box is not None:
+                hole_pixels = max(hole_pixels, int(hole.sum()))
+                box_pixels = max(box_pixels, box.height * box.width)
+    return {"hole_pixels": hole_pixels, "box_pixels": box_pixels}
 
 
 class _Tally:
@@ -580,14 +744,25 @@ class _Tally:
         yield
         self._seconds[name] += time.perf_counter() - start
 
-    def timed(self, name: str, items: Iterator[Item]) -> Iterator[Item]:
-        """Pass items on; what it takes to get them is the time of this stage."""
-        while True:
+    def staged(self, name: str, work: Callable[[Item], object]) -> Callable[[Item], None]:
+        """Work that counts as this stage."""
+
+        def timed(item: Item) -> None:
             with self.stage(name):
-                item = next(items, None)
-            if item is None:
-                return
-            yield item
+                work(item)
+
+        return timed
+
+    def timed(self, name: str, items: Generator[Item, None, None]) -> Generator[Item, None, None]:
+        """Pass items on; what it takes to get them is the time of this stage."""
+        with closing(items):
+            while True:
+                with self.stage(name):
+                    item = next(items, None)
+                if item is None:
+                    return
+                yield item
+                del item
 
     def finish(self) -> dict[str, float]:
         total = time.perf_counter() - self._start

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 
-from combcn_core import CombCN, InpaintConfig, coarse_size
+from combcn_core import CombCN, InpaintConfig, coarse_size, memory
 from combcn_core.inference import InferenceModel, Precision, prepare
 from combcn_core.networks import temporal_halo
 from combcn_core.regions import Span
@@ -104,12 +104,9 @@ def backing_off(work: Callable[[Attempt], Result]) -> Result:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether that is what an error says, on any device."""
+    """Whether that is what an error says, in ComfyUI's words too."""
     # On some devices ComfyUI's own exception is Exception itself, which would say so of everything.
     specific = model_management.OOM_EXCEPTION is not Exception
     if specific and isinstance(error, model_management.OOM_EXCEPTION):
         return True
-    signs = ("out of memory", "allocate memory", "alloc_failed")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
-    )
+    return memory.is_out_of_memory(error)

@@ -9,7 +9,6 @@ from combcn_core.segments import (
     plan_segments,
     plan_shot,
     plan_tiles,
-    segment_length,
     shots,
 )
 
@@ -97,24 +96,6 @@ def test_plan_shot_by_shot_equals_plan_of_source(source, length, halo):
 
 
 @light
-@given(st.integers(0, 400), st.integers(1, 9), st.integers(0, 20))
-def test_segment_length_fills_the_budget(budget, per_frame, halo):
-    if budget < (2 * halo + 1) * per_frame:
-        with pytest.raises(ValueError, match="the memory limit is"):
-            segment_length(budget, per_frame, halo)
-        return
-    length = segment_length(budget, per_frame, halo)
-    plan = plan_segments(4 * length + 2 * halo, length, halo)
-    needed = max(segment.num_read for segment in plan) * per_frame
-    assert needed <= budget < needed + per_frame
-
-
-def test_segment_length_says_how_much_it_needs():
-    with pytest.raises(ValueError, match=r"is 1\.00 GiB .* its 13 neighbours .* 6\.75 GiB"):
-        segment_length(2**30, 2**28, 13)
-
-
-@light
 @given(boxes(), st.integers(0, 20), st.integers(1, 9))
 def test_crop_box_against_pixel_by_pixel(placed, context, multiple):
     box, height, width = placed
@@ -169,7 +150,6 @@ def test_plan_segments_rejects_frames_outside_the_source(frames):
         (lambda: shots(-1), "num_frames is -1"),
         (lambda: plan_segments(5, 0, 1), "length is 0"),
         (lambda: plan_segments(5, 1, -1), "halo is -1"),
-        (lambda: segment_length(5, 0, 1), "bytes_per_frame is 0"),
         (lambda: crop_box(Box(2, 2, 2, 3), 0, 4, 9, 9), "does not lie within a frame of 9x9"),
         (lambda: crop_box(Box(2, 2, 4, 10), 0, 4, 9, 9), "does not lie within a frame of 9x9"),
         (lambda: crop_box(Box(2, 2, 4, 5), -1, 4, 9, 9), "context_pixels is -1"),

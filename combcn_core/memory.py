@@ -1,0 +1,107 @@
+"""How much memory there is, and what filling a clip segment by segment takes of it."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from combcn_core.flow import CONTEXT_PIXELS, SETTLE_ROUNDS, SIDE_PIXELS
+from combcn_core.inpaint import KEY_STEP, SETTLE_FRAMES
+from combcn_core.segments import GIB
+
+QUEUE_FRAMES = 8  # read ahead, and waiting to be written, at most
+CODEC_FRAMES = 40  # that an encoder and a decoder were seen to hold
+LEAST_NETWORK_BYTES = GIB // 4  # less makes tiles that are mostly context
+
+
+class Work(NamedTuple):
+    """What decides how much memory a clip takes.
+
+    Attributes:
+        height, width: of its frames.
+        itemsize: bytes of a value in them.
+        hole_pixels: of the largest hole.
+        box_pixels: of the largest box around a hole.
+        halo: frames read on each side of a segment.
+        reach: as in `InpaintConfig`.
+        context: frames on each side of a segment that the networks see.
+        num_frames: to be read at all.
+        network_bytes: that the networks may take.
+    """
+
+    height: int
+    width: int
+    itemsize: int
+    hole_pixels: int
+    box_pixels: int
+    halo: int
+    reach: int
+    context: int
+    num_frames: int
+    network_bytes: int
+
+    def forecast_bytes(self, length: int) -> int:
+        """Memory that segments of so many output frames take, beside the process as it starts.
+
+        Counted from what is kept in which type, and seen to be 0.9 to 1.5 times the truth.
+        """
+        pixels = self.height * self.width
+        frame = pixels * (3 * self.itemsize + 1)  # and its mask
+        window = min(length + 2 * self.halo, self.num_frames)
+        filled = min(length + 2 * (self.context + KEY_STEP), self.num_frames)
+        sources = min(filled + 2 * self.reach, self.num_frames)
+        side = CONTEXT_PIXELS * 2
+        cut = min(pixels, round((self.box_pixels**0.5 + side) ** 2))
+        grid = min(cut, SIDE_PIXELS**2)
+        settling = min(SETTLE_FRAMES + 2 * SETTLE_ROUNDS, window)
+        return (
+            window * (frame + 2 * 6 * grid)  # frames, and their flow in 16 bits
+            + settling * 2 * 3 * 16 * grid  # measured flow, and two rounds of settling it
+            + sources * 3 * self.itemsize * cut  # fills
+            + filled * (2 * 28 * self.hole_pixels + 2 * 3 * self.itemsize * cut + pixels)
+            + min(self.reach, window) * 36 * self.hole_pixels  # traces, and those to be met
+            + 52 * pixels  # the sums of a plate
+            + (length + 2 * QUEUE_FRAMES + CODEC_FRAMES) * pixels * 3 * self.itemsize
+            + self.network_bytes
+        )
+
+
+def peak_memory_bytes() -> int | None:
+    """Most memory that this process has held so far; None on Windows, which does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def available_memory_bytes() -> int | None:
+    """Memory that new work may take, of this machine or its container; None where nobody tells."""
+    found = []
+    with suppress(OSError, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        fields = {
+            name: rest.split()[0] for name, _, rest in (line.partition(":") for line in lines)
+        }
+        found.append(int(fields["MemAvailable"]) * 1024)
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with suppress(OSError, ValueError):  # no such group, or "max"
+            group = Path("/sys/fs/cgroup")
+            found.append(int((group / limit).read_text()) - int((group / used).read_text()))
+    return max(0, min(found)) if found else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether that is what an error says, on any device."""
+    signs = ("out of memory", "allocate memory", "alloc_failed")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
+    )

@@ -1,0 +1,67 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from combcn_core.memory import Work, available_memory_bytes, is_out_of_memory, peak_memory_bytes
+
+WORK = Work(
+    height=1080,
+    width=1920,
+    itemsize=1,
+    hole_pixels=50_000,
+    box_pixels=80_000,
+    halo=65,
+    reach=48,
+    context=0,
+    num_frames=300,
+    network_bytes=0,
+)
+
+
+def test_a_forecast_holds_the_frames_that_are_kept_and_grows_with_all_that_does():
+    frames = (32 + 2 * 65) * 1080 * 1920 * 4
+    assert frames < WORK.forecast_bytes(32) < 3 * frames
+    larger = {
+        "height": 1200, "width": 2000, "itemsize": 2, "hole_pixels": 90_000, "box_pixels": 200_000,
+        "halo": 80, "reach": 60, "context": 13, "network_bytes": 2**20,
+    }  # fmt: skip
+    for name, value in larger.items():
+        assert WORK._replace(**{name: value}).forecast_bytes(32) > WORK.forecast_bytes(32), name
+    assert WORK.forecast_bytes(33) > WORK.forecast_bytes(32)
+
+
+def test_a_forecast_does_not_grow_with_a_clip_longer_than_its_window():
+    assert WORK._replace(num_frames=6000).forecast_bytes(32) == WORK.forecast_bytes(32)
+    assert WORK._replace(num_frames=20).forecast_bytes(32) < WORK.forecast_bytes(32)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_available_memory_is_part_of_what_the_machine_has():
+    available = available_memory_bytes()
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    total = next(int(line.split()[1]) for line in lines if line.startswith("MemTotal"))
+    assert 0 < available <= total * 1024
+
+
+def test_peak_memory_grows_by_what_is_held():
+    before = peak_memory_bytes()
+    held = np.ones(before + 2**24, np.uint8)  # beyond any peak so far
+    assert peak_memory_bytes() >= before + 2**23
+    assert held[-1] == 1
+
+
+@pytest.mark.parametrize("allocate", [lambda: np.ones(2**58), lambda: torch.ones(2**58)])
+def test_real_allocations_that_fail_are_out_of_memory(allocate):
+    with pytest.raises((MemoryError, RuntimeError)) as caught:
+        allocate()
+    assert is_out_of_memory(caught.value)
+
+
+def test_other_errors_are_not_out_of_memory():
+    with pytest.raises(RuntimeError) as caught:
+        torch.ones(2, 3) @ torch.ones(2, 3)
+    assert not is_out_of_memory(caught.value)
+    assert not is_out_of_memory(ValueError("out of memory"))
