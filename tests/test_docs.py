@@ -106,6 +106,29 @@ def test_every_flag_is_documented(subcommand, page, capsys):
         assert any(re.search(rf"`[^`]*{name}\b(?!-)[^`]*`", text) for name in either), flag
 
 
+def texts_of_sources():
+    """Every string in the sources, with dots where values are put in."""
+    for path in [ROOT / "__init__.py", *(ROOT / "combcn_core").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(
+                    getattr(part, "value", "...") if isinstance(part, ast.Constant) else "..."
+                    for part in node.values
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_messages_quoted_are_those_of_the_sources():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    messages = re.findall(r"^\| (\*.*?\*) \|", page, re.MULTILINE)
+    assert len(messages) > 10
+    # Several values side by side, and what stands between two of them, are one run of dots.
+    known = [re.sub(r"\.\.\.[ x]?(?=\.\.\.)", "", text) for text in texts_of_sources()]
+    for message in ", ".join(messages).strip("*").split("*, *"):
+        assert any(message.removesuffix("...").strip() in text for text in known), message
+
+
 def test_reference_is_up_to_date():
     written = (ROOT / "docs" / "api.md").read_text()
     assert written == generate_api.reference(), "run python docs/generate_api.py"
