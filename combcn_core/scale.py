@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from combcn_core.checkpoint import WEIGHTS_FOLDER, load_model
 from combcn_core.inpaint import InpaintConfig
@@ -26,8 +26,16 @@ from combcn_core.version import __version__
 
 Engine = Literal["local", "ray"]
 
-_SETTINGS = {item.name for item in dataclasses.fields(InpaintConfig)}
-_FILE_OPTIONS = {"frames", "references", "fit_mask", "allow_truncated", "fps", "weights"}
+_SETTINGS = get_type_hints(InpaintConfig)
+_FILE_OPTIONS = {
+    "frames": tuple[int, int],
+    "references": dict[int, str],
+    "fit_mask": bool,
+    "allow_truncated": bool,
+    "fps": Fraction,
+    "weights": str,
+}
+_OPTIONS = {**_SETTINGS, **_FILE_OPTIONS}
 
 
 @dataclass(frozen=True)
@@ -101,11 +109,11 @@ def read_manifest(path: Path) -> list[Row]:
             try:
                 rows.append(_parse_row(line, path.absolute().parent))
                 rows[-1].arguments(*_FILE_OPTIONS), rows[-1].config
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, RecursionError) as error:
                 raise ValueError(f"line {number} of {path}: {error}") from None
     if not rows:
         raise ValueError(f"manifest {path} has no rows; write one JSON object a line.")
-    outputs = [row.output for row in rows]
+    outputs = [os.path.realpath(row.output) for row in rows]
     for output in outputs:
         if outputs.count(output) > 1:
             raise ValueError(f"two rows of {path} write {output}; give each its own output.")
@@ -171,12 +179,20 @@ def _parse_row(line: str, folder: Path) -> Row:
     if missing := required - fields.keys():
         raise ValueError(f"it has no {min(missing)}; give input, mask and output.")
     for name in sorted(required):
-        if not isinstance(fields[name], str):
-            raise ValueError(f"{name} is {fields[name]!r}; give a path.")
-    options = dict(fields.get("options", {}))
-    allowed = _SETTINGS | _FILE_OPTIONS
-    if unknown := options.keys() - allowed:
-        raise ValueError(f"unknown option {min(unknown)}; there are {', '.join(sorted(allowed))}.")
+        _check_path(name, fields[name])
+    options = fields.get("options", {})
+    if not isinstance(options, dict):
+        raise ValueError(f"options are {_short(options)}; write an object in braces.")
+    options = dict(options)
+    if unknown := options.keys() - _OPTIONS.keys():
+        known = ", ".join(sorted(_OPTIONS))
+        raise ValueError(f"unknown option {min(unknown)}; there are {known}.")
+    for name, value in options.items():
+        if not _is_a(value, _OPTIONS[name]):
+            raise ValueError(
+                f"option {name} is {_short(value)}; give what `combcn inpaint` takes, frames as "
+                '[first, last], references as {"number": "path"}.'
+            )
     references = {number: str(folder / p) for number, p in options.get("references", {}).items()}
     if references:
         options["references"] = references
@@ -188,11 +204,45 @@ def _parse_row(line: str, folder: Path) -> Row:
     return Row(str(folder / fields["input"]), mask, str(folder / fields["output"]), options)
 
 
+def _check_path(name: str, path: Any) -> None:
+    if not isinstance(path, str) or "\0" in path:
+        raise ValueError(f"{name} is {_short(path)}; give a path.")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value from JSON has a type."""
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        is_list = isinstance(value, list) and len(value) == len(kinds)
+        return is_list and all(map(_is_a, value, kinds))
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(
+            key.isdecimal() and isinstance(item, str) and "\0" not in item
+            for key, item in value.items()
+        )
+    if kind is Fraction:
+        try:
+            return not isinstance(value, bool) and Fraction(value) > 0
+        except (TypeError, ValueError, ArithmeticError):
+            return False
+    if kind is str:
+        return isinstance(value, str) and "\0" not in value
+    return any(type(value) is one for one in get_args(kind) or (kind,))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:36]} ..."
+
+
 def _stamp(path: Path) -> str:
     """Size and time of a file, or of all files of a folder; empty for what is none."""
-    if path.is_dir():
-        return hashlib.sha256("".join(map(_stamp, sorted(path.iterdir()))).encode()).hexdigest()
     try:
+        if path.is_dir():
+            files = "".join(map(_stamp, sorted(path.iterdir())))
+            return hashlib.sha256(files.encode()).hexdigest()
         status = os.stat(path)
     except OSError:
         return ""

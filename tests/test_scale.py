@@ -122,6 +122,9 @@ def test_read_manifest_resolves_paths_by_its_own_folder(tmp_path):
         ('{"input": "a", "mask": "b", "output": "c", "options": {"reach": 0}}', "reach is 0"),
         ('{"input": "a", "mask": "b", "output": "c", "options": 4}', "line 2"),
         ('{"input": "a", "mask": "b", "output": "first"}', "two rows"),
+        ('{"input": "a", "mask": "b", "output": "x/../first"}', "two rows"),
+        ('{"input": "a\\u0000", "mask": "b", "output": "c"}', r"input is 'a\\x00'; give a path"),
+        ("[" * 100_000, "line 2 .*recursion"),
     ],
 )
 def test_read_manifest_rejects(tmp_path, line, says):
@@ -129,6 +132,42 @@ def test_read_manifest_rejects(tmp_path, line, says):
     path.write_text(f'{{"input": "a", "mask": "b", "output": "first"}}\n{line}\n')
     with pytest.raises(ValueError, match=says):
         read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"reach": value} for value in ("4", 4.0, True, None, [4])),
+        *({"grow_pixels": value} for value in ("4", 1.5, None)),
+        *({"propagate": value} for value in (1, "yes", None)),
+        *({"device": value} for value in ("gpu", 0, [], "cpu\0")),
+        *({"frames": value} for value in (3, [3], [1, 2, 3], ["1", "2"], [1.0, 2.0], "1-2", {})),
+        *({"references": value} for value in (True, ["a.png"], {"x": "a.png"}, {"1": 2})),
+        *({"fps": value} for value in ("x", "1/0", 0, -24, True, [24], "inf", 1e999)),
+        *({"weights": value} for value in (1, "a\0.safetensors", [])),
+        {"fit_mask": "false"},
+        {"allow_truncated": 0},
+    ],
+    ids=json.dumps,
+)
+def test_read_manifest_rejects_options_of_other_types(tmp_path, options):
+    path = tmp_path / "manifest.jsonl"
+    row = {"input": "a", "mask": "b", "output": "c", "options": options}
+    path.write_text(json.dumps(row))
+    (name,) = options
+    with pytest.raises(ValueError, match=f"line 1 of .*: option {name} is .*; give what"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"network": None}, {"network": False}, {"fps": 25}, {"fps": "24000/1001"}, {"references": {}}],
+    ids=json.dumps,
+)
+def test_read_manifest_takes_options(tmp_path, options):
+    path = tmp_path / "manifest.jsonl"
+    path.write_text(json.dumps({"input": "a", "mask": "b", "output": "c", "options": options}))
+    assert read_manifest(path)[0].options == options
 
 
 def test_read_manifest_rejects_no_file_and_no_rows(tmp_path):
