@@ -12,6 +12,7 @@ import functools
 import io
 import itertools
 import logging
+import os
 import re
 import zlib
 from bisect import bisect_left
@@ -207,7 +208,7 @@ def open_writer(
     path = Path(path)
     if info.path is not None and path.resolve() == info.path.resolve():
         raise ValueError(f"output {path} is the input itself; give another name.")
-    ending = "" if path.is_dir() else path.suffix.lower()
+    ending = "" if os.path.isdir(path) else path.suffix.lower()
     if ending not in ("", *_VIDEO_FORMATS):
         known = ", ".join(_VIDEO_FORMATS)
         raise ValueError(
@@ -275,7 +276,7 @@ class MaskReader(Reader[Mask]):
 
 
 def _check_exists(path: Path, hint: str) -> None:
-    if not path.exists():
+    if not os.path.exists(path):  # no error for a name that is too long
         raise ValueError(f"{path} does not exist; {hint}.")
 
 
