@@ -298,6 +298,14 @@ class ImageWriter(FrameWriter):
         return image_files(self._info.path)
 
     def _publish(self, temporary: Path) -> None:
-        if self._path.exists():
-            self._path.rmdir()  # empty: os.replace does not replace folders on Windows
-        os.replace(temporary, self._path)
+        try:
+            if self._path.exists():
+                self._path.rmdir()  # empty: os.replace does not replace folders on Windows
+            os.replace(temporary, self._path)
+        except OSError as error:
+            if not self._path.is_dir() or not any(self._path.iterdir()):
+                raise
+            raise ValueError(
+                f"output folder {self._path} was empty but is not any more; see whether another "
+                "run writes it, and give each its own output."
+            ) from error
