@@ -132,6 +132,13 @@ def test_plan_tiles_covers_every_pixel_once(height, width, tile, context, multip
     assert count == [[1] * width for _ in range(height)]
 
 
+def test_plan_tiles_reads_from_multiples_of_four_unless_told_otherwise():
+    # As the detail network wants it.
+    read = [tile.read for tile in plan_tiles(29, 31, tile=7, context=3)]
+    assert {box.top for box in read} == {0, 4, 8, 16, 24}
+    assert {box.left for box in read} == {0, 4, 8, 16, 24}
+
+
 @pytest.mark.parametrize("cuts", [[0], [10], [4, 4], [5, 3], [-1]])
 def test_shots_rejects_cuts_that_split_nothing(cuts):
     with pytest.raises(ValueError, match="in increasing order, from 1 to 9"):

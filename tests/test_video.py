@@ -1279,6 +1279,15 @@ def test_writer_rejects_wrong_places(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.mp4", "link"]
 
 
+def test_writer_rejects_a_format_without_its_encoder(tmp_path, monkeypatch):
+    # As with a build of FFmpeg without the GPL, which has no x264.
+    monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264"})
+    with pytest.raises(ValueError, match=r"needs the encoder libx264, which this build of PyAV"):
+        open_writer(tmp_path / "b.mp4", ClipInfo(64, 48, Fraction(24)))
+    assert os.listdir(tmp_path) == []
+    open_writer(tmp_path / "b.mkv", ClipInfo(64, 48, Fraction(24))).abort()
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write all")
 def test_writer_rejects_a_folder_it_may_not_write_in(tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
