@@ -185,8 +185,8 @@ def _parse_row(line: str, folder: Path) -> Row:
         raise ValueError(f"options are {_short(options)}; write an object in braces.")
     options = dict(options)
     if unknown := options.keys() - _OPTIONS.keys():
-        known = ", ".join(sorted(_OPTIONS))
-        raise ValueError(f"unknown option {min(unknown)}; there are {known}.")
+        names = ", ".join(sorted(_OPTIONS))
+        raise ValueError(f"unknown option {min(unknown)}; there are {names}.")
     for name, value in options.items():
         if not _is_a(value, _OPTIONS[name]):
             raise ValueError(

@@ -128,6 +128,20 @@ def test_source_that_is_cut_off_on_the_way(folder, source, output):
     assert everything(folder) == before
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b.mkv"], ids=["too long", "zero byte"])
+@pytest.mark.parametrize("place", ["input", "--mask", "--output"])
+def test_name_that_no_file_can_have(folder, capsys, place, name):
+    paths = {"input": str(folder / "clip.mkv"), "--mask": "1,1,8,8", "--output": str(folder / "o")}
+    paths[place] = name
+    source = paths.pop("input")
+    before = everything(folder)
+    assert main(["inpaint", source, *(part for pair in paths.items() for part in pair)]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("combcn: ")
+    assert text.count("\n") == 1
+    assert everything(folder) == before
+
+
 # Another run
 
 
