@@ -9,20 +9,20 @@ here) and NAME/background.png, the truth of every frame.
 Methods: telea (the floor), no-network (what `combcn inpaint` does without --weights, the same as
 with --no-network) and, with --weights, combcn. The row "limit" is how well the truth can be known:
 of a rendered scene, the truth with other noise; of a still-camera clip, the known pixels around
-the hole, against the background there.
+the hole, against the background there. The row "predicted" is what `combcn evaluate --self-test`
+says of the last method, without the truth; how far the areas that it hid differ among each other,
+and from the hole in what other frames show, is in the second table.
 
 Columns, over hole pixels only (and shadow that the mask leaves out): PSNR in dB; l1 and flicker,
 0..255; gradient energy over that of the truth (1 is as sharp); l1 in the outer 2 pixels, where a
-seam shows; seconds a frame. The second table has what `combcn evaluate --self-test` predicts,
-without the truth, beside the truth. FOLDER gets removal.csv, removal.json, and two pictures of each
-clip: the frame where the last method errs most, and eight frames around it.
+seam shows; seconds a frame. FOLDER gets removal.csv and two pictures of each clip:
+the frame where the last method errs most, and eight frames around it.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
 import math
 import os
 import time
@@ -50,7 +50,6 @@ from combcn_core.pictures import (
     strip,
     xt_slice,
 )
-from combcn_core.scores import write_text
 from combcn_core.selftest import Prediction, self_test
 
 GROW_PIXELS, EDGE_PIXELS, AROUND_PIXELS = 2, 2, 8
@@ -124,13 +123,18 @@ def main() -> None:
         print_row(rows[-1])
         draw(arguments.output, clip, results)
         try:
-            predictions[clip.name] = self_test(clip.images, clip.holes, model)
+            prediction = self_test(clip.images, clip.holes, model)
         except ValueError as error:
             predictions[clip.name] = str(error)
+        else:
+            predictions[clip.name] = prediction
+            expected = [prediction.expected(name)[0] for name in ("psnr", "l1", "flicker")]
+            rows.append(Row(clip.name, "predicted", *expected, *[math.nan] * 3))
+            print_row(rows[-1])
     tested = methods(model)[-1]
     print(f"\npredicted by the self-test, beside the truth ({tested}):")
     print_predictions(predictions, {row.clip: row for row in rows if row.method == tested})
-    write(arguments.output, rows, predictions)
+    write(arguments.output, rows)
     print(f"\n{arguments.output} has the tables and a picture of each clip.")
 
 
@@ -200,20 +204,12 @@ def print_predictions(predictions: dict[str, Prediction | str], truth: dict[str,
         print(f"{name:16s}" + "".join(f"{value:9.2f}" for value in values))
 
 
-def write(folder: Path, rows: list[Row], predictions: dict[str, Prediction | str]) -> None:
+def write(folder: Path, rows: list[Row]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "removal.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, [column.name for column in fields(Row)])
         writer.writeheader()
         writer.writerows(map(asdict, rows))
-    expected = {
-        name: prediction
-        if isinstance(prediction, str)
-        else {key: prediction.expected(key) for key in ("psnr", "l1", "flicker", "seen")}
-        for name, prediction in predictions.items()
-    }
-    figures = {"rows": list(map(asdict, rows)), "predicted": expected}
-    write_text(folder / "removal.json", json.dumps(figures, indent=2) + "\n")
 
 
 # --- pictures -------------------------------------------------------------------------------------
