@@ -439,6 +439,27 @@ def test_ffv1_keeps_rgb_bit_for_bit(tmp_path, dtype, size):
             assert np.array_equal(np.stack([red, green, blue], -1), expected)
 
 
+@pytest.mark.parametrize(
+    ("size", "pixel_format"),
+    [
+        ((64, 48), "yuv420p"),
+        ((64, 50), "yuv420p"),
+        ((64, 45), "yuv444p"),
+        ((64, 49), "yuv444p"),
+        ((63, 48), "yuv444p"),
+    ],
+)
+def test_h264_takes_odd_sizes_without_subsampling(tmp_path, size, pixel_format):
+    frames = moving_frames(2, *size)
+    with open_writer(tmp_path / "a.mp4", ClipInfo(*size, Fraction(24))) as writer:
+        for frame in frames:
+            writer.write(frame)
+    assert {frame.format.name for frame in decoded(tmp_path / "a.mp4")} == {pixel_format}
+    again = read_pixels(tmp_path / "a.mp4")
+    assert again.shape == frames.shape
+    assert np.abs(again.astype(int) - frames).mean() < 4  # of a lossy format
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_png_folder_keeps_pixels_and_names(tmp_path, dtype):
     source, frames = tmp_path / "in", noise_frames(4, 33, 17, dtype)
@@ -696,6 +717,23 @@ def test_odd_size_of_subsampled_source(tmp_path):
     pixels = read_pixels(path)
     assert pixels.shape == (1, 17, 33, 3)
     assert np.abs(pixels.astype(int) - (254, 0, 0)).max() <= 1  # red, in BT.601's codes
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "rows", "columns"), [("yuv411p", 1, 4), ("yuv440p", 2, 1)]
+)
+def test_colors_of_rare_subsamplings(tmp_path, pixel_format, rows, columns):
+    height, width = 24, 64
+    luma = np.full((height, width), 81, np.uint8)
+    chroma = np.full((2, height // rows, width // columns), 90, np.uint8)
+    chroma[1] = 240  # BT.601's red
+    chroma[:, :, width // columns // 2 :] = 128  # and gray on the right
+    path = make_video(tmp_path / "a.mkv", [[luma, *chroma]], "ffv1", pixel_format)
+    pixels = read_pixels(path)[0].astype(int)
+    assert pixels.shape == (height, width, 3)
+    # Chroma is spread by a filter: away from the edge it is what it was, but for rounding.
+    assert np.abs(pixels[:, :24] - (254, 0, 0)).max() <= 2
+    assert np.abs(pixels[:, 40:] - 76).max() <= 2
 
 
 ORIENTATIONS = {  # display matrix a, b, c, d -> what viewers show
