@@ -562,13 +562,15 @@ class ShotInpainter:
         with _timed(seconds, "rest"):
             filled = window.rest(given, start, stop, shot_start, part_of(tell, 0.85, 1))
         span = range(segment.start, segment.stop)
-        return Seen(
+        seen = Seen(
             segment,
             filled,
             {t: given[t][1] for t in filled},
             [window.mask(t) for t in span],
             seconds,
         )
+        window.trim(segment.stop - self.halo)
+        return seen
 
     def restore(self, seen: Seen, *, tell: Tell | None = None) -> SegmentResult:
         """The networks, where there are any, and the composite."""
@@ -690,6 +692,15 @@ class _Window:
         for kept in (self._raw, self._settled):
             for t in [t for t in kept if not start <= t < self.stop]:
                 del kept[t]
+
+    def trim(self, start: int) -> None:
+        """Let go of the frames before one that the next segment begins with, or a later one."""
+        first = max(0, min(start, self.stop - 1) - self.start)
+        self.start, self.frames, self.masks = (
+            self.start + first,
+            self.frames[first:],
+            self.masks[first:],
+        )
 
     def find_motions(self, propagates: bool = True, tell: Tell | None = None) -> None:
         """Motion of every pair of frames that the wanted ones depend on."""

@@ -66,6 +66,7 @@ Item = TypeVar("Item")
 
 
 _TRIES = 8  # with half the memory each time
+_FEW_FRAMES = 4  # a shorter segment takes hardly less: its halo is the most of it
 _SPARE = 0.8  # of what is available is used where nobody sets a limit
 _STRIDE_BACK = 240  # frames read at a time where a shot is followed back to its start
 
@@ -88,8 +89,7 @@ class Report:
             Always 0.
         seconds: per stage, and "total". Stages overlap, so they may add up to more.
         peak_memory_bytes: most memory that this process held so far; None on Windows.
-        forecast_memory_bytes: what was expected of that before the start, where a limit or little
-            memory made it count; else None.
+        forecast_memory_bytes: what was expected of that before the start, where a limit was set.
         settings: what was asked for.
     """
 
@@ -186,11 +186,11 @@ def inpaint_file(
                 QUEUE_FRAMES,
             )
         ) as source,
-        closing(_Filling(run.inpainter, tally, store).fill(run.jobs(source), tell)) as filled,
+        closing(_Filling(run, tally, store).fill(run.jobs(source), tell)) as filled,
     ):
-        for frames_of_segment in filled:
-            for pixels in frames_of_segment:
-                sink.put(pixels)
+        for segment in filled:
+            while segment:  # let go of one by one
+                sink.put(segment.pop(0))
                 num_written += 1
                 if progress is not None:
                     progress(num_written, num_frames)
@@ -212,7 +212,9 @@ def inpaint_file(
         changed_outside_mask=changed,
         seconds=tally.finish(),
         peak_memory_bytes=peak_memory_bytes(),
-        forecast_memory_bytes=run.forecast_bytes,
+        forecast_memory_bytes=(
+            None if memory_limit_gib is None else run.budget.forecast(config.segment_frames)
+        ),
         settings={
             "input": str(input),
             "mask": str(mask),
@@ -296,7 +298,7 @@ def keep_segments(
     )  # fmt: skip
     store = SegmentStore(Path(output), run.config, model)
     with closing(_read(run.clip, run.config.grow_pixels, references, digests=True)) as source:
-        filling = _Filling(run.inpainter, tally, store)
+        filling = _Filling(run, tally, store)
         for _ in filling.fill(run.jobs(source), None):
             pass
     return run.clip.stop - run.clip.start - tally.resumed_frames
@@ -438,7 +440,7 @@ class _Run:
     clip: _Clip
     config: InpaintConfig
     inpainter: ShotInpainter
-    forecast_bytes: int | None
+    budget: _Budget
 
     @classmethod
     def open(
@@ -462,8 +464,12 @@ class _Run:
         _check_references(references, clip.whole)
         if output is not None:
             _check_output(output, [mask, *references.values()])
-        config, forecast = _fit(memory_limit_gib, clip, config, inpainter)
-        return cls(clip, config, inpainter, forecast)
+        budget = _Budget.of(memory_limit_gib, clip, config, inpainter)
+        if memory_limit_gib is not None:
+            config = replace(config, segment_frames=budget.longest(config.segment_frames))
+            forecast = budget.forecast(config.segment_frames) / GIB
+            log.info("Segments of %d frames, %.2f GiB of memory.", config.segment_frames, forecast)
+        return cls(clip, config, inpainter, budget)
 
     def jobs(self, frames: Iterable[_SourceFrame]) -> Iterator[_Job]:
         return _segments(frames, self.clip, self.config.segment_frames, self.inpainter.halo)
@@ -544,8 +550,9 @@ def _segments(
 class _Filling:
     """Fills segment after segment: found in the store, or computed."""
 
-    def __init__(self, inpainter: ShotInpainter, tally: _Tally, store: SegmentStore | None) -> None:
-        self._inpainter = inpainter
+    def __init__(self, run: _Run, tally: _Tally, store: SegmentStore | None) -> None:
+        self._inpainter = run.inpainter
+        self._budget = run.budget
         self._tally = tally
         self._store = store
         self._lock = threading.Lock()
@@ -555,7 +562,10 @@ class _Filling:
         """Yield the output frames of each segment."""
         if not self._inpainter.on_gpu:  # on a CPU, both would fight for the cores
             for job in jobs:
-                yield self._finish(job, self._look(job, part_of(tell, *job.share(0, 0.7))), tell)
+                look = self._look(job, part_of(tell, *job.share(0, 0.7)))
+                frames = self._finish(job, look, tell)
+                del job, look  # or they would be kept until the next segment has been read
+                yield frames
             return
         unwanted = threading.Event()
 
@@ -566,11 +576,14 @@ class _Filling:
         def looks() -> Generator[tuple[_Job, _Look], None, None]:
             for job in jobs:
                 yield job, self._look(job, check)
+                del job
 
         with closing(ahead(looks(), 1)) as looked:
             try:
                 for job, look in looked:
-                    yield self._finish(job, look, tell)
+                    frames = self._finish(job, look, tell)
+                    del job, look
+                    yield frames
             finally:
                 unwanted.set()
 
@@ -599,11 +612,12 @@ class _Filling:
     def _look_at(self, job: _Job, tell: Tell | None) -> list[Seen]:
         """The segment; where memory ends in halves, which give the same frames."""
         try:
-            return [self._inpainter.look(*job.inputs, tell=tell)]
+            if not self._budget.exceeds(job):
+                return [self._inpainter.look(*job.inputs, tell=tell)]
         except Exception as error:
             if job.segment.num_frames == 1 or not self._may_back_off(error):
                 raise
-        self._inpainter.forget_motion()
+            self._inpainter.forget_motion()
         return [seen for half in job.halves() for seen in self._look_at(half, None)]
 
     def _finish(self, job: _Job, look: _Look, tell: Tell | None) -> list[Pixels]:
@@ -657,66 +671,87 @@ class _Look(NamedTuple):
     resumed: bool = False
 
 
-def _fit(
-    limit_gib: float | None, clip: _Clip, config: InpaintConfig, inpainter: ShotInpainter
-) -> tuple[InpaintConfig, int | None]:
-    """Settings that keep to the memory limit, and the memory that they are expected to take."""
-    used = peak_memory_bytes() or 0
-    available = available_memory_bytes()
-    if limit_gib is not None:
-        limit: int | None = int(limit_gib * GIB)
-    else:
+@dataclass(frozen=True)
+class _Budget:
+    """Memory that a run may take, and what decides how much it takes."""
+
+    work: Work  # of the largest hole where a limit was set, else without one
+    limit: int | None  # bytes
+    used: int
+
+    @classmethod
+    def of(
+        cls, limit_gib: float | None, clip: _Clip, config: InpaintConfig, inpainter: ShotInpainter
+    ) -> _Budget:
+        used = peak_memory_bytes() or 0
+        available = available_memory_bytes()
         limit = None if available is None else used + int(_SPARE * available)
-    model, info = inpainter.model, clip.info
-    on_cpu = model is not None and not inpainter.on_gpu
-    work = Work(
-        height=info.height,
-        width=info.width,
-        itemsize=info.dtype.itemsize,
-        hole_pixels=info.height * info.width,  # at worst
-        box_pixels=info.height * info.width,
-        halo=inpainter.halo,
-        reach=config.reach if config.propagate else 0,
-        context=0 if model is None else temporal_halo(model.config),
-        num_frames=clip.read_stop - clip.read_start,
-        network_bytes=default_memory_bytes(torch.device("cpu")) if on_cpu else 0,
-    )
-    wanted = config.segment_frames
-    if limit is None or (limit_gib is None and used + work.forecast_bytes(wanted) <= limit):
-        return config, None
-    work = work._replace(**_largest_hole(clip, config.grow_pixels))  # reads all masks
-    if on_cpu:
-        room = limit - used - work._replace(network_bytes=0).forecast_bytes(wanted)
-        work = work._replace(network_bytes=min(work.network_bytes, max(room, LEAST_NETWORK_BYTES)))
-        assert model is not None
-        model.memory_bytes = work.network_bytes
-    length = next(
-        (n for n in range(wanted, 0, -1) if used + work.forecast_bytes(n) <= limit),
-        0,
-    )
-    if length == 0 and limit_gib is not None:
-        raise ValueError(
-            f"the memory limit is {limit_gib:.2f} GiB but one frame with its {work.halo} "
-            f"neighbours on each side needs {(used + work.forecast_bytes(1)) / GIB:.2f} GiB; raise "
-            "the limit, or work at a smaller size."
+        model, info = inpainter.model, clip.info
+        on_cpu = model is not None and not inpainter.on_gpu
+        work = Work(
+            height=info.height,
+            width=info.width,
+            itemsize=info.dtype.itemsize,
+            hole_pixels=0,
+            box_pixels=0,
+            halo=inpainter.halo,
+            reach=config.reach if config.propagate else 0,
+            context=0 if model is None else temporal_halo(model.config),
+            num_frames=clip.read_stop - clip.read_start,
+            network_bytes=default_memory_bytes(torch.device("cpu")) if on_cpu else 0,
         )
-    length = max(length, 1)
-    forecast = used + work.forecast_bytes(length)
-    log.info("Segments of %d frames, %.2f GiB of memory.", length, forecast / GIB)
-    return replace(config, segment_frames=length), forecast
+        if limit_gib is not None:
+            limit = int(limit_gib * GIB)
+            with clip.open_masks(clip.info) as masks:
+                work = work._replace(**_largest(_grown(masks, config.grow_pixels)))
+            if on_cpu:
+                assert model is not None
+                others = used + work.forecast_bytes(config.segment_frames) - work.network_bytes
+                room = max(limit - others, LEAST_NETWORK_BYTES)
+                model.memory_bytes = min(work.network_bytes, room)
+                work = work._replace(network_bytes=model.memory_bytes)
+        return cls(work, limit, used)
+
+    def forecast(self, length: int, holes: Iterable[Mask] = ()) -> int:
+        """Memory of the process with segments of so many frames, and holes like these."""
+        largest = _largest(holes)
+        sizes = {name: max(size, getattr(self.work, name)) for name, size in largest.items()}
+        return self.used + self.work._replace(**sizes).forecast_bytes(length)
+
+    def longest(self, wanted: int) -> int:
+        """Output frames of the longest segment that fits, not longer than wanted.
+
+        Raises:
+            ValueError: not even one frame fits.
+        """
+        for length in range(wanted, 0, -1):
+            if self.limit is None or self.forecast(length) <= self.limit:
+                return length
+        assert self.limit is not None
+        raise ValueError(
+            f"the memory limit is {self.limit / GIB:.2f} GiB but one frame with its "
+            f"{self.work.halo} neighbours on each side needs {self.forecast(1) / GIB:.2f} GiB; "
+            "raise the limit, or work at a smaller size."
+        )
+
+    def exceeds(self, job: _Job) -> bool:
+        """Whether a segment would take more than there is, and parts of it less."""
+        length = job.segment.num_frames
+        if self.limit is None or length <= _FEW_FRAMES:
+            return False
+        return self.forecast(length, (frame.hole for frame in job.window)) > self.limit
 
 
-def _largest_hole(clip: _Clip, grow_pixels: int) -> dict[str, int]:
+def _largest(holes: Iterable[Mask]) -> dict[str, int]:
     """Pixels of the largest hole and of the largest box around one."""
     hole_pixels = box_pixels = 0
     last: Mask | None = None
-    with clip.open_masks(clip.info) as masks:
-        for hole in _grown(masks, grow_pixels):
-            box = None if hole is last else find_box(hole)
-            last = hole
-            if box is not None:
-                hole_pixels = max(hole_pixels, int(hole.sum()))
-                box_pixels = max(box_pixels, box.height * box.width)
+    for hole in holes:
+        box = None if hole is last else find_box(hole)
+        last = hole
+        if box is not None:
+            hole_pixels = max(hole_pixels, int(hole.sum()))
+            box_pixels = max(box_pixels, box.height * box.width)
     return {"hole_pixels": hole_pixels, "box_pixels": box_pixels}
 
 
