@@ -15,8 +15,8 @@ from combcn_core.inpaint import InpaintConfig
 from combcn_core.stream import inpaint_file
 from combcn_core.video import ClipInfo, open_reader, open_writer
 
-NUM_FRAMES, HEIGHT, WIDTH = 44, 24, 32
-# With a halo of 25 frames, so that it writes while it reads.
+NUM_FRAMES, HEIGHT, WIDTH = 64, 24, 32
+# It reads 25 frames ahead, and some more wait in queues and in FFmpeg: fewer than the clip has.
 SHORT = InpaintConfig(propagate=False, segment_frames=4)
 OUTPUTS = ("out.mkv", "out.mp4", "out.mov", "out")
 
@@ -32,7 +32,7 @@ def folder(tmp_path):
         (tmp_path / name).mkdir()
     for t, frame in enumerate(frames):
         mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-        mask[8:14, 2 + t // 3 : 9 + t // 3] = 255
+        mask[8:14, 2 + t // 4 : 9 + t // 4] = 255
         cv2.imwrite(str(tmp_path / "frames" / f"{t:03d}.png"), frame)
         cv2.imwrite(str(tmp_path / "masks" / f"{t:03d}.png"), mask)
     return tmp_path
