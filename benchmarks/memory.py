@@ -12,14 +12,10 @@ import json
 import subprocess
 import sys
 import tempfile
-from fractions import Fraction
 from pathlib import Path
 
-import cv2
-import numpy as np
-
+from benchmarks.speed import write_clip
 from combcn_core.segments import GIB
-from combcn_core.video import ClipInfo, open_writer
 
 
 def main() -> None:
@@ -55,18 +51,6 @@ def measure(num_frames: int, height: int, width: int) -> int:
     seconds = report["seconds"]["total"]
     print(f"{num_frames} frames of {width}x{height}: {peak / GIB:.3f} GiB in {seconds:.0f} s")
     return peak
-
-
-def write_clip(path: Path, num_frames: int, height: int, width: int) -> None:
-    """A camera that moves to and fro over a smooth random picture."""
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 256, (height // 4, width // 2, 3), np.uint8)
-    picture = cv2.resize(noise, (2 * width, height), interpolation=cv2.INTER_CUBIC)
-    info = ClipInfo(width=width, height=height, fps=Fraction(24))
-    with open_writer(path, info) as writer:
-        for index in range(num_frames):
-            left = round(width / 2 * (1 + np.sin(index / 40)))
-            writer.write(np.ascontiguousarray(picture[:, left : left + width]))
 
 
 if __name__ == "__main__":
