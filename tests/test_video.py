@@ -96,10 +96,16 @@ def make_video(
     container_options=None,
     languages=(),
     default=None,
+    sound_first=False,
 ):
     """Encode RGB frames, or lists of planes, with one track of sound per (codec, rate, pitch)."""
     with av.open(str(path), "w", container_options=container_options or {}) as container:
         container.metadata.update(metadata or {})
+        tracks = []
+        if sound_first:
+            tracks += [
+                (container.add_stream(name, rate=rate), rate, hz) for name, rate, hz in sound
+            ]
         stream = container.add_stream(codec, rate=fps, options=options or {})
         planar = isinstance(frames[0], list)
         shape = frames[0][0].shape if planar else frames[0].shape
@@ -114,9 +120,10 @@ def make_video(
             context.time_base = time_base
         if gop is not None:
             context.gop_size = gop
-        tracks = [
-            (container.add_stream(codec, rate=rate), rate, pitch) for codec, rate, pitch in sound
-        ]
+        if not sound_first:
+            tracks += [
+                (container.add_stream(name, rate=rate), rate, hz) for name, rate, hz in sound
+            ]
         for track, _, _ in tracks:
             track.layout = "mono"
         for (track, _, _), language in zip(tracks, languages, strict=False):
@@ -913,6 +920,19 @@ def test_sound_tracks_keep_language_and_default(tmp_path, ending):
     for index in range(3):
         given, written = (packets(path, "audio", index) for path in (source, output))
         assert [data for _, _, data in written] == [data for _, _, data in given]
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+def test_sound_ahead_of_the_picture_among_the_streams(tmp_path, ending):
+    source = make_video(
+        tmp_path / "a.mkv", moving_frames(24), sound=[("aac", 48000, 440)], sound_first=True
+    )
+    with av.open(str(source)) as container:
+        assert container.streams.audio[0].index == 0
+    output = rewrite(source, tmp_path / f"b{ending}")
+    assert count_frames(output) == 24
+    given, written = (packets(path, "audio", 0) for path in (source, output))
+    assert [data for _, _, data in written] == [data for _, _, data in given]
 
 
 @pytest.mark.parametrize(
