@@ -8,7 +8,7 @@ here) and NAME/background.png, the truth of every frame.
 
 Methods: telea (the floor), no-network (what `combcn inpaint` does without --weights, the same as
 with --no-network) and, with --weights, combcn. The row "limit" is how well the truth can be known:
-of a rendered scene, the truth with other noise; of a still-camera clip, the known pixels around
+of a rendered scene, the truth with other noise; of a still-camera clip, its known pixels away from
 the hole, against the background there. The row "predicted" is what `combcn evaluate --self-test`
 says of the last method, without the truth; how far the areas that it hid differ among each other,
 and from the hole in what other frames show, is in the second table.
@@ -52,7 +52,7 @@ from combcn_core.pictures import (
 )
 from combcn_core.selftest import Prediction, self_test
 
-GROW_PIXELS, EDGE_PIXELS, AROUND_PIXELS = 2, 2, 8
+GROW_PIXELS, EDGE_PIXELS, AWAY_PIXELS = 2, 2, 8
 STRIP_FRAMES, STRIP_MARGIN_PIXELS = 8, 12
 
 
@@ -153,7 +153,7 @@ def read_clips(names: list[str], data: Path | None) -> Iterator[Clip]:
         images = read_frames(data / name)
         holes = grow(read_masks(data / name), GROW_PIXELS)
         truth = read_image(data / name / "background.png").expand_as(images)
-        around = grow(holes, AROUND_PIXELS) & ~holes
+        around = ~grow(holes, AWAY_PIXELS)
         yield Clip(name, images, truth, holes, holes, images, around)
 
 

@@ -8,10 +8,11 @@ hole: how much of either is seen in other frames says whether they are.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -42,6 +43,7 @@ from combcn_core.video import PathLike, open_reader, read_mask
 MAX_FRAMES = 96
 SEEDS = (0, 1, 2)
 WORST_FRAMES = 5
+MAX_PARTS = 5  # of a mask, that are tried where it has no room as a whole
 GRID_CELLS = 160  # along the longer side: placements are sought on a grid this fine
 UNLIKE = 0.1  # difference of two shares that makes hidden areas a doubtful measure
 HOLE_INK, HIDDEN_INK = (255, 214, 10), (60, 220, 255)
@@ -87,6 +89,7 @@ class Prediction:
     Attributes:
         first_frame, num_frames: of the clip, that were tested; the rest was not looked at.
         total_frames: of the clip.
+        share: of the hole whose shape was hidden: 1, or less where only a part of it has room.
         scores: one for each hidden area.
         worst: (frame of the clip, l1), the worst first: mean over the hidden areas.
         picture: (H, W, 3) uint8, the worst frame of each hidden area: source, result and truth.
@@ -95,6 +98,7 @@ class Prediction:
     first_frame: int
     num_frames: int
     total_frames: int
+    share: float
     scores: tuple[HiddenScore, ...]
     worst: tuple[tuple[int, float], ...]
     picture: Image = field(repr=False, compare=False)
@@ -135,7 +139,7 @@ def self_test(
 
     An area has the shape of the (grown) mask in every frame, mirrored or not, and keeps its
     distance from it, so that it moves as the object does. It lies within the frame and a little
-    off the hole.
+    off the hole. Where the whole mask has no room, the largest thing in it that has some is taken.
 
     Args:
         images: (T, H, W, 3), as in `inpaint`.
@@ -211,6 +215,9 @@ def describe(prediction: Prediction) -> list[str]:
         span += ", around the largest hole; the others were not looked at"
     count = len(prediction.scores)
     areas = "1 area" if count == 1 else f"{count} areas"
+    whose = "the mask's shape"
+    if prediction.share < 1:
+        whose = f"the shape of a part of the mask ({prediction.share:.0%} of it; all had no room)"
 
     def figure(name: str, digits: int) -> str:
         mean, spread = prediction.expected(name)
@@ -220,7 +227,7 @@ def describe(prediction: Prediction) -> list[str]:
     hidden, hole = (prediction.expected(name)[0] for name in ("seen", "hole_seen"))
     worst = ", ".join(f"{frame} ({l1:.1f})" for frame, l1 in prediction.worst)
     lines = [
-        f"{areas} of the mask's shape, hidden and filled again in {span}.",
+        f"{areas} of {whose}, hidden and filled again in {span}.",
         f"Expect in the hole: PSNR {figure('psnr', 2)} dB, l1 {figure('l1', 2)}, "
         f"flicker {figure('flicker', 2)} (of 255).",
         f"Seen in other frames: {hidden:.1%} of the hidden areas, {hole:.1%} of the hole.",
@@ -233,14 +240,15 @@ def describe(prediction: Prediction) -> list[str]:
 # --- placing --------------------------------------------------------------------------------------
 
 
-def find_placements(holes: Masks) -> list[Placement]:
-    """All places on a grid where the holes' shape is within the frame and off the holes.
+def find_placements(shape: Masks, holes: Masks) -> list[Placement]:
+    """All places on a grid where a shape is within the frame and off the holes.
 
     Args:
+        shape: (T, H, W), the holes or a part of them.
         holes: (T, H, W).
 
     Returns:
-        Those where no frame's moved hole comes closer to that frame's hole than a cell of the
+        Those where no frame's moved shape comes closer to that frame's hole than a cell of the
         grid, which is the longer side of the frame / GRID_CELLS, rounded up.
     """
     _, height, width = holes.shape
@@ -249,9 +257,9 @@ def find_placements(holes: Masks) -> list[Placement]:
     near = np.stack([cv2.dilate(hole, np.ones((3, 3), np.uint8)) for hole in near])
     found = []
     for mirrored in (False, True):
-        shape = holes[:, :, ::-1] if mirrored else holes
-        rows, columns = (np.flatnonzero(shape.any(axis=axis)) for axis in ((0, 2), (0, 1)))
-        overlap = _overlaps(_pool(shape, cell), near)
+        moving = shape[:, :, ::-1] if mirrored else shape
+        rows, columns = (np.flatnonzero(moving.any(axis=axis)) for axis in ((0, 2), (0, 1)))
+        overlap = _overlaps(_pool(moving, cell), near)
         downs, rights = (
             range(-(int(low) // cell), (size - 1 - int(high)) // cell + 1)
             for low, high, size in (
@@ -288,16 +296,44 @@ def _overlaps(shape: NDArray[np.uint8], fixed: NDArray[np.uint8]) -> NDArray[np.
     return np.fft.irfft2(total, size)
 
 
-def _draw(holes: Masks, seeds: Sequence[int]) -> list[Placement]:
-    found = find_placements(holes)
-    if not found:
-        height, width = holes.shape[1:]
-        raise ValueError(
-            f"the mask leaves no room in frames of {width}x{height} pixels to hide an area of its "
-            "shape and motion beside it; give a smaller mask, or test fewer frames."
-        )
-    drawn = [found[int(np.random.default_rng(seed).integers(len(found)))] for seed in seeds]
-    return list(dict.fromkeys(drawn))
+def _draw(holes: Masks, seeds: Sequence[int]) -> tuple[Masks, list[Placement]]:
+    """What is to be hidden, (T, H, W): the shape of the holes, or of a part; and where."""
+    for shape in itertools.chain([holes], itertools.islice(_parts(holes), MAX_PARTS)):
+        found = find_placements(shape, holes)
+        if found:
+            drawn = [found[int(np.random.default_rng(seed).integers(len(found)))] for seed in seeds]
+            return shape, list(dict.fromkeys(drawn))
+    height, width = holes.shape[1:]
+    raise ValueError(
+        f"the mask leaves no room in frames of {width}x{height} pixels to hide an area of its "
+        "shape and motion beside it; give a smaller mask, or test fewer frames."
+    )
+
+
+def _parts(holes: Masks) -> Iterator[Masks]:
+    """Each thing that hangs together, in a frame and from frame to frame; the largest first."""
+    labels = np.zeros(holes.shape, np.int32)
+    heads = [0]  # of each label, one of the same thing with a lower number or itself
+
+    def head(label: int) -> int:
+        while heads[label] != label:
+            label = heads[label]
+        return label
+
+    for index, hole in enumerate(holes):
+        count, here = cv2.connectedComponents(hole.astype(np.uint8))
+        labels[index] = np.where(hole, here + (len(heads) - 1), 0)
+        heads += range(len(heads), len(heads) + count - 1)
+        both = hole & holes[index - 1] if index else np.zeros_like(hole)
+        pairs = np.stack([labels[index - 1][both], labels[index][both]], axis=1)
+        for before, after in np.unique(pairs, axis=0).tolist():
+            low, high = sorted((head(before), head(after)))
+            heads[high] = low
+    things = np.array([head(label) for label in range(len(heads))])[labels]
+    sizes = np.bincount(things.ravel())
+    sizes[0] = 0
+    for thing in np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]:
+        yield things == thing
 
 
 # --- testing --------------------------------------------------------------------------------------
@@ -328,14 +364,14 @@ def _test(
     total_frames: int,
     tell: Tell | None,
 ) -> Prediction:
-    placements = _draw(holes, seeds)
+    shape, placements = _draw(holes, seeds)
     config = replace(config, grow_pixels=0)  # the holes are grown already
     scores: list[HiddenScore] = []
     panels: list[Image] = []
     labels: list[str] = []
     errors = np.zeros(len(images))
     for number, placement in enumerate(placements):
-        hidden = placement.apply(holes)
+        hidden = placement.apply(shape)
         union = torch.from_numpy(holes | hidden)
         part = part_of(tell, number / len(placements), (number + 1) / len(placements))
         result = inpaint(images, union, model, config, tell=part_of(part, 0, 0.6))
@@ -367,6 +403,7 @@ def _test(
         first_frame,
         len(images),
         total_frames,
+        float(shape.sum() / holes.sum()),
         tuple(scores),
         tuple((first_frame + int(frame), float(errors[frame])) for frame in order),
         side_by_side(panels, labels, columns=2),

@@ -68,7 +68,7 @@ def test_placements_against_brute_force(shape):
                     fits = fits and inside and not near.any()
                 if fits:
                     expected.add((mirrored, down, right))
-    assert set(find_placements(holes)) == expected
+    assert set(find_placements(holes, holes)) == expected
     assert expected
 
 
@@ -78,7 +78,7 @@ def test_placements_never_touch_the_hole_in_large_frames():
         cv2.circle(view := mask.astype(np.uint8), (60 + 30 * index, 90), 37, 1, -1)
         mask[:] = view
     near = np.stack([cv2.dilate(m.astype(np.uint8), np.ones((3, 3))) > 0 for m in masks])
-    found = find_placements(masks)
+    found = find_placements(masks, masks)
     assert {place.mirrored for place in found} == {False, True}
     for place in found[:: len(found) // 60]:
         moved = place.apply(masks)
@@ -164,6 +164,24 @@ def test_same_place_is_tested_once():
     assert {place.down for place in places} == {11, 12, 13}
 
 
+def test_part_of_the_mask_is_hidden_where_all_has_no_room():
+    # Two things at opposite edges, where any move of both takes one out or onto the other.
+    masks = torch.zeros(3, 40, 60, dtype=torch.bool)
+    masks[:, 2:38, :4] = True
+    for index in range(3):
+        masks[index, 12:24, 47 - index : 60 - index] = True
+    images = torch.from_numpy(np.stack([picture(40, 60)] * 3))
+    assert find_placements(masks.numpy(), masks.numpy()) == []
+    prediction = self_test(images, masks, seeds=(0, 1))
+    large, small = 12 * 13, 36 * 4
+    assert prediction.share == pytest.approx(large / (large + small))
+    for score in prediction.scores:
+        moved = score.placement.apply(masks.numpy() & (np.arange(60) >= 40))
+        assert moved.sum() == 3 * large
+        assert not (moved & masks.numpy()).any()
+    assert "a part of the mask (52% of it" in describe(prediction)[0]
+
+
 @pytest.mark.parametrize(("peak", "first"), [(0, 0), (11, 7), (19, 12)])
 def test_frames_around_the_largest_hole_are_tested(peak, first):
     masks = torch.zeros(20, 40, 50, dtype=torch.bool)
@@ -194,7 +212,9 @@ def prediction_of(seen, hole_seen):
         HiddenScore(Placement(False, 1, 2), psnr, l1, 0.5, seen, hole_seen)
         for psnr, l1 in ((30.0, 2.0), (32.0, 4.0))
     )
-    return Prediction(10, 40, 300, scores, ((17, 6.25), (12, 5.0)), np.zeros((1, 1, 3), np.uint8))
+    return Prediction(
+        10, 40, 300, 1, scores, ((17, 6.25), (12, 5.0)), np.zeros((1, 1, 3), np.uint8)
+    )
 
 
 def test_description_states_mean_spread_and_span():
