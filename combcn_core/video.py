@@ -746,7 +746,8 @@ _STREAM_TAGS = frozenset(("language", "title", "timecode", "reel_name", "creatio
 
 def _frame_rate(stream: VideoStream, pts: Sequence[int]) -> tuple[Fraction | None, bool]:
     """The frame rate, and whether it is constant: every frame in its place but for rounding."""
-    rates = [r for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r]
+    stated = (stream.average_rate, stream.guessed_rate, stream.base_rate)
+    rates = [_unrounded(rate) for rate in stated if rate]
     if not pts or stream.time_base is None:
         return (rates[0] if rates else None), True
     ticks = np.array(pts, np.int64) - pts[0]
@@ -758,6 +759,15 @@ def _frame_rate(stream: VideoStream, pts: Sequence[int]) -> tuple[Fraction | Non
         if np.abs(ticks - np.arange(len(pts)) * ticks_per_frame).max() <= tolerance:
             return rate, True
     return (len(pts) - 1) / (int(ticks[-1]) * stream.time_base), False
+
+
+def _unrounded(rate: Fraction) -> Fraction:
+    """The NTSC rate that FFmpeg rounded, which has 30000 as the largest number in one of Matroska.
+
+    So 50000/1001 becomes 29021/581, off by 7e-7; 49.95, which is no NTSC rate, is off by 1e-6.
+    """
+    ntsc = Fraction(round(rate * 1001 / 1000) * 1000, 1001)
+    return ntsc if abs(ntsc / rate - 1) < 9e-7 else rate
 
 
 def _orientation(frame: VideoFrame) -> tuple[int, int, int, int]:

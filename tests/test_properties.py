@@ -191,10 +191,10 @@ def test_grow_of_any_size_against_a_loop(drawn, radius):
 
 @st.composite
 def rates(draw):
-    nominal = draw(st.sampled_from([1, 8, 10, 12, 15, 24, 25, 30, 48, 50, 60, 100, 120]))
+    nominal = draw(st.sampled_from([1, 8, 10, 12, 15, 24, 25, 30, 48, 50, 60, 96, 120]))
     kind = draw(st.sampled_from(["whole", "NTSC", "odd"]))
-    if kind == "odd":
-        return Fraction(draw(st.integers(1, 400)), draw(st.sampled_from([3, 7, 13, 17])))
+    if kind == "odd":  # Matroska says nothing of the rate of a single frame below 5 a second
+        return Fraction(draw(st.integers(90, 400)), draw(st.sampled_from([3, 7, 13, 17])))
     return Fraction(nominal) if kind == "whole" else Fraction(nominal * 1000, 1001)
 
 
@@ -254,3 +254,10 @@ def test_lossy_files_keep_size_count_and_rate(
     # One level of gray in limited range at 8 bits, and the quantization of a flat frame.
     np.testing.assert_allclose(read, 1 / 3, atol=0.02)
     assert reader.info.fps == fps
+
+
+@pytest.mark.parametrize("fps", ["23.976", "29.97", "59.94"])
+def test_decimal_rate_is_not_taken_for_the_ntsc_rate_beside_it(tmp_path, fps):
+    with open_writer(tmp_path / "clip.mkv", ClipInfo(8, 8, Fraction(fps))) as writer:
+        writer.write(np.zeros((8, 8, 3), np.uint8))
+    assert open_reader(tmp_path / "clip.mkv").info.fps == Fraction(fps)
