@@ -85,8 +85,8 @@ class Report:
         network_pixels: by the networks.
         resumed_frames: of those, how many an interrupted run had finished.
         changed_outside_mask: pixels outside the grown masks that differ between the source and the
-            written file, both decoded, in images with their alpha; None where the format is lossy.
-            Always 0.
+            written file, both decoded, in images with their alpha. Always 0; None where the format
+            is lossy, or the source was gone before they could be compared.
         seconds: per stage, and "total". Stages overlap, so they may add up to more.
         peak_memory_bytes: most memory that this process held so far; None on Windows.
         forecast_memory_bytes: what was expected of that before the start, where a limit was set.
@@ -198,8 +198,12 @@ def inpaint_file(
         with tally.stage("write"):
             writer.close()
 
+    changed: int | None = None
     with tally.stage("check"):
-        changed = _changed_outside_mask(clip, config.grow_pixels, Path(output))
+        try:
+            changed = _changed_outside_mask(clip, config.grow_pixels, Path(output))
+        except (OSError, ValueError) as error:  # the output is whole, and stays
+            log.warning("%s is written, but could not be compared: %s", output, error)
     return Report(
         version=__version__,
         frames=num_written,
