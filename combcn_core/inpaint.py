@@ -798,7 +798,7 @@ class _Window:
         if not any(hole.any() for hole in holes.values()):
             return {t: given[t][0] for t in range(start, stop)}
         self.find_motions(False, part_of(tell, 0, 0.8))
-        keys = {t for t in given if (t - shot_start) % KEY_STEP == 0}
+        keys = {t for t in given if (t - shot_start) % KEY_STEP == 0 and not holes[t].all()}
 
         def own_fill(t: int) -> Patch:
             return (flow.fill_smoothly if t in keys else flow.fill_quickly)(*given[t])
@@ -813,7 +813,8 @@ class _Window:
             if not holes[t].any():
                 return frames[t]
             colors = [flow.gather(path, frames, self._log_gains(t, path)) for path in paths[t]]
-            fades = [1 - np.abs(path.source - t) / KEY_STEP for path in paths[t]]
+            # Where the next key shows nothing at all, the one before it counts to the end.
+            fades = [np.maximum(1 - np.abs(path.source - t) / KEY_STEP, 0.01) for path in paths[t]]
             return flow.merge(frames[t], holes[t], paths[t], colors, fades)[0]
 
         with flow.one_thread():

@@ -521,6 +521,19 @@ def test_fill_rest_is_steady():
     assert steps.max() < 2 * steps.mean()
 
 
+def test_fill_rest_fills_a_frame_that_is_covered_whole_from_its_neighbours():
+    # Frames 0, 8 and 16 would be filled anew and carried to the others; 8 shows nothing.
+    still = make_clip(1, 40, 52, seed=29).expand(18, -1, -1, -1).contiguous()
+    masks = torch.zeros(18, 40, 52, dtype=torch.bool)
+    masks[:, 10:24, 12:30] = True
+    masks[8] = True
+    filled = fill_rest(still, masks)
+    # Nothing moves, so it shows what the frames beside it show; colours are read with a cubic
+    # kernel at whole positions, and levels are matched over nothing.
+    assert (filled[8] - filled[7]).abs().mean() < 0.01
+    assert filled[8].min() > 0.5 * still.min()
+
+
 def test_coarse_size_follows_from_the_frame_alone():
     two, four = make_sizes_model(2), make_sizes_model(4)
     assert coarse_size(two, 47, 61) == (24, 31)
