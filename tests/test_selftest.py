@@ -1,16 +1,18 @@
 """The self-test: where areas are hidden, what it predicts, and what it says."""
 
+import importlib.util
 import json
 import math
 import re
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.scenes import SCENES, render_scene
 from combcn_core import cli, metrics
 from combcn_core.frames import ClipInfo
 from combcn_core.inpaint import InpaintConfig, inpaint
@@ -23,6 +25,12 @@ from combcn_core.selftest import (
     self_test,
 )
 from combcn_core.video import open_writer
+
+# By its path: with the root on sys.path, its `nodes` would hide ComfyUI's.
+PATH = Path(__file__).parent.parent / "benchmarks" / "scenes.py"
+spec = importlib.util.spec_from_file_location("scenes", PATH)
+scenes = sys.modules["scenes"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(scenes)
 
 
 def picture(height=60, width=90, seed=0):
@@ -195,7 +203,7 @@ def test_frames_around_the_largest_hole_are_tested(peak, first):
 
 
 def test_prediction_is_near_the_truth_where_noise_decides():
-    scene = render_scene(SCENES["noise"], num_frames=8, height=81, width=145)
+    scene = scenes.render_scene(scenes.SCENES["noise"], num_frames=8, height=81, width=145)
     result = inpaint(scene.images, scene.masks)
     true = metrics.hole_psnr(result, scene.truth, scene.masks)
     predicted, _ = self_test(scene.images, scene.masks, seeds=(0, 1)).expected("psnr")
