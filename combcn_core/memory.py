@@ -72,6 +72,9 @@ class Work(NamedTuple):
 
 def peak_memory_bytes() -> int | None:
     """Most memory that this process has held so far; None on Windows, which does not tell."""
+    with suppress(OSError):
+        # getrusage would begin with what the process had that started this one.
+        return _read_kib(Path("/proc/self/status"), "VmHWM")
     try:
         import resource
     except ImportError:
@@ -97,6 +100,14 @@ def available_memory_bytes() -> int | None:
             group = Path("/sys/fs/cgroup")
             found.append(int((group / limit).read_text()) - int((group / used).read_text()))
     return max(0, min(found)) if found else None
+
+
+def _read_kib(path: Path, name: str) -> int:
+    """Bytes of a line such as `VmHWM:  123 kB`."""
+    for line in path.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{path} has no line {name}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from pathlib import Path
 
@@ -51,6 +52,14 @@ def test_peak_memory_grows_by_what_is_held():
     held = np.ones(before + 2**24, np.uint8)  # beyond any peak so far
     assert peak_memory_bytes() >= before + 2**23
     assert held[-1] == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others inherit it")
+def test_peak_memory_is_not_that_of_the_parent():
+    held = np.ones(2**30, np.uint8)
+    code = "from combcn_core.memory import peak_memory_bytes; print(peak_memory_bytes())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert int(child.stdout) < held.nbytes
 
 
 @pytest.mark.parametrize("allocate", [lambda: np.ones(2**58), lambda: torch.ones(2**58)])
