@@ -773,14 +773,16 @@ class _Window:
                 yield t, plate.sight(self.mask(t))
 
     def _stands_still(self, t: int, step: int, last: int) -> int:
-        """The farthest frame towards `last` until which the camera stays where it is at t."""
-        drift = np.zeros(4)
+        """The farthest frame towards `last` until which camera and light stay as they are at t."""
+        drift, log_gain = np.zeros(4), np.zeros(3)
         while t != last:
             motion = self._settled.get(t, (None, None))[0 if step == 1 else 1]
             if motion is None:
                 break
-            drift = drift + motion.drift
+            drift, log_gain = drift + motion.drift, log_gain + motion.log_gain
             if not np.abs(drift).max() < flow.DRIFT_PIXELS:
+                break
+            if not np.abs(log_gain).max() < flow.STEADY_LOG_GAIN:
                 break
             t += step
         return t
