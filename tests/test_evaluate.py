@@ -746,11 +746,3 @@ def test_ctrl_c_keeps_the_rows(data):
     with pytest.raises(KeyboardInterrupt):
         evaluate(data, data.parent / "out", CLASSICAL, progress=interrupt)
     assert len(rows_of(data.parent / "out")) == 3
-
-
-def test_readme_names_every_flag():
-    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
-    section = readme.split("## Flags of `combcn evaluate`")[1].split("\n## ")[0]
-    for field in dataclasses.fields(cli.Evaluate):
-        flag = f"--{field.name.replace('_', '-')}"
-        assert f"| `{'DATA' if field.name == 'data' else flag}" in section, flag
