@@ -50,7 +50,7 @@ MAX_LEVEL_STEP = 0.05  # what is larger is an edge out of place, not a differenc
 CUT_AGREEMENT, CUT_HISTOGRAM = 0.25, 0.5
 STILL_PIXELS = 0.5  # the camera stands still between frames if the flow of most pixels is less,
 DRIFT_PIXELS = 0.5  # and over many frames, if their median motions do not add up to more than this
-STEADY_LOG_GAIN = 0.02  # and their light, if it has not become so much brighter or darker
+STEADY_LOG_GAIN = 0.12  # and their light, if it has not become so much brighter or darker
 PLATE_FRAMES = 3  # fewer sightings make no plate
 # Error of a plate: below 0 it outweighs the surest trace; and per standard deviation of its
 # sightings, in [0, 1], beyond the noise that most have: what keeps changing makes no plate.
