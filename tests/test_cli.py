@@ -486,23 +486,3 @@ def test_ctrl_c_leaves_nothing_and_gives_130(folder, output):
     assert "Traceback" not in errors
     assert errors.splitlines()[-1] == "combcn: stopped."
     assert everything(folder) == before
-
-
-def test_readme_names_every_flag():
-    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
-    flags = {
-        field.name.replace("_", "-"): field.default for field in dataclasses.fields(cli.Inpaint)
-    }
-    del flags["input"]
-    for flag, default in flags.items():
-        wanted = f"--no-{flag}" if default is True else f"--{flag}"
-        assert f"| `{wanted}" in readme, wanted
-
-
-@pytest.mark.parametrize(("command", "page"), [(cli.Train, "training.md"), (cli.Batch, "farm.md")])
-def test_docs_name_every_flag(command, page):
-    text = Path(__file__).parents[1].joinpath("docs", page).read_text(encoding="utf-8")
-    for field in dataclasses.fields(command):
-        name = field.name.replace("_", "-")
-        if name not in ("data", "manifest"):  # without a flag
-            assert (f"--no-{name}" if field.default is True else f"--{name}") in text, name
