@@ -556,15 +556,15 @@ def test_output_may_not_replace_a_mask_or_a_reference(tmp_path):
 def test_written_file_is_what_is_checked(tmp_path, monkeypatch):
     # Spoil known pixels on their way to the file: the count must show it.
     write_pngs(tmp_path / "frames", moving_frames(4))
-    fill = stream._fill
+    restore = ShotInpainter.restore
 
-    def spoil(*arguments):
-        frames = fill(*arguments)
-        frames[2] = frames[2].copy()
-        frames[2][0, :7] ^= 1
-        return frames
+    def spoil(*arguments, **options):
+        result = restore(*arguments, **options)
+        result.frames[2] = result.frames[2].copy()
+        result.frames[2][0, :7] ^= 1
+        return result
 
-    monkeypatch.setattr(stream, "_fill", spoil)
+    monkeypatch.setattr(ShotInpainter, "restore", spoil)
     report = inpaint_file(tmp_path / "frames", "4,4,8,8", tmp_path / "result")
     assert report.changed_outside_mask == 7
 
