@@ -4,7 +4,6 @@ Most runs call `cli.main` in this process, because a new one takes seconds to st
 the process matters run the installed command.
 """
 
-import dataclasses
 import functools
 import io
 import json
