@@ -109,7 +109,7 @@ def measure(run: Run) -> Result:
 
 
 def write_shot(folder: Path, run: Run) -> list[np.ndarray]:
-    """clip.mp4 and masks/, at most 64 of which differ."""
+    """clip.mp4 and masks/; returns the masks that differ, which then repeat."""
     write_clip(folder / "clip.mp4", run.frames, run.height, run.width)
     _, masks = make_clip(Case(run.height, run.width, run.share, 0), 32)
     holes = [mask.numpy().astype(np.uint8) for mask in masks]

@@ -620,15 +620,18 @@ class ShotInpainter:
             wanted = begin, begin + len(span)
             part = part_of(tell, 0, 0.3, shows=False)  # its frames are small
             guidance = _complete(self.model, small, small_holes, wanted, None, part)
-            low_size = [-(-length // self.model.config.ratio) for length in (height, width)]
-            guidance = upsample_guidance(guidance, (low_size[0], low_size[1]))
         box = flow.find_box(np.any([seen.rest[t] for t in span], axis=0))
         assert box is not None
         box = detail_crop(box, height, width)
         holes = np.stack([flow.crop(seen.rest[t], box) for t in span])
         images = np.stack([seen.filled[t].crop(box) for t in span])
         if guidance is not None:
-            guidance = guidance[(slice(None), *_low_slices(box, self.model.config.ratio))]
+            ratio = self.model.config.ratio
+            part_of_each = (slice(None), *_low_slices(box, ratio))
+            wide = -(-height // ratio), -(-width // ratio)
+            # One by one here too: enlarged, they are as large as the frames.
+            enlarged = (upsample_guidance(frame[None], wide) for frame in guidance)
+            guidance = torch.cat([frame[part_of_each] for frame in enlarged])
         painted = restore_detail(
             self.model,
             torch.from_numpy(images),

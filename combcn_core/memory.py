@@ -14,7 +14,7 @@ from combcn_core.inpaint import KEY_STEP, SETTLE_FRAMES
 from combcn_core.segments import GIB
 
 QUEUE_FRAMES = 8  # read ahead, and waiting to be written, at most
-CODEC_FRAMES = 40  # that an encoder and a decoder were seen to hold
+CODEC_FRAMES = 40  # x264 looks so far ahead by default
 LEAST_NETWORK_BYTES = GIB // 4  # less makes tiles that are mostly context
 
 
@@ -47,7 +47,7 @@ class Work(NamedTuple):
     def forecast_bytes(self, length: int) -> int:
         """Memory that segments of so many output frames take, beside the process as it starts.
 
-        Counted from what is kept in which type, and seen to be 0.9 to 1.5 times the truth.
+        Counted from what is kept in which type, all of it together; some is let go of earlier.
         """
         pixels = self.height * self.width
         frame = pixels * (3 * self.itemsize + 1)  # and its mask
