@@ -29,6 +29,7 @@ from tyro.conf import FlagCreatePairsOff, OmitSubcommandPrefixes, Positional, Us
 
 from combcn_core.evaluate import WEIGHTS, EvaluateConfig, evaluate
 from combcn_core.inpaint import InpaintConfig
+from combcn_core.memory import share_one_heap
 from combcn_core.segments import GIB
 from combcn_core.train import TrainConfig, TrainingDiverged
 from combcn_core.video import ClipInfo, Pixels, open_reader, open_writer
@@ -185,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     logging.basicConfig(format="combcn: %(message)s")
     logging.getLogger("combcn").setLevel(logging.INFO)
+    share_one_heap()
     try:
         command = tyro.cli(
             Union[  # noqa: UP007 (subcommands carry their names in annotations)

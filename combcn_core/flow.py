@@ -459,7 +459,7 @@ class Trace(NamedTuple):
 
 def trace(
     motions: Mapping[int, Motion],
-    holes: Mapping[int, Mask],
+    hole_of: Callable[[int], Mask],
     order: Iterable[int],
     reach: int,
 ) -> Iterator[tuple[int, Trace]]:
@@ -470,7 +470,7 @@ def trace(
 
     Args:
         motions: of each frame to its neighbour in the direction of the traces, by frame.
-        holes: by frame.
+        hole_of: gives the hole of a frame.
         order: frames, each after its neighbour: backwards in time for forward motions.
         reach: frames that a trace is followed for, at most.
 
@@ -480,7 +480,8 @@ def trace(
     steps: dict[int, _Step] = {}
     before: _Step | None = None
     for t in order:
-        hole, search = holes[t], dilate(holes[t], RING_PIXELS)
+        hole = hole_of(t)
+        search = dilate(hole, RING_PIXELS)
         box = find_box(search) or Box(0, 0, 0, 0)
         rows, columns = (index.astype(np.int32) for index in np.nonzero(crop(search, box)))
         rows, columns = rows + np.int32(box.top), columns + np.int32(box.left)
@@ -625,26 +626,31 @@ class Plate:
     Frames come and go one by one; sums are of whole numbers, so they do not depend on the order.
     """
 
-    def __init__(self) -> None:
-        self._frames: dict[int, tuple[Array, Mask]] = {}
+    def __init__(self, show: Callable[[int], tuple[Pixels, Mask]]) -> None:
+        """Hold nothing.
 
-    def look(self, frames: Mapping[int, tuple[Pixels, Mask]]) -> None:
-        """Hold exactly these frames and their holes."""
-        gone = [t for t in self._frames if t not in frames]
-        if len(gone) == len(self._frames):
-            shape = next(iter(frames.values()))[0].shape
-            self._frames.clear()
-            gone = []
-            self._sum, self._squares = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-            self._count = np.zeros(shape[:2], np.int32)
-        for t in gone:
-            self._add(*self._frames.pop(t), -1)
-        for t, (frame, hole) in frames.items():
-            if t not in self._frames:
-                self._frames[t] = frame, hole
-                self._add(frame, hole, 1)
+        Args:
+            show: gives a frame and its hole; twice, once as it comes and once as it goes.
+        """
+        self._show = show
+        self._held: set[int] = set()
 
-    def _add(self, frame: Array, hole: Mask, sign: int) -> None:
+    def look(self, frames: range) -> None:
+        """Hold exactly these frames."""
+        if self._held.isdisjoint(frames):
+            first, _ = self._show(frames[0])
+            self._held, self._dtype = set(), first.dtype
+            self._sum = np.zeros(first.shape, np.int64)
+            self._squares = np.zeros(first.shape, np.int64)
+            self._count = np.zeros(first.shape[:2], np.int32)
+        for t in self._held.difference(frames):
+            self._add(*self._show(t), -1)
+        for t in frames:
+            if t not in self._held:
+                self._add(*self._show(t), 1)
+        self._held = set(frames)
+
+    def _add(self, frame: Pixels, hole: Mask, sign: int) -> None:
         if np.issubdtype(frame.dtype, np.integer):
             counted = frame.astype(np.int64)
         else:
@@ -658,8 +664,8 @@ class Plate:
     def sight(self, hole: Mask) -> tuple[Trace, Array]:
         """What the plate shows of a hole, as `merge` takes it: traces and their colours."""
         rows, columns = np.nonzero(hole)
-        dtype = next(iter(self._frames.values()))[0].dtype
-        full = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else PLATE_STEPS
+        is_integer = np.issubdtype(self._dtype, np.integer)
+        full = np.iinfo(self._dtype).max if is_integer else PLATE_STEPS
         count = self._count[rows, columns]
         colors = self._sum[rows, columns] / (np.maximum(count, 1)[:, None] * np.float64(full))
         squares = self._squares[rows, columns] / (np.maximum(count, 1)[:, None] * full**2.0)

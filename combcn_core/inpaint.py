@@ -8,13 +8,14 @@ hole.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -40,6 +41,7 @@ from combcn_core.jobs import (
     plan_runs,
 )
 from combcn_core.masks import (
+    PackedMask,
     check_masks,
     composite,
     downsample_known,
@@ -196,7 +198,7 @@ def propagate(
         begin, middle, end = (t / len(frames) for t in (start, start + (stop - start) * 0.8, stop))
         given = window.propagated(start, stop, part_of(tell, begin, middle))
         filled += window.rest(given, start, stop, start, part_of(tell, middle, end)).values()
-        remaining += [rest for _, rest in given.values()]
+        remaining += [rest.whole() for _, rest in given.values()]
     result = torch.where(holes[..., None], _to_tensor(_wholes(filled), images), images)
     return result, torch.from_numpy(np.stack(remaining)).to(images.device)
 
@@ -223,7 +225,7 @@ def fill_rest(images: Tensor, masks: Tensor, *, tell: Tell | None = None) -> Ten
         window.slide(
             start, frames[start:stop], list(holes[start:stop].numpy(force=True)), start, stop
         )
-        given = {t: (Patch.of(window.frame(t)), window.mask(t)) for t in range(start, stop)}
+        given = window.unfilled(start, stop)
         part = part_of(tell, start / len(frames), stop / len(frames))
         filled += window.rest(given, start, stop, start, part).values()
     return torch.where(holes[..., None], _to_tensor(_wholes(filled), images), images)
@@ -459,8 +461,8 @@ class Seen(NamedTuple):
 
     segment: Segment
     filled: dict[int, Patch]
-    rest: dict[int, Mask]
-    holes: list[Mask]
+    rest: dict[int, PackedMask]
+    holes: Sequence[Mask]
     seconds: dict[str, float]
 
 
@@ -556,17 +558,17 @@ class ShotInpainter:
             window.find_motions(config.propagate, part_of(tell, 0, 0.7))
         with _timed(seconds, "propagate"):
             first, last = max(low, start - KEY_STEP), min(high, stop + KEY_STEP)
-            given = {t: (Patch.of(window.frame(t)), window.mask(t)) for t in range(first, last)}
             if config.propagate:
                 given = window.propagated(first, last, part_of(tell, 0.7, 0.85))
+            else:
+                given = window.unfilled(first, last)
         with _timed(seconds, "rest"):
             filled = window.rest(given, start, stop, shot_start, part_of(tell, 0.85, 1))
-        span = range(segment.start, segment.stop)
         seen = Seen(
             segment,
             filled,
             {t: given[t][1] for t in filled},
-            [window.mask(t) for t in span],
+            masks[segment.start - low : segment.stop - low],
             seconds,
         )
         window.trim(segment.stop - self.halo)
@@ -578,7 +580,7 @@ class ShotInpainter:
         span = range(segment.start, segment.stop)
         result = SegmentResult([], seconds)
         result.hole_pixels = sum(int(hole.sum()) for hole in seen.holes)
-        rest_pixels = sum(int(seen.rest[t].sum()) for t in span)
+        rest_pixels = sum(seen.rest[t].num_pixels for t in span)
         result.propagated_pixels = result.hole_pixels - rest_pixels
         filled = seen.filled
         if self.model is not None and rest_pixels:
@@ -591,7 +593,7 @@ class ShotInpainter:
             for t, hole in zip(span, seen.holes, strict=True):
                 frame = filled[t]
                 if config.match_grain:
-                    frame = _add_grain(frame, seen.rest[t], hole, t)
+                    frame = _add_grain(frame, seen.rest[t].whole(), hole, t)
                 result.frames.append(_put_back(frame, hole, config.feather_pixels))
         if tell is not None:
             tell(1, result.frames[-1])
@@ -609,7 +611,7 @@ class ShotInpainter:
             low = [
                 downsample_known(
                     torch.from_numpy(seen.filled[t].whole()[None]),
-                    torch.from_numpy(seen.rest[t][None]),
+                    torch.from_numpy(seen.rest[t].whole()[None]),
                     size=size,
                     is_filled=is_filled,
                 )
@@ -620,10 +622,11 @@ class ShotInpainter:
             wanted = begin, begin + len(span)
             part = part_of(tell, 0, 0.3, shows=False)  # its frames are small
             guidance = _complete(self.model, small, small_holes, wanted, None, part)
-        box = flow.find_box(np.any([seen.rest[t] for t in span], axis=0))
+        wanted_holes = (seen.rest[t].whole() for t in span)
+        box = flow.find_box(reduce(np.logical_or, wanted_holes))
         assert box is not None
         box = detail_crop(box, height, width)
-        holes = np.stack([flow.crop(seen.rest[t], box) for t in span])
+        holes = np.stack([flow.crop(seen.rest[t].whole(), box) for t in span])
         images = np.stack([seen.filled[t].crop(box) for t in span])
         if guidance is not None:
             ratio = self.model.config.ratio
@@ -740,39 +743,45 @@ class _Window:
             return None
         return flow.find_motion(self.frame(t), self.frame(t + 1), self.mask(t), self.mask(t + 1))
 
+    def unfilled(self, start: int, stop: int) -> dict[int, tuple[Patch, PackedMask]]:
+        """Frames as they are, and all of their holes."""
+        span = range(start, stop)
+        return {t: (Patch.of(self.frame(t)), PackedMask.of(self.mask(t))) for t in span}
+
     def propagated(
         self, start: int, stop: int, tell: Tell | None = None
-    ) -> dict[int, tuple[Patch, Mask]]:
+    ) -> dict[int, tuple[Patch, PackedMask]]:
         """Frames filled with what is seen of their holes elsewhere, and what remains of these."""
         self.find_motions(tell=part_of(tell, 0, 0.8))
         span = range(max(self.start, start - self.reach), min(self.stop, stop + self.reach))
-        holes = {t: self.mask(t) for t in span}
-        paths = self._traces(holes, start, stop, self.reach)
+        paths = self._traces(self.mask, span, start, stop, self.reach)
         plates = dict(self._plates(start, stop))
 
-        def fill(t: int) -> tuple[Patch, Mask]:
+        def fill(t: int) -> tuple[Patch, PackedMask]:
             frame, found = Patch.of(self.frame(t)), paths[t]
             colors = [flow.gather(path, frames, self._log_gains(t, path)) for path in found]
             if t in plates:
                 path, seen = plates[t]
                 found, colors = [*found, path], [*colors, seen]
-            return flow.merge(frame, self.mask(t), found, colors)
+            filled, remaining = flow.merge(frame, self.mask(t), found, colors)
+            return filled, PackedMask.of(remaining)
+
+        def smooth(t: int) -> Patch:
+            return flow.fill_quickly(Patch.of(self.frame(t)), self.mask(t))
 
         with flow.one_thread():
-            sources = map(Patch.of, map(self.frame, span))
-            smooth = self._workers.map(flow.fill_quickly, sources, map(self.mask, span))
-            frames = dict(zip(span, smooth, strict=True))
+            frames = dict(zip(span, self._workers.map(smooth, span), strict=True))
             done = _follow(self._workers.map(fill, paths), len(paths), part_of(tell, 0.8, 1))
             return dict(zip(paths, done, strict=True))
 
     def _plates(self, start: int, stop: int) -> Iterator[tuple[int, tuple[Trace, Array]]]:
         """What a still camera shows of the holes of frames start to stop - 1 within reach."""
-        plate = flow.Plate()
+        plate = flow.Plate(lambda t: (self.frame(t), self.mask(t)))
         for t in range(start, stop):
             low = self._stands_still(t, -1, max(self.start, t - self.reach))
             high = self._stands_still(t, 1, min(self.stop - 1, t + self.reach))
             if high > low and self.mask(t).any():
-                plate.look({s: (self.frame(s), self.mask(s)) for s in range(low, high + 1)})
+                plate.look(range(low, high + 1))
                 yield t, plate.sight(self.mask(t))
 
     def _stands_still(self, t: int, step: int, last: int) -> int:
@@ -792,52 +801,64 @@ class _Window:
 
     def rest(
         self,
-        given: Mapping[int, tuple[Patch, Mask]],
+        given: Mapping[int, tuple[Patch, PackedMask]],
         start: int,
         stop: int,
         shot_start: int,
         tell: Tell | None = None,
     ) -> dict[int, Patch]:
         """Fill what remains in frames start to stop - 1, without networks."""
-        holes = {t: pair[1] for t, pair in given.items()}
-        if not any(hole.any() for hole in holes.values()):
+        if not any(hole.num_pixels for _, hole in given.values()):
             return {t: given[t][0] for t in range(start, stop)}
         self.find_motions(False, part_of(tell, 0, 0.8))
-        keys = {t for t in given if (t - shot_start) % KEY_STEP == 0 and not holes[t].all()}
+        keys = {
+            t
+            for t, (_, hole) in given.items()
+            if (t - shot_start) % KEY_STEP == 0 and hole.num_pixels < math.prod(hole.shape)
+        }
+
+        def hole_of(t: int) -> Mask:
+            hole = given[t][1]
+            return np.zeros(hole.shape, bool) if t in keys else hole.whole()
 
         def own_fill(t: int) -> Patch:
-            return (flow.fill_smoothly if t in keys else flow.fill_quickly)(*given[t])
+            frame, hole = given[t]
+            return (flow.fill_smoothly if t in keys else flow.fill_quickly)(frame, hole.whole())
 
         with flow.one_thread():
             frames = dict(zip(given, self._workers.map(own_fill, given), strict=True))
-        for t in keys:
-            holes[t] = np.zeros_like(holes[t])
-        paths = self._traces(holes, start, stop, KEY_STEP)
+        paths = self._traces(hole_of, given, start, stop, KEY_STEP)
 
         def fill(t: int) -> Patch:
-            if not holes[t].any():
+            hole = hole_of(t)
+            if not hole.any():
                 return frames[t]
             colors = [flow.gather(path, frames, self._log_gains(t, path)) for path in paths[t]]
             # Where the next key shows nothing at all, the one before it counts to the end.
             fades = [np.maximum(1 - np.abs(path.source - t) / KEY_STEP, 0.01) for path in paths[t]]
-            return flow.merge(frames[t], holes[t], paths[t], colors, fades)[0]
+            return flow.merge(frames[t], hole, paths[t], colors, fades)[0]
 
         with flow.one_thread():
             done = _follow(self._workers.map(fill, paths), len(paths), part_of(tell, 0.8, 1))
             return dict(zip(paths, done, strict=True))
 
     def _traces(
-        self, holes: Mapping[int, Mask], start: int, stop: int, reach: int
+        self,
+        hole_of: Callable[[int], Mask],
+        known: Collection[int],
+        start: int,
+        stop: int,
+        reach: int,
     ) -> dict[int, list[Trace]]:
-        """Traces forward and backward in time of frames start to stop - 1."""
-        low, high = min(holes), max(holes)
+        """Traces forward and backward in time of frames start to stop - 1, through known holes."""
+        low, high = min(known), max(known)
         forward = {t: pair[0] for t, pair in self._settled.items() if pair[0] is not None}
         backward = {t: pair[1] for t, pair in self._settled.items() if pair[1] is not None}
         paths: dict[int, list[Trace]] = {t: [] for t in range(start, stop)}
         down = range(min(high, stop - 1 + reach), start - 1, -1)
         up = range(max(low, start - reach), stop)
         for motions, order in ((forward, down), (backward, up)):
-            for t, path in flow.trace(motions, holes, order, reach):
+            for t, path in flow.trace(motions, hole_of, order, reach):
                 if t in paths:
                     paths[t].append(path)
         return paths

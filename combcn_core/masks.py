@@ -5,18 +5,22 @@ are floats, in the full range of their type where they are uint8 or uint16.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any, NamedTuple, overload
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from combcn_core.segments import Box, crop_box
 
 __all__ = [
     "Box",
+    "PackedMask",
+    "PackedMasks",
     "bounding_box",
     "box_mask",
     "check_masks",
@@ -129,6 +133,58 @@ def bounding_box(masks: Tensor) -> Box | None:
     if not rows:
         return None
     return Box(rows[0], columns[0], rows[-1] + 1, columns[-1] + 1)
+
+
+class PackedMask(NamedTuple):
+    """A mask that waits: a bit a pixel, of the box around its hole alone.
+
+    Attributes:
+        shape: height and width of the mask.
+        box: the smallest around the hole; None without any.
+        num_pixels: of the hole.
+        bits: of the pixels in the box, row by row.
+    """
+
+    shape: tuple[int, int]
+    box: Box | None
+    num_pixels: int
+    bits: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, mask: NDArray[np.bool_]) -> "PackedMask":
+        """Pack a mask of shape (H, W)."""
+        box = bounding_box(torch.from_numpy(mask))
+        inside = mask[:0] if box is None else mask[box.top : box.bottom, box.left : box.right]
+        height, width = mask.shape
+        return cls((height, width), box, int(inside.sum()), np.packbits(inside))
+
+    def whole(self) -> NDArray[np.bool_]:
+        """The mask, (H, W)."""
+        mask = np.zeros(self.shape, bool)
+        if self.box is not None:
+            top, left, bottom, right = self.box
+            inside = np.unpackbits(self.bits, count=(bottom - top) * (right - left))
+            mask[top:bottom, left:right] = inside.reshape(bottom - top, right - left)
+        return mask
+
+
+class PackedMasks(Sequence[Any]):
+    """Masks of frames, (H, W) each, made when they are asked for."""
+
+    def __init__(self, masks: Sequence[PackedMask]) -> None:
+        self._masks = masks
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    @overload
+    def __getitem__(self, place: int) -> NDArray[np.bool_]: ...
+    @overload
+    def __getitem__(self, place: slice) -> "PackedMasks": ...
+    def __getitem__(self, place: int | slice) -> "NDArray[np.bool_] | PackedMasks":
+        if isinstance(place, slice):
+            return PackedMasks(self._masks[place])
+        return self._masks[place].whole()
 
 
 def grow(masks: Tensor, pixels: float) -> Tensor:

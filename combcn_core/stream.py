@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import secrets
 import threading
@@ -30,11 +31,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from combcn_core.flow import find_box, is_cut
+from combcn_core.flow import is_cut
 from combcn_core.images import differing
 from combcn_core.inpaint import InpaintConfig, Seen, SegmentResult, ShotInpainter, Tell, part_of
 from combcn_core.jobs import default_memory_bytes
-from combcn_core.masks import grow
+from combcn_core.masks import PackedMask, PackedMasks, grow
 from combcn_core.memory import (
     LEAST_NETWORK_BYTES,
     QUEUE_FRAMES,
@@ -332,7 +333,7 @@ class _SourceFrame(NamedTuple):
     position: int
     starts_shot: bool
     pixels: Pixels  # a reference in place
-    hole: Mask  # grown, and empty where there is a reference
+    hole: PackedMask  # grown, and empty where there is a reference
     reference_pixels: int
     digest: bytes = b""  # where segments are kept; see `SegmentStore`
 
@@ -407,19 +408,19 @@ def _read(
             previous = pixels = source
             if frame.index in references:
                 plate = _read_plate(references[frame.index], clip.whole)
-                pixels = np.where(hole[..., None], plate, source)
-                reference_pixels = int(hole.sum())
-                hole = np.zeros_like(hole)
-            digest = digest_frame(pixels, hole) if digests else b""
+                pixels = np.where(hole.whole()[..., None], plate, source)
+                reference_pixels = hole.num_pixels
+                hole = PackedMask.of(np.zeros(hole.shape, bool))
+            digest = digest_frame(pixels, hole.whole()) if digests else b""
             yield _SourceFrame(position, starts_shot, pixels, hole, reference_pixels, digest)
 
 
-def _grown(masks: Iterable[Mask], pixels: int) -> Iterator[Mask]:
+def _grown(masks: Iterable[Mask], pixels: int) -> Iterator[PackedMask]:
     last: Mask | None = None
-    hole: Mask | None = None
+    hole: PackedMask | None = None
     for mask in masks:
         if hole is None or mask is not last:  # one mask for all frames is grown once
-            hole = grow(torch.from_numpy(mask)[None], pixels)[0].numpy()
+            hole = PackedMask.of(grow(torch.from_numpy(mask)[None], pixels)[0].numpy())
             last = mask
         yield hole
 
@@ -494,11 +495,11 @@ class _Job(NamedTuple):
         return self.window[first : first + self.segment.num_frames]
 
     @property
-    def inputs(self) -> tuple[list[Pixels], list[Mask], Segment, int]:
+    def inputs(self) -> tuple[list[Pixels], Sequence[Mask], Segment, int]:
         """As `ShotInpainter` takes them."""
         return (
             [frame.pixels for frame in self.window],
-            [frame.hole for frame in self.window],
+            PackedMasks([frame.hole for frame in self.window]),
             self.segment,
             self.shot_start,
         )
@@ -594,9 +595,9 @@ class _Filling:
     def _look(self, job: _Job, tell: Tell | None) -> _Look:
         """What can be done before the networks."""
         outputs = job.outputs
-        if not any(frame.hole.any() for frame in outputs):
+        if not any(frame.hole.num_pixels for frame in outputs):
             return _Look(done=SegmentResult([frame.pixels for frame in outputs]))
-        if all(frame.hole.all() for frame in job.window):
+        if all(frame.hole.num_pixels == math.prod(frame.hole.shape) for frame in job.window):
             raise ValueError(
                 f"mask covers the whole frame in frames {job.segment.start} to "
                 f"{job.segment.stop - 1} and in all around them, so there is nothing to fill them "
@@ -607,7 +608,7 @@ class _Filling:
         if self._store is not None:
             digests = (frame.digest for frame in job.window)
             key = self._store.key(job.segment, job.shot_start, digests)
-            holes = [frame.hole for frame in outputs]
+            holes = PackedMasks([frame.hole for frame in outputs])
             found = self._store.find(key, [frame.pixels for frame in outputs], holes)
             if found is not None:
                 return _Look(done=found, resumed=True)
@@ -635,7 +636,8 @@ class _Filling:
             result = SegmentResult.joined([self._restore(seen, part) for seen in look.seen])
             if self._store is not None and look.key is not None:
                 with self._tally.stage("keep"):
-                    self._store.keep(look.key, result, [frame.hole for frame in outputs])
+                    holes = PackedMasks([frame.hole for frame in outputs])
+                    self._store.keep(look.key, result, holes)
         elif part is not None:
             part(1, outputs[-1].pixels)
         self._tally.add(result)
@@ -716,7 +718,7 @@ class _Budget:
                 work = work._replace(network_bytes=model.memory_bytes)
         return cls(work, limit, used)
 
-    def forecast(self, length: int, holes: Iterable[Mask] = ()) -> int:
+    def forecast(self, length: int, holes: Iterable[PackedMask] = ()) -> int:
         """Memory of the process with segments of so many frames, and holes like these."""
         largest = _largest(holes)
         sizes = {name: max(size, getattr(self.work, name)) for name, size in largest.items()}
@@ -746,16 +748,13 @@ class _Budget:
         return self.forecast(length, (frame.hole for frame in job.window)) > self.limit
 
 
-def _largest(holes: Iterable[Mask]) -> dict[str, int]:
+def _largest(holes: Iterable[PackedMask]) -> dict[str, int]:
     """Pixels of the largest hole and of the largest box around one."""
     hole_pixels = box_pixels = 0
-    last: Mask | None = None
     for hole in holes:
-        box = None if hole is last else find_box(hole)
-        last = hole
-        if box is not None:
-            hole_pixels = max(hole_pixels, int(hole.sum()))
-            box_pixels = max(box_pixels, box.height * box.width)
+        if hole.box is not None:
+            hole_pixels = max(hole_pixels, hole.num_pixels)
+            box_pixels = max(box_pixels, hole.box.height * hole.box.width)
     return {"hole_pixels": hole_pixels, "box_pixels": box_pixels}
 
 
@@ -857,5 +856,5 @@ def _changed_outside_mask(clip: _Clip, grow_pixels: int, output: Path) -> int | 
                 differs = differing(frame, result)
             else:
                 differs = (frame.pixels != result.pixels).any(axis=2)
-            changed += int((differs & ~hole).sum())
+            changed += int((differs & ~hole.whole()).sum())
     return changed

@@ -370,7 +370,7 @@ def test_trace_against_a_loop_over_pixels(reach, direction, seed):
     order = range(num_frames)[::-direction]
 
     outcomes = set()
-    result = dict(trace(motions, dict(enumerate(holes)), order, reach))
+    result = dict(trace(motions, holes.__getitem__, order, reach))
     assert list(result) == list(order)
     for t, path in result.items():
         found = {}
@@ -407,7 +407,7 @@ def test_trace_keeps_parts_of_a_pixel_and_adds_errors():
         for t in range(num_frames - 1)
     }
     order = range(num_frames - 1, -1, -1)
-    path = dict(trace(motions, dict(enumerate(holes)), order, 10))[0]
+    path = dict(trace(motions, holes.__getitem__, order, 10))[0]
     pixel = np.flatnonzero((path.rows == 4) & (path.columns == 12)).item()
     assert path.source[pixel] == num_frames - 1
     # Six equal steps: offsets are kept, so nothing is rounded but float32.
@@ -432,7 +432,7 @@ def test_trace_doubts_a_source_that_moves_otherwise():
             0: make_motion(height, width, first, holes[0]),
             1: make_motion(height, width, second, holes[1]),
         }
-        path = dict(trace(motions, dict(enumerate(holes)), (2, 1, 0), 5))[0]
+        path = dict(trace(motions, holes.__getitem__, (2, 1, 0), 5))[0]
         errors.append(path.error[(path.rows == 4) & (path.columns == 6)].item())
     assert errors[0] == pytest.approx(0, abs=1e-5)
     assert errors[1] == pytest.approx(3, abs=1e-5)
@@ -449,7 +449,7 @@ def test_trace_does_not_judge_a_source_where_its_motion_is_not_known():
         0: make_motion(height, width, first, holes[0]),
         1: make_motion(height, 8, passing, holes[1][:, :8]),
     }
-    path = dict(trace(motions, dict(enumerate(holes)), (2, 1, 0), 5))[0]
+    path = dict(trace(motions, holes.__getitem__, (2, 1, 0), 5))[0]
     outside = (path.source == 1) & (path.x > 7)
     assert outside.any()
     np.testing.assert_allclose(path.error[outside], 0, atol=1e-5)
@@ -464,7 +464,7 @@ def test_trace_never_ends_in_the_hole_of_the_first_frame():
         hole[3, 4:right] = True
     field = np.zeros((height, width, 3), np.float32)
     motions = {t: make_motion(height, width, field, holes[t], affine=(0.6, 0)) for t in (1, 2)}
-    path = dict(trace(motions, dict(enumerate(holes)), (0, 1, 2), 5))[2]
+    path = dict(trace(motions, holes.__getitem__, (0, 1, 2), 5))[2]
     pixel = np.flatnonzero((path.rows == 3) & (path.columns == 10)).item()
     assert path.source[pixel] == -1
 
@@ -478,9 +478,9 @@ def test_plate_is_the_mean_of_three_sightings_or_more(dtype):
     if dtype == np.float32:
         frames /= 255
     holes = random.random((5, 12, 15)) < 0.5
-    plate = Plate()
-    plate.look({t: (frames[t], holes[t]) for t in range(5)})
-    plate.look({t: (frames[t], holes[t]) for t in range(1, 5)})  # the first one is gone
+    plate = Plate(lambda t: (frames[t], holes[t]))
+    plate.look(range(5))
+    plate.look(range(1, 5))  # the first one is gone
     path, colors = plate.sight(holes[4])
 
     count = (~holes[1:]).sum(0)
