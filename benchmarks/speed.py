@@ -72,7 +72,8 @@ STANDARD = (
 LARGE = (
     Run("1080p, 300 frames", 1920, 1080, 0.05, 300),
     Run("1080p, 1500 frames", 1920, 1080, 0.05, 1500),
-    Run("2160p, 60 frames", 3840, 2160, 0.02, 60, NETWORKS),
+    Run("1080p, 60 frames", 1920, 1080, 0.08, 60, NETWORKS),
+    Run("2160p, 60 frames", 3840, 2160, 0.02, 60, NETWORKS),  # as many hole pixels
 )
 
 

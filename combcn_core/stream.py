@@ -509,14 +509,14 @@ class _Job(NamedTuple):
         low, high = self.shares
         return low + (high - low) * start, low + (high - low) * stop
 
-    def halves(self) -> list[_Job]:
+    def halves(self) -> tuple[_Job, _Job]:
         """Two segments that give the same frames; their window is more than they need."""
         segment = self.segment
         middle = (segment.start + segment.stop) // 2
-        return [
+        return (
             self._replace(segment=segment._replace(stop=middle)),
             self._replace(segment=segment._replace(start=middle)),
-        ]
+        )
 
 
 def _segments(
@@ -623,7 +623,11 @@ class _Filling:
             if job.segment.num_frames == 1 or not self._may_back_off(error):
                 raise
             self._inpainter.forget_motion()
-        return [seen for half in job.halves() for seen in self._look_at(half, None)]
+        first, second = job.halves()
+        return [
+            *self._look_at(first, part_of(tell, 0, 0.5)),
+            *self._look_at(second, part_of(tell, 0.5, 1)),
+        ]
 
     def _finish(self, job: _Job, look: _Look, tell: Tell | None) -> list[Pixels]:
         part = part_of(tell, *job.share(0.7, 1))
@@ -633,7 +637,13 @@ class _Filling:
             self._tally.reference_pixels += frame.reference_pixels
         result = look.done
         if result is None:
-            result = SegmentResult.joined([self._restore(seen, part) for seen in look.seen])
+            count = len(look.seen)
+            result = SegmentResult.joined(
+                [
+                    self._restore(seen, part_of(part, place / count, (place + 1) / count))
+                    for place, seen in enumerate(look.seen)
+                ]
+            )
             if self._store is not None and look.key is not None:
                 with self._tally.stage("keep"):
                     holes = PackedMasks([frame.hole for frame in outputs])

@@ -11,7 +11,6 @@ from combcn_core.memory import (
     available_memory_bytes,
     is_out_of_memory,
     peak_memory_bytes,
-    share_one_heap,
 )
 
 WORK = Work(

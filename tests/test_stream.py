@@ -342,8 +342,11 @@ def test_little_memory_makes_segments_be_filled_in_parts(two_shots, tmp_path, mo
     monkeypatch.setattr(ShotInpainter, "look", count)
     monkeypatch.setattr(stream, "available_memory_bytes", lambda: 2_000_000)
     paths = (folder / "frames", folder / "masks", tmp_path / "result")
-    inpaint_file(*paths, config=SHORT_REACH)
+    shares = []
+    inpaint_file(*paths, config=SHORT_REACH, tell=lambda share, _: shares.append(share))
     assert max(lengths) <= 4  # less makes no difference
+    assert shares == sorted(shares)  # the work does not seem to begin anew with each part
+    assert shares[-1] == pytest.approx(1)
     np.testing.assert_array_equal(read_pngs(tmp_path / "result"), two_shots.result)
 
 
