@@ -78,7 +78,7 @@ class Work(NamedTuple):
 def share_one_heap() -> None:
     """Let all threads of this process use one heap, where the system is Linux with glibc.
 
-    Else each has its own, and keeps what it freed there for itself: at 1080p a sixth of all.
+    Else each has its own, and what one thread gave back there no other can take.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library
