@@ -571,8 +571,15 @@ class ShotInpainter:
             masks[segment.start - low : segment.stop - low],
             seconds,
         )
-        window.trim(segment.stop - self.halo)
+        self.leave(segment)
         return seen
+
+    def leave(self, segment: Segment) -> None:
+        """Let go of what the segments after this one do not need.
+
+        To be called instead of `look` for a segment that has nothing to be filled.
+        """
+        self._window.trim(segment.stop - self.halo)
 
     def restore(self, seen: Seen, *, tell: Tell | None = None) -> SegmentResult:
         """The networks, where there are any, and the composite."""
@@ -695,9 +702,7 @@ class _Window:
             self._settled.clear()
         self.start, self.frames, self.masks = start, frames, masks
         self._wanted = wanted_start, wanted_stop
-        for kept in (self._raw, self._settled):
-            for t in [t for t in kept if not start <= t < self.stop]:
-                del kept[t]
+        self._forget()
 
     def trim(self, start: int) -> None:
         """Let go of the frames before one that the next segment begins with, or a later one."""
@@ -707,6 +712,13 @@ class _Window:
             self.frames[first:],
             self.masks[first:],
         )
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of the motion of frames that are not held."""
+        for kept in (self._raw, self._settled):
+            for t in [t for t in kept if not self.start <= t < self.stop]:
+                del kept[t]
 
     def find_motions(self, propagates: bool = True, tell: Tell | None = None) -> None:
         """Motion of every pair of frames that the wanted ones depend on."""

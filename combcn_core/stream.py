@@ -596,6 +596,7 @@ class _Filling:
         """What can be done before the networks."""
         outputs = job.outputs
         if not any(frame.hole.num_pixels for frame in outputs):
+            self._inpainter.leave(job.segment)
             return _Look(done=SegmentResult([frame.pixels for frame in outputs]))
         if all(frame.hole.num_pixels == math.prod(frame.hole.shape) for frame in job.window):
             raise ValueError(
@@ -611,6 +612,7 @@ class _Filling:
             holes = PackedMasks([frame.hole for frame in outputs])
             found = self._store.find(key, [frame.pixels for frame in outputs], holes)
             if found is not None:
+                self._inpainter.leave(job.segment)
                 return _Look(done=found, resumed=True)
         return _Look(key, self._look_at(job, tell))
 

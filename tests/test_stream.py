@@ -24,7 +24,7 @@ from combcn_core import stream
 from combcn_core.inpaint import InpaintConfig, ShotInpainter
 from combcn_core.networks import CombCN, NetworkConfig
 from combcn_core.segments import plan_segments
-from combcn_core.stream import inpaint_file
+from combcn_core.stream import inpaint_file, keep_segments
 
 HEIGHT, WIDTH = 48, 64
 SHORT_REACH = InpaintConfig(reach=8, grow_pixels=1)  # a halo of 24 frames
@@ -348,6 +348,36 @@ def test_little_memory_makes_segments_be_filled_in_parts(two_shots, tmp_path, mo
     assert shares == sorted(shares)  # the work does not seem to begin anew with each part
     assert shares[-1] == pytest.approx(1)
     np.testing.assert_array_equal(read_pngs(tmp_path / "result"), two_shots.result)
+
+
+@pytest.mark.parametrize("later_frames", ["without holes", "filled before"])
+def test_frames_are_let_go_of_where_nothing_is_to_be_done(later_frames, tmp_path, monkeypatch):
+    config = replace(SHORT_REACH, segment_frames=8)
+    write_pngs(tmp_path / "frames", moving_frames(120))
+    masks = moving_masks(120)
+    if later_frames == "without holes":
+        masks[8:] = False
+    write_pngs(tmp_path / "masks", masks)
+    paths = (tmp_path / "frames", tmp_path / "masks", tmp_path / "result")
+    if later_frames == "filled before":
+        keep_segments(*paths, (8, 119), config=config)
+    alive, most = [], 0
+    read = stream._read
+
+    def watched(*args, **options):
+        nonlocal most
+        for frame in read(*args, **options):
+            alive[:] = [dead for dead in alive if dead() is not None]
+            alive.append(weakref.ref(frame.pixels))
+            most = max(most, len(alive))
+            yield frame
+            del frame
+
+    monkeypatch.setattr(stream, "_read", watched)
+    report = inpaint_file(*paths, config=config, resume=True)
+    assert report.resumed_frames == (112 if later_frames == "filled before" else 0)
+    # A segment with its halo, and the queues before and after it; the frame that is next in each.
+    assert most <= 8 + 2 * ShotInpainter(config).halo + 2 * stream.QUEUE_FRAMES + 4
 
 
 def test_where_memory_ends_a_segment_is_filled_in_parts(two_shots, tmp_path, monkeypatch, caplog):
