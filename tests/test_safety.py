@@ -29,12 +29,18 @@ CALLS = {
 }  # fmt: skip
 OS_PROCESSES = ("os.exec", "os.spawn", "os.posix_spawn", "os.fork")
 LOADED_BY_NAME = {"OpenEXR"}  # an extra that users may lack
+OF_THE_C_LIBRARY = "ctypes.CDLL(None).mallopt"  # alone, and from the library that runs anyway
 
 
 def offences(source, *, may_start_processes=False):
     """What stands in a source that must not."""
     forbidden = PICKLES | NETWORK | (set() if may_start_processes else PROCESSES)
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    used = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "ctypes"]
+    expressions = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    if used and len(used) == [ast.unparse(node) for node in expressions].count(OF_THE_C_LIBRARY):
+        forbidden = forbidden - {"ctypes"}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -86,6 +92,10 @@ def test_benchmarks_start_no_shell(path):
         "__import__('socket')",
         "import importlib\nimportlib.import_module('sock' + 'et')",
         "import subprocess",
+        "import ctypes",
+        "import ctypes\nctypes.CDLL('x.so').mallopt(1, 2)",
+        "import ctypes\nctypes.CDLL(None).system(b'ls')",
+        "import ctypes\nctypes.CDLL(None).mallopt(1, 2)\nlibrary = ctypes.CDLL(None)",
         "import os\nos.system('ls')",
         "import os\nos.execv('ls', [])",
         "import yaml\nyaml.load('x')",
