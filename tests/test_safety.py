@@ -38,11 +38,12 @@ def offences(source, *, may_start_processes=False):
     tree = ast.parse(source)
     used = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "ctypes"]
     expressions = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
-    if used and len(used) == [ast.unparse(node) for node in expressions].count(OF_THE_C_LIBRARY):
-        forbidden = forbidden - {"ctypes"}
+    one_call = [ast.unparse(node) for node in expressions].count(OF_THE_C_LIBRARY) == len(used) > 0
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
+            if one_call and ast.unparse(node) == "import ctypes":
+                modules = []
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
