@@ -622,7 +622,7 @@ def _stack(clips: Sequence[Clip], rng: np.random.Generator) -> Batch:
 
 def _turned(array: npt.NDArray[Any], mirror: bool, reverse: bool) -> Tensor:
     array = array[:: -1 if reverse else 1, :, :: -1 if mirror else 1]
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    tensor = torch.from_numpy(array.copy())  # torch takes no axis that runs backwards
     if tensor.ndim == 3:
         return tensor[None]
     tensor = tensor.permute(3, 0, 1, 2)

@@ -763,6 +763,14 @@ def test_clips_of_a_batch_differ(pan):
         assert not torch.equal(one, other)
 
 
+def test_clips_of_one_frame(pan):
+    config = dataclasses.replace(SMALL, clip_length=1)
+    for batch in take(4, pan, config, 4):  # some of them reversed, as far as one frame can be
+        assert batch.clip.shape == (4, 3, 1, 16, 16)
+        known = ~batch.mask.expand_as(batch.clip)
+        assert torch.equal(batch.clip[known], batch.filled[known])
+
+
 def peak_bytes():
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
