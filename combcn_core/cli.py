@@ -144,6 +144,9 @@ class Train(TrainConfig):
     """Use only the files whose row in DATA/metadata.csv says so."""
     start: Annotated[str | None, arg(metavar="NAME|PATH")] = None
     """Weights to start from; the flags about the networks then do not count."""
+    start_detail: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    """Weights whose CombCN, or 2DCN, takes the place of that of --start: a 2DCN trained alone saves
+    most of the joint steps."""
     input_fill: Literal["mean", "classical"] = "classical"
     """What the networks find in the hole: the mean pixel, as in the paper, or a smooth fill, to
     which they add what they learn."""
@@ -557,7 +560,7 @@ def _parse_size(text: str) -> tuple[int, int] | None:
 def _train(command: Train) -> None:
     from combcn_core.checkpoint import check_name, load_model
     from combcn_core.data import scan_footage
-    from combcn_core.networks import NetworkConfig
+    from combcn_core.networks import CombCN, NetworkConfig
     from combcn_core.train import Progress, estimate, train
     from combcn_core.train_log import TrainingLog
 
@@ -569,6 +572,13 @@ def _train(command: Train) -> None:
         input_fill=command.input_fill,
     )
     start = None if command.start is None else load_model(command.start)
+    if command.start_detail is not None:
+        if start is None:
+            raise ValueError(
+                f"--start-detail {command.start_detail} goes with --start, which gives 3DCN; give "
+                "both."
+            )
+        start = CombCN.join(start, load_model(command.start_detail))
     check_name(command.output)
     if command.data.resolve() in command.output.resolve().parents:
         raise ValueError(

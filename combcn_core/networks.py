@@ -153,6 +153,44 @@ class CombCN(nn.Module):
         self.temporal = TemporalNet(config)
         self.detail = DetailNet(config)
 
+    @classmethod
+    def join(cls, temporal: "CombCN", detail: "CombCN") -> "CombCN":
+        """3DCN of one model and the second network of another, each trained alone, as a start for
+        training both.
+
+        Guidance that the second network was trained without starts at zero, so at first it does
+        what it did.
+
+        Args:
+            temporal: a model with guidance; its `temporal` is taken.
+            detail: its `detail` is taken.
+
+        Returns:
+            A new model in float32 on the CPU, configured as `temporal`.
+
+        Raises:
+            ValueError: configurations that differ in more than `guidance`, or `temporal` has none.
+        """
+        if not temporal.config.guidance:
+            raise ValueError(
+                "3DCN is to come from a model without guidance, which never used it; give one that "
+                "was trained with guidance"
+            )
+        wanted = dataclasses.replace(detail.config, guidance=True)
+        if temporal.config != wanted:
+            raise ValueError(
+                f"3DCN is of a model with {temporal.config}, CombCN of one with {detail.config}; "
+                "take two that were trained on the same footage with the same settings of the "
+                "networks, but for guidance"
+            )
+        joined = cls(temporal.config)
+        joined.temporal.load_state_dict(temporal.temporal.state_dict())
+        if not detail.config.guidance:
+            _zero(joined.detail.guidance_first)
+            _zero(joined.detail.guidance_last)
+        joined.detail.load_state_dict(joined.detail.state_dict() | detail.detail.state_dict())
+        return joined
+
 
 class TemporalNet(nn.Module):
     """3DCN: complete a low-resolution clip as one volume (Table 1, top; Fig. 2a)."""

@@ -608,6 +608,33 @@ def test_fill_mean_against_loop(size):
 # What is refused
 
 
+def test_joined_networks_do_what_each_did_alone(thin):
+    config = NetworkConfig(input_fill="classical", mean_pixel=(0.1, 0.2, 0.3))
+    temporal = randomized(CombCN(config)).eval()
+    detail = randomized(CombCN(dataclasses.replace(config, guidance=False))).eval()
+    joined = CombCN.join(temporal, detail).eval()
+    assert joined.config == config
+    clip, mask = torch.rand(1, 3, 5, 16, 24), torch.rand(1, 1, 5, 16, 24) < 0.3
+    assert torch.equal(joined.temporal(clip, mask), temporal.temporal(clip, mask))
+    frames, mask = clip[:, :, 0], mask[:, :, 0]
+    expected = detail.detail(frames, mask)
+    # Whatever the guidance says: it starts at zero.
+    assert torch.equal(joined.detail(frames, mask, torch.rand(1, 3, 8, 12)), expected)
+    # And keeps what it has where the other one has it.
+    again = CombCN.join(joined, temporal)
+    for name, value in temporal.detail.state_dict().items():
+        assert torch.equal(again.detail.state_dict()[name], value)
+
+
+def test_join_rejects_other_networks(thin):
+    config = NetworkConfig(input_fill="classical")
+    plain = CombCN(dataclasses.replace(config, guidance=False))
+    with pytest.raises(ValueError, match="3DCN is to come from a model without guidance"):
+        CombCN.join(plain, plain)
+    with pytest.raises(ValueError, match="were trained on the same footage with the same settings"):
+        CombCN.join(CombCN(config), CombCN(NetworkConfig(guidance=False)))
+
+
 def test_temporal_rejects_wrong_shapes(thin):
     net = TemporalNet(NetworkConfig())
     clip, mask = random_input(1, 4, 8, 8)
