@@ -38,6 +38,7 @@ from combcn_core.train import (
     estimate,
     learning_rate,
     plan_phases,
+    temper,
     train,
 )
 
@@ -585,6 +586,8 @@ def test_statistics_are_taken_when_all_is_done(footage, output):
         {name.removeprefix("averaged."): state[name] for name in names_of(state, "averaged.")}
     )
     calibrate(calibrated, footage, config, clips=3)
+    gain = temper(calibrated, footage, config, clips=3)
+    assert read_model_info(output).facts["residual_gain"] == gain
     for name, value in expected.state_dict().items():
         # Sums in another memory layout.
         torch.testing.assert_close(calibrated.state_dict()[name], value, atol=1e-5, rtol=1e-4)
@@ -597,6 +600,48 @@ def test_statistics_are_taken_when_all_is_done(footage, output):
     output.write_bytes(content)
     assert run(footage, output, config) == []
     assert output.read_bytes() == content
+
+
+def test_temper_against_a_loop(footage):
+    config = dataclasses.replace(PLAIN, batch=3)
+    model = make_model(DEFAULT_NETWORK).eval()
+    held = dataclasses.replace(config, seed=config.seed + 3)
+    batches = list(itertools.islice(iterate_batches(footage.validation, held, 3), 2))
+    missing = [(batch.clip - batch.filled)[:, 1][batch.learn[:, 0]].mean() for batch in batches]
+    model.detail.layers["17"].conv.weight.data *= 0
+    # Two and a half times what the fill lacks in green, so that less of it is best.
+    model.detail.layers["17"].conv.bias.data = 2.5 * sum(missing) / 2 * torch.tensor([0, 1.0, 0])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    means = []
+    for gain in np.arange(0.05, 1.001, 0.05):
+        decibels = []
+        for batch in batches:
+            with torch.no_grad():
+                added = compute_losses(model, batch, "joint", torch.arange(3))[2] - batch.filled
+            for clip, hole, fill, change in zip(
+                batch.clip, batch.learn, batch.filled, added, strict=True
+            ):
+                errors = (fill + gain * change - clip).numpy()[:, hole[0].numpy()]
+                decibels.append(-10 * math.log10((errors**2).mean() + 255**-2))
+        means.append(np.mean(decibels))
+    expected = (np.argmax(means) + 1) / 20
+    assert 0.05 < expected < 1  # or too little is tested
+    assert temper(model, footage, config, clips=5) == pytest.approx(expected)
+    for name, value in model.state_dict().items():
+        factor = expected if name.startswith("detail.layers.17.") else 1
+        torch.testing.assert_close(value, before[name] * factor)
+
+
+@pytest.mark.parametrize(
+    ("network", "phase"), [(PAPER, "joint"), (DEFAULT_NETWORK, "pretrain"), (None, "joint")]
+)
+def test_temper_leaves_what_it_does_not_fit(footage, network, phase):
+    if network is None:  # nothing held back
+        network, footage = DEFAULT_NETWORK, dataclasses.replace(footage, validation=())
+    model = make_model(network)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert temper(model, footage, PLAIN, clips=1, phase=phase) == 1
+    assert not moved(before, model.state_dict(), "")
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
@@ -1263,6 +1308,20 @@ def test_command_variants_of_the_networks(folder, output):
     assert read_model_info(last).facts["training_steps"] == 1  # 3DCN was trained before
 
 
+def test_command_starts_from_3dcn_and_2dcn(folder, output):
+    temporal, detail = (output.with_name(f"{name}.safetensors") for name in ("3dcn", "2dcn"))
+    assert run_command(folder, temporal, "--mode", "pretrain") == 0
+    assert run_command(folder, detail, "--mode", "scratch", "--no-guidance") == 0
+    start = ("--start", str(temporal), "--start-detail", str(detail))
+    assert run_command(folder, output, *start, "--learning-rate", "1e-9", "--ema", "0") == 0
+    joined = load_model(output)
+    assert joined.config == load_model(temporal).config
+    for name, source in (("temporal", temporal), ("detail", detail)):
+        parts = dict(joined.named_parameters())
+        for key, value in getattr(load_model(source), name).named_parameters():
+            torch.testing.assert_close(parts[f"{name}.{key}"], value, atol=1e-7, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -1270,6 +1329,7 @@ def test_command_variants_of_the_networks(folder, output):
         (["--where", "shot"], "--where is shot; give a column and its value, such as shot=12."),
         (["--where", "shot=1"], "to choose clips by; leave --where out."),
         (["--start", "none.safetensors"], "there is no file none.safetensors"),
+        (["--start-detail", "2dcn.safetensors"], "goes with --start, which gives 3DCN; give both."),
         (["--no-guidance"], "mode is joint, but a model without guidance has no 3DCN"),
         (["--precision", "bf16"], "precision is bf16, which on a CPU goes wrong"),
         (["--device", "mps"], "device mps is not available here; use cpu, or auto."),
