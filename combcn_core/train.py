@@ -799,7 +799,7 @@ def temper(
     """Scale what CombCN adds to its fill by the factor that serves clips held back best.
 
     What was learnt from little footage is part knowledge, part noise; less of both is closer to the
-    truth. The factor is the one of 0.05, 0.1 ... 1 with the highest mean PSNR in the hole.
+    truth. The factor is that of least squares over the hole, from 0 to 1.
 
     Args:
         model: changed in place: the last layer of `detail`.
@@ -816,12 +816,11 @@ def temper(
     if not (footage.validation and learnt and model.config.input_fill == "classical"):
         return 1.0
     device = next(model.parameters()).device
-    gains = torch.arange(1, 21, device=device) / 20
-    decibels = torch.zeros_like(gains)
     held = dataclasses.replace(config, seed=config.seed + 3, repeats=1)
     batches = iterate_batches(
         footage.validation, held, config.batch, ratio=model.config.ratio, workers=config.workers
     )
+    product = square = 0.0
     model.eval()
     with closing(batches):
         for number, batch in enumerate(islice(batches, -(-clips // config.batch))):
@@ -831,16 +830,13 @@ def temper(
                 prediction = compute_losses(model, batch, phase, frames)[2]
             assert prediction is not None
             clip, filled, learn = (t[:, :, frames] for t in (batch.clip, batch.filled, batch.learn))
-            for index, gain in enumerate(gains):
-                square = (filled + gain * (prediction - filled) - clip) ** 2 * learn
-                # A fill that is right to a level of 255 cannot get better than that.
-                pixels = 3 * learn.sum((1, 2, 3, 4)).clamp(min=1)
-                mean = square.sum((1, 2, 3, 4)) / pixels + 255**-2
-                decibels[index] -= 10 * mean.log10().sum()
-    best = gains[decibels.argmax()]
+            added = (prediction - filled) * learn
+            product += (added * (clip - filled)).sum().item()
+            square += (added**2).sum().item()
+    gain = min(1.0, max(0.0, product / square)) if square else 1.0
     for parameter in model.detail.layers[str(len(model.detail.table))].parameters():
-        parameter.mul_(best)
-    return best.item()
+        parameter.mul_(gain)
+    return gain
 
 
 # --- processes and signals ------------------------------------------------------------------------
