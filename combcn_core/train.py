@@ -37,7 +37,7 @@ from combcn_core.checkpoint import (
     save_model,
     save_tensors,
 )
-from combcn_core.data import Batch, DataConfig, Footage, iterate_batches
+from combcn_core.data import Batch, DataConfig, Footage, Source, iterate_batches
 from combcn_core.flow import Pixels
 from combcn_core.inference import fast_precision
 from combcn_core.losses import detail_loss, temporal_loss, total_loss
@@ -765,7 +765,6 @@ def calibrate(
         clips: how many, at least.
         phase: of the training, the last one; statistics of a network that did not learn in it stay.
     """
-    device = next(model.parameters()).device
     learned = nn.ModuleList(_trained(model, phase))
     norms = [
         module
@@ -776,17 +775,10 @@ def calibrate(
         norm.reset_running_stats()
         norm.momentum = None  # the mean of all batches, each the same weight
     fresh = dataclasses.replace(config, seed=config.seed + 2, repeats=1)
-    batches = iterate_batches(
-        footage.train, fresh, config.batch, ratio=model.config.ratio, workers=config.workers
-    )
     model.eval()
     learned.train()
-    with closing(batches):
-        for number, batch in enumerate(islice(batches, -(-clips // config.batch))):
-            batch = _to_device(batch, device)
-            frames = _choose_frames(config, batch.clip.shape[2], np.random.default_rng(number))
-            with _autocast(config, model.config, device):
-                compute_losses(model, batch, phase, frames)
+    for _ in _predictions(model, footage.train, fresh, clips, phase):
+        pass
     model.eval()
     for norm in norms:
         norm.momentum = 0.1
@@ -815,28 +807,36 @@ def temper(
     learnt = any(network is model.detail for network in _trained(model, phase))
     if not (footage.validation and learnt and model.config.input_fill == "classical"):
         return 1.0
-    device = next(model.parameters()).device
     held = dataclasses.replace(config, seed=config.seed + 3, repeats=1)
-    batches = iterate_batches(
-        footage.validation, held, config.batch, ratio=model.config.ratio, workers=config.workers
-    )
     product = square = 0.0
     model.eval()
+    for batch, frames, prediction in _predictions(model, footage.validation, held, clips, phase):
+        assert prediction is not None
+        clip, filled, learn = (t[:, :, frames] for t in (batch.clip, batch.filled, batch.learn))
+        added = (prediction - filled) * learn
+        product += (added * (clip - filled)).sum().item()
+        square += (added**2).sum().item()
+    gain = min(1.0, max(0.0, product / square)) if square else 1.0
+    for parameter in model.detail.layers[str(len(model.detail.table))].parameters():
+        parameter.mul_(gain)
+    return gain
+
+
+def _predictions(
+    model: CombCN, sources: Sequence[Source], config: TrainConfig, clips: int, phase: str
+) -> Iterator[tuple[Batch, Tensor, Tensor | None]]:
+    """Batches of so many clips at least, the frames that CombCN saw of them, and its prediction."""
+    device = next(model.parameters()).device
+    batches = iterate_batches(
+        sources, config, config.batch, ratio=model.config.ratio, workers=config.workers
+    )
     with closing(batches):
         for number, batch in enumerate(islice(batches, -(-clips // config.batch))):
             batch = _to_device(batch, device)
             frames = _choose_frames(config, batch.clip.shape[2], np.random.default_rng(number))
             with _autocast(config, model.config, device):
                 prediction = compute_losses(model, batch, phase, frames)[2]
-            assert prediction is not None
-            clip, filled, learn = (t[:, :, frames] for t in (batch.clip, batch.filled, batch.learn))
-            added = (prediction - filled) * learn
-            product += (added * (clip - filled)).sum().item()
-            square += (added**2).sum().item()
-    gain = min(1.0, max(0.0, product / square)) if square else 1.0
-    for parameter in model.detail.layers[str(len(model.detail.table))].parameters():
-        parameter.mul_(gain)
-    return gain
+            yield batch, frames, prediction
 
 
 # --- processes and signals ------------------------------------------------------------------------
