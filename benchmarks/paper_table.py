@@ -29,8 +29,8 @@ COLUMNS: dict[Method, str] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--weights-2dcn", type=Path, required=True)
+    parser.add_argument("--weights", required=True, help="a name or a path")
+    parser.add_argument("--weights-2dcn", required=True, help="as --weights")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=Path("paper_table"))
     args = parser.parse_args()
