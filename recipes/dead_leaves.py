@@ -1,4 +1,4 @@
-"""Draw pictures of overlapping shapes: python recipes/dead_leaves.py FOLDER [COUNT]
+"""Draw pictures of overlapping shapes: python recipes/dead_leaves.py FOLDER COUNT
 
 Dead leaves: shapes of all sizes, each with a colour, a slow change of it and a texture of its own,
 laid one over another until nothing of the ground is seen. Edges, junctions, gradients and textures
@@ -97,7 +97,7 @@ def _draw_texture(rng: np.random.Generator) -> npt.NDArray[np.float64]:
 
 
 def main() -> None:
-    folder, number = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 400
+    folder, number = Path(sys.argv[1]), int(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(number):
         picture = draw(np.random.default_rng([2019, index]))

@@ -10,10 +10,12 @@ data=$(realpath "$1") output=$2 name=${2%.safetensors}
 footage=${name}_footage
 mkdir -p "$footage"
 ln -sf "$data"/* "$footage"
-[[ -d $footage/leaves ]] || python "$(dirname "$0")/dead_leaves.py" "$footage/leaves" 40
+if [[ ! -d $footage/leaves ]]; then # whole or not at all
+    python "$(dirname "$0")/dead_leaves.py" "${name}_leaves" 40
+    mv "${name}_leaves" "$footage/leaves"
+fi
 
-# Clips not smaller than 96: a dilation of 16 at a quarter of the size would see only padding. The
-# weight decay is what makes so few steps count: without it they teach far less.
+# Clips not smaller than 96: a dilation of 16 at a quarter of the size would see only padding.
 settings=(--size 96 --learning-rate 5e-4 --weight-decay 1e-5 --ema 0.998 --precision fp32
     --workers 1 --sample-every 100 --save-every 50)
 clips=(--batch 4 --clip-length 8 --holes box moving-box blob object --repeats 2 --coarsest 3)
