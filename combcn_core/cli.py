@@ -145,8 +145,8 @@ class Train(TrainConfig):
     start: Annotated[str | None, arg(metavar="NAME|PATH")] = None
     """Weights to start from; the flags about the networks then do not count."""
     start_detail: Annotated[str | None, arg(metavar="NAME|PATH")] = None
-    """Weights whose CombCN, or 2DCN, takes the place of that of --start: a 2DCN trained alone saves
-    most of the joint steps."""
+    """Weights whose CombCN, or 2DCN, takes the place of that of --start. Guidance that it
+    lacks starts at zero."""
     input_fill: Literal["mean", "classical"] = "classical"
     """What the networks find in the hole: the mean pixel, as in the paper, or a smooth fill, to
     which they add what they learn."""
