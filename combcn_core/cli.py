@@ -147,6 +147,9 @@ class Train(TrainConfig):
     start_detail: Annotated[str | None, arg(metavar="NAME|PATH")] = None
     """Weights whose CombCN, or 2DCN, takes the place of that of --start. Guidance that it
     lacks starts at zero."""
+    widen: FlagCreatePairsOff[bool] = False
+    """Give narrow networks of --start (see --channel-divisor) the paper's channels first. They do
+    then what they did, and have more to learn with."""
     input_fill: Literal["mean", "classical"] = "classical"
     """What the networks find in the hole: the mean pixel, as in the paper, or a smooth fill, to
     which they add what they learn."""
@@ -156,6 +159,9 @@ class Train(TrainConfig):
     """Frame size over the size of 3DCN's clip; 4 is the paper's V-1."""
     time_stride: FlagCreatePairsOff[bool] = False
     """3DCN strides time too, the paper's V-2."""
+    channel_divisor: Literal[1, 2, 4, 8] = 1
+    """Divides the channels of all hidden layers: narrow networks train and run in a fraction of
+    the time."""
     dry_run: FlagCreatePairsOff[bool] = False
     """Take a few steps, say how long all will take and how much memory, and write nothing."""
 
@@ -570,6 +576,7 @@ def _train(command: Train) -> None:
         time_stride=command.time_stride,
         guidance=command.guidance,
         input_fill=command.input_fill,
+        channel_divisor=command.channel_divisor,
     )
     start = None if command.start is None else load_model(command.start)
     if command.start_detail is not None:
@@ -579,6 +586,10 @@ def _train(command: Train) -> None:
                 "both."
             )
         start = CombCN.join(start, load_model(command.start_detail))
+    if command.widen:
+        if start is None:
+            raise ValueError("--widen goes with --start, whose networks it widens; give both.")
+        start = start.widen()
     check_name(command.output)
     if command.data.resolve() in command.output.resolve().parents:
         raise ValueError(

@@ -88,6 +88,8 @@ class NetworkConfig:
             pixel, as in the paper. "classical": a classical fill, to which the networks add what
             they learned; their last layers start at zero, so that they start from that fill.
         mean_pixel: mean RGB of the training set, in [0, 1].
+        channel_divisor: the hidden layers have the paper's channels divided by this, at 1 as many.
+            Narrow networks take a fraction of the time; `CombCN.widen` makes wide ones of them.
 
     Raises:
         ValueError: a field has a value other than these.
@@ -98,10 +100,13 @@ class NetworkConfig:
     guidance: bool = True
     input_fill: Literal["mean", "classical"] = "mean"
     mean_pixel: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    channel_divisor: Literal[1, 2, 4, 8] = 1
 
     def __post_init__(self) -> None:
         if type(self.ratio) is not int or self.ratio not in (2, 4):
             raise ValueError(f"ratio is {self.ratio!r}, but the networks exist for 2 and 4 only")
+        if type(self.channel_divisor) is not int or self.channel_divisor not in (1, 2, 4, 8):
+            raise ValueError(f"channel_divisor is {self.channel_divisor!r}; pass 1, 2, 4 or 8")
         for name in ("time_stride", "guidance"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; pass True or False")
@@ -130,7 +135,7 @@ class NetworkConfig:
             ValueError: a field is missing, unknown or has an impossible value.
         """
         wanted = {field.name for field in dataclasses.fields(cls)}
-        if set(fields) != wanted:
+        if set(fields) | {"channel_divisor"} != wanted:  # which older checkpoints lack
             raise ValueError(
                 f"the network configuration has the fields {', '.join(sorted(fields)) or 'none'}, "
                 f"wanted {', '.join(sorted(wanted))}; it may come from another version of CombCN"
@@ -191,6 +196,26 @@ class CombCN(nn.Module):
         joined.detail.load_state_dict(joined.detail.state_dict() | detail.detail.state_dict())
         return joined
 
+    @torch.no_grad()
+    def widen(self, *, seed: int = 0) -> "CombCN":
+        """The same function by networks with all of the paper's channels, to train further.
+
+        Each hidden channel is repeated, and what a layer takes from it is shared out among the
+        copies. The shares are drawn, so that the copies go different ways in training (Net2Net,
+        Chen et al., ICLR 2016, arXiv 1511.05641).
+
+        Args:
+            seed: of the shares.
+
+        Returns:
+            A new model in float32 on the CPU with a `channel_divisor` of 1.
+        """
+        wide = CombCN(dataclasses.replace(self.config, channel_divisor=1))
+        generator = torch.Generator().manual_seed(seed)
+        for narrow_net, wide_net in ((self.temporal, wide.temporal), (self.detail, wide.detail)):
+            _widen(narrow_net, wide_net, generator)
+        return wide
+
 
 class TemporalNet(nn.Module):
     """3DCN: complete a low-resolution clip as one volume (Table 1, top; Fig. 2a)."""
@@ -198,7 +223,7 @@ class TemporalNet(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.table = TEMPORAL_LAYERS
+        self.table = narrowed(TEMPORAL_LAYERS, config.channel_divisor)
         self.layers = nn.ModuleDict()
         for number, (row, in_channels) in enumerate(with_in_channels(self.table), 1):
             axes = (time_axis(row, config.time_stride), row, row)
@@ -255,7 +280,7 @@ class DetailNet(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.table = DETAIL_LAYERS
+        self.table = narrowed(DETAIL_LAYERS, config.channel_divisor)
         self.layers = nn.ModuleDict()
         rows = with_in_channels(self.table)
         for number, (row, in_channels) in enumerate(rows, 1):
@@ -405,6 +430,12 @@ TEMPORAL_CONTEXT_PIXELS = context_size(TEMPORAL_LAYERS)
 DETAIL_CONTEXT_PIXELS = context_size(DETAIL_LAYERS)
 
 
+def narrowed(table: Sequence[Layer], divisor: int) -> tuple[Layer, ...]:
+    """A table whose hidden layers have their channels divided by `divisor`."""
+    hidden = (row._replace(channels=row.channels // divisor) for row in table[:-1])
+    return *hidden, table[-1]
+
+
 def with_in_channels(table: Sequence[Layer]) -> list[tuple[Layer, int]]:
     """Each row with the channels that enter it: R, G, B and mask at first, then output and skip."""
     rows, channels = [], 4
@@ -435,6 +466,48 @@ def _block(axes: Sequence[Layer], in_channels: int, last: bool) -> nn.Sequential
         block.add_module("norm", (nn.BatchNorm3d if dims == 3 else nn.BatchNorm2d)(row.channels))
         block.add_module("relu", nn.ReLU(inplace=True))
     return block
+
+
+def _widen(
+    narrow: TemporalNet | DetailNet, wide: TemporalNet | DetailNet, generator: torch.Generator
+) -> None:
+    """Fill the weights of `wide` so that it computes what `narrow` does, see `CombCN.widen`."""
+    table, wide_table = narrow.table, wide.table
+    outputs = [
+        torch.arange(row.channels) % few.channels
+        for row, few in zip(wide_table, table, strict=True)
+    ]
+    inputs = [torch.arange(4)]  # of each layer: for every wide channel the narrow one it repeats
+    for row, copied in zip(table, outputs, strict=True):
+        skip = [] if row.skip is None else [outputs[row.skip - 1] + row.channels]
+        inputs.append(torch.cat([copied, *skip]))
+    tensors = narrow.state_dict()
+    for number, row in enumerate(table, 1):
+        came, goes = inputs[number - 1], outputs[number - 1]
+        prefix = f"layers.{number}."
+        weight = tensors[prefix + "conv.weight"].float()
+        into, out = (0, 1) if row.kind == "deconv" else (1, 0)
+        shares = _shares(came, len(goes), generator)
+        shape = [1] * weight.ndim
+        shape[into], shape[out] = len(came), len(goes)
+        weight = weight.index_select(into, came).index_select(out, goes)
+        tensors[prefix + "conv.weight"] = weight * (shares if out == 0 else shares.T).view(shape)
+        for name, value in tensors.items():
+            if name.startswith(prefix) and value.ndim == 1:  # biases, and what BatchNorm keeps
+                tensors[name] = value[goes]
+    if isinstance(narrow, DetailNet) and narrow.config.guidance:
+        first, last = GUIDANCE_LAYERS[narrow.config.ratio]
+        for name, goes in (("first", outputs[first - 1]), ("last", inputs[last - 1])):
+            for key in (f"guidance_{name}.weight", f"guidance_{name}.bias"):
+                tensors[key] = tensors[key][goes]
+    wide.load_state_dict(tensors)
+
+
+def _shares(came: Tensor, num_outputs: int, generator: torch.Generator) -> Tensor:
+    """(num_outputs, len(came)): of the copies of one channel, shares that add up to 1."""
+    shares = torch.rand(num_outputs, len(came), generator=generator) + 0.5
+    sums = torch.zeros(num_outputs, int(came.max()) + 1).index_add_(1, came, shares)
+    return shares / sums[:, came]
 
 
 def _zero(block: nn.Module) -> None:

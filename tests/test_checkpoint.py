@@ -152,6 +152,7 @@ def test_metadata_against_hand_parser(saved):
             "guidance": True,
             "input_fill": "mean",
             "mean_pixel": [0.4, 0.3, 0.2],
+            "channel_divisor": 1,
         },
         "facts": FACTS,
     }

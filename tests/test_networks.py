@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 from collections import defaultdict
+from functools import partial
 
 import numpy as np
 import pytest
@@ -626,6 +627,47 @@ def test_joined_networks_do_what_each_did_alone(thin):
         assert torch.equal(again.detail.state_dict()[name], value)
 
 
+@pytest.mark.parametrize(
+    ("divisor", "config"),
+    [
+        (2, NetworkConfig(input_fill="classical")),
+        (4, NetworkConfig(ratio=4, time_stride=True)),
+        (8, NetworkConfig(guidance=False)),
+    ],
+    ids=["classical", "V-1 and V-2", "2DCN"],
+)
+def test_widened_networks_do_what_the_narrow_ones_did(divisor, config):
+    config = dataclasses.replace(config, channel_divisor=divisor)
+    narrow = randomized(CombCN(config)).eval()
+    wide = narrow.widen().eval()
+    assert wide.config == dataclasses.replace(config, channel_divisor=1)
+    for net, table in ((narrow.temporal, TEMPORAL_TABLE), (narrow.detail, DETAIL_TABLE)):
+        channels = [row.channels for row in net.table]
+        assert channels == [row[2] // divisor for row in table[:-1]] + [3]
+    clip, mask = random_input(1, 5, 18, 27)
+    with torch.no_grad():
+        # Sums of as many terms again, in another order: rounding of float32 and no more.
+        close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
+        close(wide.temporal(clip, mask), narrow.temporal(clip, mask))
+        frames, mask = clip[:, :, 0], mask[:, :, 0]
+        size = -(-18 // config.ratio), -(-27 // config.ratio)
+        guidance = [torch.rand(1, 3, *size)] if config.guidance else []
+        close(wide.detail(frames, mask, *guidance), narrow.detail(frames, mask, *guidance))
+
+
+def test_copies_of_widened_channels_go_different_ways():
+    narrow = randomized(CombCN(NetworkConfig(channel_divisor=4)))
+    wide = narrow.widen()
+    frames, mask = torch.rand(1, 3, 16, 16), torch.ones(1, 1, 16, 16)
+    wide.detail.train()(frames, mask, torch.rand(1, 3, 8, 8)).square().mean().backward()
+    for number in range(1, 17):
+        gradient = wide.detail.layers[str(number)].norm.bias.grad
+        first, second = gradient.view(4, -1)[:2]
+        moved = first != 0  # where a channel is dark throughout, so are its copies
+        assert moved.any()
+        assert not torch.allclose(first[moved], second[moved], rtol=1e-3)
+
+
 def test_join_rejects_other_networks(thin):
     config = NetworkConfig(input_fill="classical")
     plain = CombCN(dataclasses.replace(config, guidance=False))
@@ -687,6 +729,9 @@ def test_config_takes_numpy_mean():
         ("ratio", True),
         ("ratio", "2"),
         ("ratio", 2.0),
+        ("channel_divisor", 3),
+        ("channel_divisor", True),
+        ("channel_divisor", 4.0),
         ("time_stride", 1),
         ("guidance", None),
         ("input_fill", "telea"),
@@ -707,6 +752,8 @@ def test_config_rejects_unknown_and_missing_fields():
     fields = NetworkConfig().to_dict()
     with pytest.raises(ValueError, match="depth"):
         NetworkConfig.from_dict(fields | {"depth": 3})
+    del fields["channel_divisor"]  # checkpoints are older than it
+    assert NetworkConfig.from_dict(fields) == NetworkConfig()
     del fields["ratio"]
     with pytest.raises(ValueError, match=r"wanted .*ratio"):
         NetworkConfig.from_dict(fields)

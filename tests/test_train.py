@@ -1321,6 +1321,19 @@ def test_command_starts_from_3dcn_and_2dcn(folder, output):
             torch.testing.assert_close(parts[f"{name}.{key}"], value, atol=1e-7, rtol=1e-6)
 
 
+def test_command_widens_narrow_networks(folder, output):
+    narrow, flags = output.with_name("narrow.safetensors"), ("--steps", "1")
+    assert run_command(folder, narrow, *flags, "--mode", "scratch", "--channel-divisor", "2") == 0
+    config = read_model_info(narrow).config
+    assert config.channel_divisor == 2
+    flags += ("--learning-rate", "1e-9", "--ema", "0", "--widen")
+    assert run_command(folder, output, *flags, "--start", str(narrow)) == 0
+    wide, expected = load_model(output), load_model(narrow).widen()
+    assert wide.config == dataclasses.replace(config, channel_divisor=1)
+    for key, value in expected.named_parameters():
+        torch.testing.assert_close(wide.get_parameter(key), value, atol=1e-7, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -1329,6 +1342,7 @@ def test_command_starts_from_3dcn_and_2dcn(folder, output):
         (["--where", "shot=1"], "to choose clips by; leave --where out."),
         (["--start", "none.safetensors"], "there is no file none.safetensors"),
         (["--start-detail", "2dcn.safetensors"], "goes with --start, which gives 3DCN; give both."),
+        (["--widen"], "--widen goes with --start, whose networks it widens; give both."),
         (["--no-guidance"], "mode is joint, but a model without guidance has no 3DCN"),
         (["--precision", "bf16"], "precision is bf16, which on a CPU goes wrong"),
         (["--device", "mps"], "device mps is not available here; use cpu, or auto."),
