@@ -48,8 +48,17 @@ from combcn_core.masks import (
     feather_weights,
     finite,
     grow,
+    to_float,
 )
-from combcn_core.networks import NetworkConfig, fill_mean, temporal_halo, time_multiple
+from combcn_core.networks import (
+    NetworkConfig,
+    context_frames,
+    detail_step,
+    fill_mean,
+    run_multiple,
+    temporal_halo,
+    time_multiple,
+)
 from combcn_core.regions import Span
 from combcn_core.segments import Box, Segment, crop_box, plan_shot
 
@@ -359,14 +368,16 @@ def restore_detail(
     masks: Tensor,
     guidance: Tensor | None = None,
     *,
+    frames: tuple[int, int] | None = None,
     precision: Precision = "auto",
     memory_bytes: int | None = None,
     batch_frames: int | None = None,
     tell: Tell | None = None,
 ) -> Tensor:
-    """CombCN: restore detail at full resolution, frame by frame, and composite.
+    """CombCN: restore detail at full resolution and composite.
 
-    Only what the hole needs is computed, which equals the whole frame.
+    Only what the hole needs is computed, which equals the whole frame. Each frame is restored by
+    itself, unless the model's `steady_frames` want averages over a shot.
 
     Args:
         model: the networks, as in `infer_temporal`.
@@ -374,6 +385,8 @@ def restore_detail(
         masks: (T, H, W) or (H, W), 1 inside the hole.
         guidance: (T, h, w, 3) coarse frames, resized here if they are not (H/ratio, W/ratio); None
             for a model without guidance.
+        frames: as in `infer_temporal`, where the first of `images` is the shot's first or a
+            multiple of `run_multiple` after it.
         precision: as in `prepare`.
         memory_bytes: as in `infer_temporal`; larger holes are computed in tiles.
         batch_frames: frames computed together at most, if their holes are alike; None: as many as
@@ -396,7 +409,78 @@ def restore_detail(
         raise ValueError(
             f"guidance has {len(guidance)} frames but images has {len(images)}; give one for each."
         )
-    network = prepare(model, precision=precision)
+    paint = partial(
+        _paint,
+        prepare(model, precision=precision),
+        memory_bytes=memory_bytes,
+        batch_frames=batch_frames,
+    )
+    if not model.config.steady_frames:
+        some = slice(*(frames or (0, len(images))))
+        guide = None if guidance is None else guidance[some]
+        return paint(images[some], holes[some], guide, tell=tell)
+    shots = _find_shots(_to_arrays(images)) if frames is None else [(0, len(images))]
+    parts = []
+    for start, stop in shots:
+        shot = slice(start, stop)
+        guide = None if guidance is None else guidance[shot]
+        wanted = frames or (0, stop - start)
+        part = part_of(tell, start / len(images), stop / len(images))
+        parts.append(
+            _paint_steadily(paint, model.config, images[shot], holes[shot], guide, wanted, part)
+        )
+    return torch.cat(parts)
+
+
+def _paint_steadily(
+    paint: Callable[..., Tensor],
+    config: NetworkConfig,
+    images: Tensor,
+    holes: Tensor,
+    guidance: Tensor | None,
+    frames: tuple[int, int],
+    tell: Tell | None,
+) -> Tensor:
+    """The wanted frames of one shot, each with the average of what is added near it in time."""
+    start, stop = frames
+    reach, last = config.steady_frames, len(images) - 1
+    near = range(max(0, start - reach + 1), min(last, stop - 1 + reach - 1) + 1)
+    keys = [t for t in near if t % detail_step(config) == 0]
+    # A moving hole's last places are seen in the last frame only.
+    if last < stop - 1 + reach and last not in keys:
+        keys.append(last)
+    own = to_float(images[keys])
+    guide = None if guidance is None else guidance[keys]
+    added = paint(own, holes[keys], guide, tell=tell) - own
+    result = images[start:stop].clone()
+    for t in range(start, stop):
+        if not holes[t].any():
+            continue
+        total = torch.zeros_like(own[0])
+        weight = torch.zeros_like(total[..., :1])
+        for k, change in zip(keys, added, strict=True):
+            nearness = 1 - abs(k - t) / reach
+            if nearness > 0:
+                inside = holes[k, ..., None]
+                total += torch.where(inside, nearness * change, 0.0)
+                weight += nearness * inside
+        frame = slice(t, t + 1)
+        steady = to_float(images[frame]) + total / weight.clamp_min(torch.finfo().tiny)
+        result[t - start] = composite(steady, images[frame], holes[frame])[0]
+    return result
+
+
+def _paint(
+    network: InferenceModel,
+    images: Tensor,
+    holes: Tensor,
+    guidance: Tensor | None,
+    *,
+    memory_bytes: int | None,
+    batch_frames: int | None,
+    tell: Tell | None,
+) -> Tensor:
+    """Each frame by itself, as `restore_detail` returns them."""
     device = network.detail.device
     batches = plan_batches(
         network.detail,
@@ -407,7 +491,7 @@ def restore_detail(
     left = Counter(job.write[0].start for batch in batches for job in batch)
     result = images.clone()
     for batch in batches:
-        inputs = [_detail_input(model.config, images, holes, guidance, job) for job in batch]
+        inputs = [_detail_input(network.config, images, holes, guidance, job) for job in batch]
         stacked = [torch.cat(parts) for parts in zip(*inputs, strict=True)]
         predictions = network.detail(*stacked, wanted=batch[0].wanted[1:])
         for job, prediction in zip(batch, predictions.to(images.device), strict=True):
@@ -491,7 +575,7 @@ class ShotInpainter:
         """Frames of the shot needed on each side of a segment."""
         halo = KEY_STEP + self._window.halo(self.config.propagate)
         if self.model is not None:
-            halo += temporal_halo(self.model.config) + time_multiple(self.model.config) - 1
+            halo += context_frames(self.model.config) + run_multiple(self.model.config) - 1
         return halo
 
     @property
@@ -548,10 +632,10 @@ class ShotInpainter:
         low, high = segment.read_start, segment.read_stop
         context = 0
         if self.model is not None:
-            context = temporal_halo(self.model.config)
+            context = context_frames(self.model.config)
         start, stop = max(low, segment.start - context), min(high, segment.stop + context)
         if self.model is not None:
-            start -= (start - shot_start) % time_multiple(self.model.config)
+            start -= (start - shot_start) % run_multiple(self.model.config)
 
         with _timed(seconds, "flow"):
             window.slide(low, frames, masks, start - KEY_STEP, stop + KEY_STEP)
@@ -608,13 +692,18 @@ class ShotInpainter:
 
     def _run_networks(self, seen: Seen, tell: Tell | None) -> dict[int, Patch]:
         assert self.model is not None
+        config = self.model.config
         span = range(seen.segment.start, seen.segment.stop)
         height, width = seen.holes[0].shape
+        # Steadiness wants the frames around those, from one that `detail_step` counts.
+        first, reach = next(iter(seen.filled)), config.steady_frames
+        before = max(0, span.start - reach - first) // detail_step(config) * detail_step(config)
+        near = range(first + before, min(first + len(seen.filled), span.stop + reach))
         guidance = None
-        if self.model.config.guidance:
+        if config.guidance:
             # Frame by frame: many whole frames as tensors would be the most memory of all.
             size = coarse_size(self.model, height, width)
-            is_filled = self.model.config.input_fill == "classical"
+            is_filled = config.input_fill == "classical"
             low = [
                 downsample_known(
                     torch.from_numpy(seen.filled[t].whole()[None]),
@@ -625,18 +714,16 @@ class ShotInpainter:
                 for t in seen.filled
             ]
             small, small_holes = (torch.cat(parts) for parts in zip(*low, strict=True))
-            begin = seen.segment.start - next(iter(seen.filled))
-            wanted = begin, begin + len(span)
+            wanted = near.start - first, near.stop - first
             part = part_of(tell, 0, 0.3, shows=False)  # its frames are small
             guidance = _complete(self.model, small, small_holes, wanted, None, part)
-        wanted_holes = (seen.rest[t].whole() for t in span)
-        box = flow.find_box(reduce(np.logical_or, wanted_holes))
+        box = flow.find_box(reduce(np.logical_or, (seen.rest[t].whole() for t in near)))
         assert box is not None
         box = detail_crop(box, height, width)
-        holes = np.stack([flow.crop(seen.rest[t].whole(), box) for t in span])
-        images = np.stack([seen.filled[t].crop(box) for t in span])
+        holes = np.stack([flow.crop(seen.rest[t].whole(), box) for t in near])
+        images = np.stack([seen.filled[t].crop(box) for t in near])
         if guidance is not None:
-            ratio = self.model.config.ratio
+            ratio = config.ratio
             part_of_each = (slice(None), *_low_slices(box, ratio))
             wide = -(-height // ratio), -(-width // ratio)
             # One by one here too: enlarged, they are as large as the frames.
@@ -647,6 +734,7 @@ class ShotInpainter:
             torch.from_numpy(images),
             torch.from_numpy(holes),
             guidance,
+            frames=(span.start - near.start, span.stop - near.start),
             tell=part_of(tell, 0.3, 1, shows=False),
         )
         return {

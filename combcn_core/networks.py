@@ -90,6 +90,10 @@ class NetworkConfig:
         mean_pixel: mean RGB of the training set, in [0, 1].
         channel_divisor: the hidden layers have the paper's channels divided by this, at 1 as many.
             Narrow networks take a fraction of the time; `CombCN.widen` makes wide ones of them.
+        steady_frames: what CombCN adds to its classical fill is averaged over fewer than so many
+            frames before and after, weighted by nearness, and computed for every `detail_step`-th
+            frame only. More flickers less, and blurs what moves. 0: each frame by itself, as in
+            the paper.
 
     Raises:
         ValueError: a field has a value other than these.
@@ -101,17 +105,25 @@ class NetworkConfig:
     input_fill: Literal["mean", "classical"] = "mean"
     mean_pixel: tuple[float, float, float] = (0.5, 0.5, 0.5)
     channel_divisor: Literal[1, 2, 4, 8] = 1
+    steady_frames: int = 0
 
     def __post_init__(self) -> None:
         if type(self.ratio) is not int or self.ratio not in (2, 4):
             raise ValueError(f"ratio is {self.ratio!r}, but the networks exist for 2 and 4 only")
         if type(self.channel_divisor) is not int or self.channel_divisor not in (1, 2, 4, 8):
             raise ValueError(f"channel_divisor is {self.channel_divisor!r}; pass 1, 2, 4 or 8")
+        if type(self.steady_frames) is not int or not 0 <= self.steady_frames <= 32:
+            raise ValueError(f"steady_frames is {self.steady_frames!r}; pass 0 to 32")
         for name in ("time_stride", "guidance"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; pass True or False")
         if self.input_fill not in ("mean", "classical"):
             raise ValueError(f"input_fill is {self.input_fill!r}; pass 'mean' or 'classical'")
+        if self.steady_frames and self.input_fill == "mean":
+            raise ValueError(
+                f"steady_frames is {self.steady_frames}, for which nothing is added to a fill of "
+                "'mean'; pass 0, or input_fill 'classical'"
+            )
         try:
             mean_pixel = tuple(float(value) for value in self.mean_pixel)
         except (TypeError, ValueError, OverflowError):
@@ -135,7 +147,8 @@ class NetworkConfig:
             ValueError: a field is missing, unknown or has an impossible value.
         """
         wanted = {field.name for field in dataclasses.fields(cls)}
-        if set(fields) | {"channel_divisor"} != wanted:  # which older checkpoints lack
+        newer = {"channel_divisor", "steady_frames"}  # which older checkpoints lack
+        if set(fields) | newer != wanted:
             raise ValueError(
                 f"the network configuration has the fields {', '.join(sorted(fields)) or 'none'}, "
                 f"wanted {', '.join(sorted(wanted))}; it may come from another version of CombCN"
@@ -397,6 +410,25 @@ def temporal_halo(config: NetworkConfig) -> int:
     `time_multiple` counted from the clip's first frame.
     """
     return context_size([time_axis(row, config.time_stride) for row in TEMPORAL_LAYERS])
+
+
+def detail_step(config: NetworkConfig) -> int:
+    """Every so many-th frame, counted from the shot's first, and its last are given to DetailNet.
+
+    A quarter of `steady_frames`: averages over more frames differ little.
+    """
+    return max(1, config.steady_frames // 4)
+
+
+def context_frames(config: NetworkConfig) -> int:
+    """Frames on each side of a run that the networks' result depends on: `temporal_halo` and what
+    `steady_frames` averages over."""
+    return temporal_halo(config) + config.steady_frames
+
+
+def run_multiple(config: NetworkConfig) -> int:
+    """Frames on a multiple of which, counted from the shot's first, a run of both must start."""
+    return math.lcm(time_multiple(config), detail_step(config))
 
 
 def context_size(table: Sequence[Layer]) -> int:

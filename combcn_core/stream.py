@@ -44,7 +44,7 @@ from combcn_core.memory import (
     is_out_of_memory,
     peak_memory_bytes,
 )
-from combcn_core.networks import CombCN, temporal_halo
+from combcn_core.networks import CombCN, context_frames
 from combcn_core.overlap import Behind, ahead
 from combcn_core.resume import SegmentStore, digest_frame
 from combcn_core.segments import GIB, Segment, plan_shot
@@ -714,7 +714,7 @@ class _Budget:
             box_pixels=0,
             halo=inpainter.halo,
             reach=config.reach if config.propagate else 0,
-            context=0 if model is None else temporal_halo(model.config),
+            context=0 if model is None else context_frames(model.config),
             num_frames=clip.read_stop - clip.read_start,
             network_bytes=default_memory_bytes(torch.device("cpu")) if on_cpu else 0,
         )

@@ -92,6 +92,9 @@ class TrainConfig(DataConfig):
     """Clips from which BatchNorm's statistics are taken anew for the averaged weights at the end,
     and as many held back that say how much of CombCN's residual to keep (`temper`); 0: keep the
     statistics met on the way, and all of the residual."""
+    steady_frames: int | None = None
+    """Frames before and after over which what CombCN adds is averaged in use, so that it does not
+    flicker: `NetworkConfig.steady_frames`. None: as the start has it, or 0."""
     half: bool = False
     """Save the weights in 16 bits, at half the size."""
     save_every: int = 1000
@@ -593,11 +596,16 @@ class _State:
     ) -> _State:
         if start is None:
             network = dataclasses.replace(network, mean_pixel=footage.mean_pixel)
+        else:
+            network = start.config
+        if config.steady_frames is not None:
+            network = dataclasses.replace(network, steady_frames=config.steady_frames)
+        if start is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed)
                 model = CombCN(network)
         else:
-            model = CombCN(start.config)
+            model = CombCN(network)
             model.load_state_dict(start.state_dict())
             config = dataclasses.replace(config, pretrain_steps=0)
         right = _bf16_is_right(config, model.config, processes.device)

@@ -10,7 +10,7 @@ from comfy.model_patcher import ModelPatcher
 
 from combcn_core import CombCN, InpaintConfig, coarse_size, memory
 from combcn_core.inference import InferenceModel, Precision, prepare
-from combcn_core.networks import temporal_halo
+from combcn_core.networks import context_frames
 from combcn_core.regions import Span
 
 log = logging.getLogger("combcn")
@@ -49,7 +49,7 @@ class Attempt:
         """The networks on their device, with room beside them for frames of this size."""
         network: InferenceModel = loaded.patcher.model
         clip = (
-            self.segment_frames + 2 * temporal_halo(network.config),
+            self.segment_frames + 2 * context_frames(network.config),
             *coarse_size(network, height, width),
         )
         needed = max(

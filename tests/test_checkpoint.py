@@ -153,6 +153,7 @@ def test_metadata_against_hand_parser(saved):
             "input_fill": "mean",
             "mean_pixel": [0.4, 0.3, 0.2],
             "channel_divisor": 1,
+            "steady_frames": 0,
         },
         "facts": FACTS,
     }

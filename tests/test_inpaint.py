@@ -136,8 +136,10 @@ def test_segments_equal_the_whole_without_networks(long_clip, length, propagates
         {"input_fill": "classical"},
         {"input_fill": "mean", "time_stride": True},
         {"input_fill": "classical", "guidance": False},
+        {"input_fill": "classical", "steady_frames": 8},
+        {"input_fill": "classical", "steady_frames": 13, "guidance": False},
     ],
-    ids=["mean", "classical", "time_stride", "2dcn"],
+    ids=["mean", "classical", "time_stride", "2dcn", "steady", "steady_2dcn"],
 )
 def test_segments_equal_the_whole_with_networks(fields):
     model = make_model(**fields)
@@ -734,9 +736,17 @@ def test_restore_detail_resizes_guidance():
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-@pytest.mark.parametrize("fill", ["mean", "classical"])
-def test_stages_one_by_one_equal_inpaint(dtype, fill):
-    model = make_model(input_fill=fill)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"input_fill": "mean"},
+        {"input_fill": "classical"},
+        {"input_fill": "classical", "steady_frames": 8},
+    ],
+    ids=["mean", "classical", "steady"],
+)
+def test_stages_one_by_one_equal_inpaint(dtype, fields):
+    model = make_model(**fields)
     clip, masks = as_type(make_clip(6, 31, 42, (1, 0.2), seed=29), dtype), make_masks(6, 31, 42)
     _, remaining = propagate(clip, masks, reach=4)
     assert 0 < remaining.sum() < masks.sum()
@@ -748,9 +758,34 @@ def test_stages_one_by_one_equal_inpaint(dtype, fill):
     assert not torch.equal(result, filled)
 
 
+def test_steady_frames_average_what_is_added_to_frames_nearby():
+    clip, masks = make_clip(12, 21, 30, (1, 0.2), seed=31), make_masks(12, 21, 30, drift=2)
+    clip[7:] = 1 - clip[7:]
+    assert is_cut(clip[6].numpy(), clip[7].numpy())
+    masks[5] = False
+    model, steady = (
+        make_model(input_fill="classical", guidance=False, steady_frames=n) for n in (0, 9)
+    )
+    own, holes = clip.double().numpy(), masks.numpy()
+    added = restore_detail(model, clip, masks).double().numpy() - own
+    wanted = own.copy()
+    for keys, shot in (((0, 2, 4, 6), range(7)), ((7, 9, 11), range(7, 12))):
+        for t in shot:
+            for y, x in np.argwhere(holes[t]):
+                near = [(9 - abs(k - t), k) for k in keys if abs(k - t) < 9 and holes[k, y, x]]
+                if near:
+                    total = sum(weight * added[k, y, x] for weight, k in near)
+                    wanted[t, y, x] += total / sum(weight for weight, _ in near)
+    result = restore_detail(steady, clip, masks)
+    # Both are float32 near 1, the sum of up to five numbers.
+    np.testing.assert_allclose(result.double().numpy(), wanted.clip(0, 1), rtol=0, atol=1e-6)
+    assert_known_kept(result, clip, masks)
+
+
 @pytest.mark.parametrize("dtype", TYPES)
-def test_untrained_classical_model_changes_nothing(dtype):
-    model = CombCN(NetworkConfig(input_fill="classical")).eval()
+@pytest.mark.parametrize("steady", [0, 8])
+def test_untrained_classical_model_changes_nothing(dtype, steady):
+    model = CombCN(NetworkConfig(input_fill="classical", steady_frames=steady)).eval()
     clip, masks = as_type(make_clip(3, 27, 35, seed=30), dtype), make_masks(3, 27, 35)
     result = inpaint(clip, masks, model, InpaintConfig(reach=4, precision="fp32"))
     # What the last layers add is exactly zero; to [0, 1] and back is exact for integers.

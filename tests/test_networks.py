@@ -732,6 +732,9 @@ def test_config_takes_numpy_mean():
         ("channel_divisor", 3),
         ("channel_divisor", True),
         ("channel_divisor", 4.0),
+        ("steady_frames", -1),
+        ("steady_frames", 2.0),
+        ("steady_frames", 8),  # with the mean fill, to which nothing is added
         ("time_stride", 1),
         ("guidance", None),
         ("input_fill", "telea"),
@@ -752,7 +755,7 @@ def test_config_rejects_unknown_and_missing_fields():
     fields = NetworkConfig().to_dict()
     with pytest.raises(ValueError, match="depth"):
         NetworkConfig.from_dict(fields | {"depth": 3})
-    del fields["channel_divisor"]  # checkpoints are older than it
+    del fields["channel_divisor"], fields["steady_frames"]  # checkpoints are older than these
     assert NetworkConfig.from_dict(fields) == NetworkConfig()
     del fields["ratio"]
     with pytest.raises(ValueError, match=r"wanted .*ratio"):

@@ -1325,11 +1325,11 @@ def test_command_widens_narrow_networks(folder, output):
     narrow, flags = output.with_name("narrow.safetensors"), ("--steps", "1")
     assert run_command(folder, narrow, *flags, "--mode", "scratch", "--channel-divisor", "2") == 0
     config = read_model_info(narrow).config
-    assert config.channel_divisor == 2
-    flags += ("--learning-rate", "1e-9", "--ema", "0", "--widen")
+    assert (config.channel_divisor, config.steady_frames) == (2, 0)
+    flags += ("--learning-rate", "1e-9", "--ema", "0", "--widen", "--steady-frames", "8")
     assert run_command(folder, output, *flags, "--start", str(narrow)) == 0
     wide, expected = load_model(output), load_model(narrow).widen()
-    assert wide.config == dataclasses.replace(config, channel_divisor=1)
+    assert wide.config == dataclasses.replace(config, channel_divisor=1, steady_frames=8)
     for key, value in expected.named_parameters():
         torch.testing.assert_close(wide.get_parameter(key), value, atol=1e-7, rtol=1e-6)
 
