@@ -15,24 +15,52 @@ if [[ ! -d $footage/leaves ]]; then # whole or not at all
     mv "${name}_leaves" "$footage/leaves"
 fi
 
-# Clips not smaller than 96: a dilation of 16 at a quarter of the size would see only padding.
-settings=(--size 96 --learning-rate 5e-4 --weight-decay 1e-5 --ema 0.998 --precision fp32
-    --workers 1 --sample-every 100 --save-every 50)
-clips=(--batch 4 --clip-length 8 --holes box moving-box blob object --repeats 2 --coarsest 3)
-both=("${settings[@]}" "${clips[@]}" --fills smooth rest propagate --detail-frames 2 --steps 150
-    --warmup-steps 50 --decay-share 0.6 --calibration-clips 200)
+# What is missing in a hole can mostly not be known, so a clip says little of what can: batches have
+# to be large, rates low. Such narrow networks gain nothing from a second core: what can be is
+# trained side by side.
+export OMP_NUM_THREADS=1
+settings=(--ema 0.998 --precision fp32 --workers 1 --batch 32 --coarsest 3)
+small=("${settings[@]}" --channel-divisor 4 --size 64 --fills smooth --repeats 8 --learning-rate 3e-4
+    --warmup-steps 30 --decay-share 0.3 --calibration-clips 0 --save-every 100 --sample-every 300)
+large=("${settings[@]}" --size 128 --clip-length 8 --holes box moving-box blob object
+    --repeats 4 --detail-frames 1)
+both=("${large[@]}" --fills smooth rest propagate --learning-rate 2e-4 --steps 130
+    --warmup-steps 15 --decay-share 0.6 --calibration-clips 200 --save-every 20 --sample-every 100)
+last=("${large[@]}" --fills rest propagate --learning-rate 1e-4 --steps 150
+    --warmup-steps 10 --decay-share 0.7 --calibration-clips 200 --save-every 20 --sample-every 1000)
 
-# 1. The second network alone, on single frames: most of a step's time goes into it, and frames of
-#    one clip teach it little that one of them does not.
-combcn train "$footage" --output "${name}_2dcn_alone.safetensors" "${settings[@]}" \
-    --no-guidance --mode scratch --steps 500 --batch 8 --clip-length 1 \
-    --holes box blob object --fills smooth --repeats 2 --decay-share 0.3 --calibration-clips 0
-# 2. 3DCN alone.
-combcn train "$footage" --output "${name}_3dcn.safetensors" "${settings[@]}" "${clips[@]}" \
-    --mode pretrain --steps 250 --fills smooth --decay-share 0.3 --calibration-clips 0
-# 3. Both, end to end, on what the pipeline leaves to them.
-combcn train "$footage" --output "$output" "${both[@]}" --half \
-    --start "${name}_3dcn.safetensors" --start-detail "${name}_2dcn_alone.safetensors"
-# For comparison: as many steps without guidance.
-combcn train "$footage" --output "${name}_2dcn.safetensors" "${both[@]}" \
-    --mode scratch --start "${name}_2dcn_alone.safetensors"
+side_by_side() { # side_by_side FUNCTION FUNCTION: fails if one of them does
+    "$1" & local first=$!
+    "$2" & local second=$!
+    wait "$first" && wait "$second"
+}
+
+train_2dcn() { # single frames: those of one clip teach it much the same
+    combcn train "$footage" --output "${name}_2dcn_small.safetensors" "${small[@]}" \
+        --no-guidance --mode scratch --clip-length 1 --holes box blob object --steps 1100
+    # Larger, since dilations of 16 at a quarter of the size saw only padding so far; and with what
+    # the pipeline leaves.
+    combcn train "$footage" --output "${name}_2dcn_alone.safetensors" "${large[@]}" \
+        --fills smooth rest propagate --learning-rate 2e-4 --steps 200 --warmup-steps 30 \
+        --decay-share 0.3 --calibration-clips 0 --save-every 100 --sample-every 100 \
+        --mode scratch --start "${name}_2dcn_small.safetensors"
+}
+train_3dcn() {
+    combcn train "$footage" --output "${name}_3dcn.safetensors" "${small[@]}" \
+        --mode pretrain --clip-length 8 --holes box moving-box blob object --steps 1000
+}
+train_both() { # end to end, in the end on what the pipeline leaves and nothing else
+    combcn train "$footage" --output "${name}_both.safetensors" "${both[@]}" \
+        --start "${name}_3dcn.safetensors" --start-detail "${name}_2dcn_alone.safetensors"
+    combcn train "$footage" --output "$output" "${last[@]}" --steady-frames 8 --half \
+        --start "${name}_both.safetensors"
+}
+go_on_with_2dcn() { # for comparison
+    combcn train "$footage" --output "${name}_2dcn_both.safetensors" "${both[@]}" \
+        --mode scratch --start "${name}_2dcn_alone.safetensors"
+    combcn train "$footage" --output "${name}_2dcn.safetensors" "${last[@]}" \
+        --mode scratch --start "${name}_2dcn_both.safetensors"
+}
+
+side_by_side train_2dcn train_3dcn
+side_by_side train_both go_on_with_2dcn
