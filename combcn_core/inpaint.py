@@ -409,12 +409,11 @@ def restore_detail(
         raise ValueError(
             f"guidance has {len(guidance)} frames but images has {len(images)}; give one for each."
         )
-    paint = partial(
-        _paint,
-        prepare(model, precision=precision),
-        memory_bytes=memory_bytes,
-        batch_frames=batch_frames,
-    )
+    network = prepare(model, precision=precision)
+    device = network.detail.device
+    memory_bytes = memory_bytes or network.memory_bytes or default_memory_bytes(device)
+    together = batch_frames or default_batch_frames(device)
+    paint = partial(_paint, network, memory_bytes=memory_bytes, batch_frames=together)
     if not model.config.steady_frames:
         some = slice(*(frames or (0, len(images))))
         guide = None if guidance is None else guidance[some]
@@ -424,46 +423,61 @@ def restore_detail(
     for start, stop in shots:
         shot = slice(start, stop)
         guide = None if guidance is None else guidance[shot]
-        wanted = frames or (0, stop - start)
-        part = part_of(tell, start / len(images), stop / len(images))
         parts.append(
-            _paint_steadily(paint, model.config, images[shot], holes[shot], guide, wanted, part)
+            _paint_steadily(
+                paint,
+                images[shot],
+                holes[shot],
+                guide,
+                reach=network.config.steady_frames,
+                step=detail_step(network.config),
+                frames=frames or (0, stop - start),
+                together=together,
+                tell=part_of(tell, start / len(images), stop / len(images)),
+            )
         )
     return torch.cat(parts)
 
 
 def _paint_steadily(
     paint: Callable[..., Tensor],
-    config: NetworkConfig,
     images: Tensor,
     holes: Tensor,
     guidance: Tensor | None,
+    *,
+    reach: int,
+    step: int,
     frames: tuple[int, int],
+    together: int,
     tell: Tell | None,
 ) -> Tensor:
     """The wanted frames of one shot, each with the average of what is added near it in time."""
     start, stop = frames
-    reach, last = config.steady_frames, len(images) - 1
+    last = len(images) - 1
     near = range(max(0, start - reach + 1), min(last, stop - 1 + reach - 1) + 1)
-    keys = [t for t in near if t % detail_step(config) == 0]
+    keys = [t for t in near if t % step == 0]
     # A moving hole's last places are seen in the last frame only.
     if last < stop - 1 + reach and last not in keys:
         keys.append(last)
-    own = to_float(images[keys])
-    guide = None if guidance is None else guidance[keys]
-    added = paint(own, holes[keys], guide, tell=tell) - own
+    added: list[Tensor] = []  # in the hole only, since whole frames would be the most memory of all
+    for done in range(0, len(keys), together):
+        some = keys[done : done + together]
+        own, inside = to_float(images[some]), holes[some]
+        guide = None if guidance is None else guidance[some]
+        part = part_of(tell, done / len(keys), (done + len(some)) / len(keys))
+        painted = paint(own, inside, guide, tell=part)
+        added += [(p - o)[hole] for p, o, hole in zip(painted, own, inside, strict=True)]
     result = images[start:stop].clone()
     for t in range(start, stop):
         if not holes[t].any():
             continue
-        total = torch.zeros_like(own[0])
+        total = torch.zeros(images.shape[1:], device=images.device)
         weight = torch.zeros_like(total[..., :1])
         for k, change in zip(keys, added, strict=True):
             nearness = 1 - abs(k - t) / reach
             if nearness > 0:
-                inside = holes[k, ..., None]
-                total += torch.where(inside, nearness * change, 0.0)
-                weight += nearness * inside
+                total[holes[k]] += nearness * change
+                weight[holes[k]] += nearness
         frame = slice(t, t + 1)
         steady = to_float(images[frame]) + total / weight.clamp_min(torch.finfo().tiny)
         result[t - start] = composite(steady, images[frame], holes[frame])[0]
@@ -476,17 +490,13 @@ def _paint(
     holes: Tensor,
     guidance: Tensor | None,
     *,
-    memory_bytes: int | None,
-    batch_frames: int | None,
+    memory_bytes: int,
+    batch_frames: int,
     tell: Tell | None,
 ) -> Tensor:
     """Each frame by itself, as `restore_detail` returns them."""
-    device = network.detail.device
     batches = plan_batches(
-        network.detail,
-        holes,
-        memory_bytes=memory_bytes or network.memory_bytes or default_memory_bytes(device),
-        batch_frames=batch_frames or default_batch_frames(device),
+        network.detail, holes, memory_bytes=memory_bytes, batch_frames=batch_frames
     )
     left = Counter(job.write[0].start for batch in batches for job in batch)
     result = images.clone()
