@@ -386,7 +386,7 @@ def restore_detail(
         guidance: (T, h, w, 3) coarse frames, resized here if they are not (H/ratio, W/ratio); None
             for a model without guidance.
         frames: as in `infer_temporal`, where the first of `images` is the shot's first or a
-            multiple of `run_multiple` after it.
+            multiple of `networks.run_multiple` after it.
         precision: as in `prepare`.
         memory_bytes: as in `infer_temporal`; larger holes are computed in tiles.
         batch_frames: frames computed together at most, if their holes are alike; None: as many as
@@ -459,25 +459,27 @@ def _paint_steadily(
     # A moving hole's last places are seen in the last frame only.
     if last < stop - 1 + reach and last not in keys:
         keys.append(last)
-    added: list[Tensor] = []  # in the hole only, since whole frames would be the most memory of all
-    for done in range(0, len(keys), together):
-        some = keys[done : done + together]
-        own, inside = to_float(images[some]), holes[some]
-        guide = None if guidance is None else guidance[some]
-        part = part_of(tell, done / len(keys), (done + len(some)) / len(keys))
-        painted = paint(own, inside, guide, tell=part)
-        added += [(p - o)[hole] for p, o, hole in zip(painted, own, inside, strict=True)]
+    waiting, added = keys, dict[int, Tensor]()  # whole frames: no more of them than are in reach
     result = images[start:stop].clone()
     for t in range(start, stop):
         if not holes[t].any():
             continue
+        added = {k: change for k, change in added.items() if t - k < reach}
+        while waiting and waiting[0] - t < reach:
+            part = part_of(
+                tell, *(1 - len(left) / len(keys) for left in (waiting, waiting[together:]))
+            )
+            some, waiting = waiting[:together], waiting[together:]
+            own, inside = to_float(images[some]), holes[some]
+            guide = None if guidance is None else guidance[some]
+            changes = torch.where(inside[..., None], paint(own, inside, guide, tell=part) - own, 0)
+            added |= zip(some, changes, strict=True)
         total = torch.zeros(images.shape[1:], device=images.device)
         weight = torch.zeros_like(total[..., :1])
-        for k, change in zip(keys, added, strict=True):
-            nearness = 1 - abs(k - t) / reach
-            if nearness > 0:
-                total[holes[k]] += nearness * change
-                weight[holes[k]] += nearness
+        for k, change in added.items():
+            nearness = max(0, 1 - abs(k - t) / reach)
+            total.add_(change, alpha=nearness)
+            weight.add_(holes[k, ..., None], alpha=nearness)
         frame = slice(t, t + 1)
         steady = to_float(images[frame]) + total / weight.clamp_min(torch.finfo().tiny)
         result[t - start] = composite(steady, images[frame], holes[frame])[0]

@@ -600,12 +600,10 @@ class _State:
             network = start.config
         if config.steady_frames is not None:
             network = dataclasses.replace(network, steady_frames=config.steady_frames)
-        if start is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(config.seed)
-                model = CombCN(network)
-        else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
             model = CombCN(network)
+        if start is not None:
             model.load_state_dict(start.state_dict())
             config = dataclasses.replace(config, pretrain_steps=0)
         right = _bf16_is_right(config, model.config, processes.device)

@@ -776,10 +776,11 @@ def test_steady_frames_average_what_is_added_to_frames_nearby():
                 if near:
                     total = sum(weight * added[k, y, x] for weight, k in near)
                     wanted[t, y, x] += total / sum(weight for weight, _ in near)
-    result = restore_detail(steady, clip, masks)
-    # Both are float32 near 1, the sum of up to five numbers.
-    np.testing.assert_allclose(result.double().numpy(), wanted.clip(0, 1), rtol=0, atol=1e-6)
-    assert_known_kept(result, clip, masks)
+    for together in (1, 3):
+        result = restore_detail(steady, clip, masks, batch_frames=together)
+        # Both are float32 near 1, the sum of up to five numbers.
+        np.testing.assert_allclose(result.double().numpy(), wanted.clip(0, 1), rtol=0, atol=1e-6)
+        assert_known_kept(result, clip, masks)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
