@@ -37,7 +37,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = ("networks", "losses", "flow", "segments", "masks", "video")
+MODULES = (
+    *("networks", "losses", "segments", "masks", "video"),
+    *("fill.motion", "fill.trace", "fill.choose", "fill.smooth"),
+)
 
 # A mutant may loop for ever, and fill the memory or the disk meanwhile.
 MAX_MEMORY_BYTES = 8 * 2**30
@@ -71,19 +74,18 @@ NO_SUCH_FILES = (
     "encoder at hand makes such files"
 )
 REASONS: dict[str, dict[str, str]] = {
-    "flow": {
+    "fill.motion": {
         "-> CONTEXT_PIXELS = 65": TUNED,
         "-> SETTLE_ROUNDS = 7": TUNED,
         "-> SETTLE_PIXELS = 1.3": TUNED,
-        "-> near &= ((x > left": "what a patch shows around what was replaced is its frame",
         "33 - width)": "flow needs 32 pixels, and has one more",
         "borderValue=(1, 0, 1)": NOT_SEEN,
         "borderValue=(0, 0, 2)": NOT_SEEN,
         "-> weights = np.zeros(len(terms))": "a first guess; the rounds of the fit converge",
         "-> for _ in range(5)": "rounds of a fit that has converged by then",
         "-> if len(first) < 101": "how many points are enough is a round number",
-        "-> ages = np.ones(len(rows)": "the age of what is seen nowhere is never read",
     },
+    "fill.trace": {"-> ages = np.ones(len(rows)": "the age of what is seen nowhere is never read"},
     "video": {
         "self._container = None -> pass": TWICE,
         "-> if (counted or timed)": NO_SUCH_FILES,
@@ -341,11 +343,11 @@ def _with(node: ast.AST, **fields: Any) -> str:
 
 
 def module_path(root: Path, module: str) -> Path:
-    return root / "combcn_core" / f"{module}.py"
+    return root / "combcn_core" / f"{module.replace('.', '/')}.py"
 
 
 def tests_path(root: Path, module: str) -> Path:
-    return root / "tests" / f"test_{module}.py"
+    return root / "tests" / f"test_{module.split('.')[0]}.py"
 
 
 def key(module: str, mutant: Mutant) -> tuple[str, int, str, str, str]:
@@ -473,7 +475,7 @@ def _pytest(folder: Path, module: str, times: Path) -> None:
 
     options = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "quick_first"]
     options += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
-    options += ["--basetemp", str(folder / "results"), f"tests/test_{module}.py"]
+    options += ["--basetemp", str(folder / "results"), str(tests_path(Path(), module))]
     sys.exit(pytest.main(options))
 
 

@@ -31,11 +31,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from combcn_core import flow
-from combcn_core.flow import Mask, Pixels
+from combcn_core.fill.cuts import is_cut
+from combcn_core.fill.smooth import fill_smoothly
 from combcn_core.holes import HOLE_KINDS, HoleKind, make_holes
-from combcn_core.inpaint import Tell, fill_rest, propagate
+from combcn_core.inpaint import fill_rest, propagate
 from combcn_core.masks import check_masks, downsample_known
+from combcn_core.pixels import Mask, Patch, Pixels, from_unit, to_unit
+from combcn_core.progress import Tell
 from combcn_core.video import IMAGE_ENDINGS, open_reader
 
 VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".mxf", ".ts")
@@ -340,7 +342,7 @@ def draw_clip(sources: Sequence[Source], config: DataConfig, number: int, coarse
             damaged[source.path.name] = _reason(error)
             weights[index] = 0
             continue
-        if source.num_frames > 1 and any(flow.is_cut(*pair) for pair in pairwise(frames)):
+        if source.num_frames > 1 and any(is_cut(*pair) for pair in pairwise(frames)):
             continue
         kind = config.holes[rng.integers(len(config.holes))]
         seed = [config.seed, number, attempt]
@@ -419,7 +421,7 @@ def _fill(frames: Pixels, holes: Mask, kind: FillKind) -> tuple[Pixels, Mask]:
     if kind == "rest":
         return fill_rest(images, masks).numpy(), holes
     smooth = [
-        flow.fill_smoothly(flow.Patch.of(frame), hole).whole()
+        fill_smoothly(Patch.of(frame), hole).whole()
         for frame, hole in zip(frames, holes, strict=True)
     ]
     return np.stack(smooth), holes
@@ -526,7 +528,7 @@ def _read(path: Path, frames: tuple[int, int]) -> Iterator[Pixels]:
 def _to_uint8(pixels: npt.NDArray[Any]) -> Pixels:
     if pixels.dtype == np.uint8:
         return pixels
-    return flow.from_unit(flow.to_unit(pixels), np.dtype(np.uint8))
+    return from_unit(to_unit(pixels), np.dtype(np.uint8))
 
 
 def _resized(image: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:

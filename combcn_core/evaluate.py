@@ -29,7 +29,6 @@ from torch import Tensor
 
 from combcn_core import metrics
 from combcn_core.data import VIDEO_ENDINGS
-from combcn_core.flow import from_unit, to_unit
 from combcn_core.holes import HoleKind, make_holes
 from combcn_core.inference import InferenceModel, Model, fast_precision
 from combcn_core.inpaint import (
@@ -50,6 +49,7 @@ from combcn_core.pictures import (
     side_by_side,
     xt_slice,
 )
+from combcn_core.pixels import from_unit, to_unit
 from combcn_core.scores import Score, ScoreBook, Sheet, write_page
 from combcn_core.video import IMAGE_ENDINGS, PathLike, Pixels, open_reader, read_mask
 
@@ -455,7 +455,7 @@ def _digest_weights(model: CombCN, prepared: InferenceModel, config: EvaluateCon
 
 @functools.cache
 def _digest_code(is_classical: bool) -> str:
-    paths = sorted(Path(__file__).parent.glob("*.py"))
+    paths = sorted(Path(__file__).parent.rglob("*.py"))
     if is_classical:
         paths = [path for path in paths if path.stem in CLASSICAL_MODULES]
     return _digest(*(path.read_bytes() for path in paths if path.stem not in IDLE_MODULES))

@@ -8,24 +8,23 @@ hole.
 
 from __future__ import annotations
 
-import math
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from combcn_core import flow
-from combcn_core.flow import Array, Mask, Motion, Patch, Pixels, Trace
+from combcn_core.fill.cuts import is_cut
+from combcn_core.fill.grain import add_grain
+from combcn_core.fill.window import KEY_STEP, Window
 from combcn_core.inference import (
     InferenceModel,
     Model,
@@ -59,22 +58,15 @@ from combcn_core.networks import (
     temporal_halo,
     time_multiple,
 )
+from combcn_core.pixels import Mask, Patch, Pixels, crop, find_box, from_unit, replaced, to_unit
+from combcn_core.progress import Tell, part_of
 from combcn_core.regions import Span
 from combcn_core.segments import Box, Segment, crop_box, plan_shot
 
 SEGMENT_FRAMES = 32
-KEY_STEP = 8  # frames between two fills of what was never seen; between them it is carried along
 COARSE_SIDE_PIXELS = 128  # low-resolution short side at most, so that 3DCN sees the whole frame
-SETTLE_FRAMES = 32  # whose flow is settled at a time; more take more memory and less time
-GRAIN_CONTEXT_PIXELS = 24  # of known frame around the hole, whose grain is measured
 
 Upsampling = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-
-Item = TypeVar("Item")
-
-# Called often with the share of the work that is done, from 0 to 1, and, where there is one, a
-# frame (H, W, 3) as far as it is filled. What it raises ends the work.
-Tell = Callable[[float, Pixels | None], None]
 
 
 @dataclass(frozen=True)
@@ -197,7 +189,7 @@ def propagate(
         raise ValueError(f"reach is {reach}; give 1 frame or more.")
     holes = _check_clip(images, masks)
     frames = _to_arrays(images)
-    window = _Window(reach)
+    window = Window(reach)
     filled: list[Patch] = []
     remaining: list[Mask] = []
     for start, stop in _find_shots(frames):
@@ -228,7 +220,7 @@ def fill_rest(images: Tensor, masks: Tensor, *, tell: Tell | None = None) -> Ten
     """
     holes = _check_clip(images, masks)
     frames = _to_arrays(images)
-    window = _Window(KEY_STEP)
+    window = Window(KEY_STEP)
     filled: list[Patch] = []
     for start, stop in _find_shots(frames):
         window.slide(
@@ -580,7 +572,7 @@ class ShotInpainter:
         self.model: InferenceModel | None = None
         if model is not None and config.network is not False:
             self.model = prepare(model, device=_device(config), precision=config.precision)
-        self._window = _Window(config.reach)
+        self._window = Window(config.reach)
 
     @property
     def halo(self) -> int:
@@ -597,7 +589,7 @@ class ShotInpainter:
 
     def forget_motion(self) -> None:
         """Let go of what is kept for the next segment."""
-        self._window = _Window(self.config.reach)
+        self._window = Window(self.config.reach)
 
     def take_less_memory(self) -> None:
         """Halve what the networks may take."""
@@ -696,7 +688,7 @@ class ShotInpainter:
             for t, hole in zip(span, seen.holes, strict=True):
                 frame = filled[t]
                 if config.match_grain:
-                    frame = _add_grain(frame, seen.rest[t].whole(), hole, t)
+                    frame = add_grain(frame, seen.rest[t].whole(), hole, t)
                 result.frames.append(_put_back(frame, hole, config.feather_pixels))
         if tell is not None:
             tell(1, result.frames[-1])
@@ -729,10 +721,10 @@ class ShotInpainter:
             wanted = near.start - first, near.stop - first
             part = part_of(tell, 0, 0.3, shows=False)  # its frames are small
             guidance = _complete(self.model, small, small_holes, wanted, None, part)
-        box = flow.find_box(reduce(np.logical_or, (seen.rest[t].whole() for t in near)))
+        box = find_box(reduce(np.logical_or, (seen.rest[t].whole() for t in near)))
         assert box is not None
         box = detail_crop(box, height, width)
-        holes = np.stack([flow.crop(seen.rest[t].whole(), box) for t in near])
+        holes = np.stack([crop(seen.rest[t].whole(), box) for t in near])
         images = np.stack([seen.filled[t].crop(box) for t in near])
         if guidance is not None:
             ratio = config.ratio
@@ -750,310 +742,27 @@ class ShotInpainter:
             tell=part_of(tell, 0.3, 1, shows=False),
         )
         return {
-            t: flow.replaced(seen.filled[t], box, frame)
+            t: replaced(seen.filled[t], box, frame)
             for t, frame in zip(span, painted.numpy(), strict=True)
         }
-
-
-class _Window:
-    """Consecutive frames of one shot, and the motion between them, found once."""
-
-    def __init__(self, reach: int) -> None:
-        self.reach = reach
-        self.start = 0
-        self.frames: Sequence[Pixels] = []
-        self.masks: Sequence[Mask] = []
-        self._wanted = (0, 0)
-        # The same threads throughout: memory that new ones would take is not given back.
-        self._workers = flow.parallel(max(1, min(8, os.cpu_count() or 1)))
-        self._raw: dict[int, tuple[Motion, Motion] | None] = {}
-        self._settled: dict[int, tuple[Motion | None, Motion | None]] = {}
-
-    def halo(self, propagates: bool) -> int:
-        """Frames beyond those to be filled that the result depends on."""
-        return self._distance(propagates) + flow.PROPAGATE_MARGIN
-
-    def _distance(self, propagates: bool) -> int:
-        """Frames that traces and the judgement of their ends reach out."""
-        return 1 + (max(self.reach, KEY_STEP) if propagates else KEY_STEP)
-
-    @property
-    def stop(self) -> int:
-        return self.start + len(self.frames)
-
-    def frame(self, t: int) -> Pixels:
-        return self.frames[t - self.start]
-
-    def mask(self, t: int) -> Mask:
-        return self.masks[t - self.start]
-
-    def slide(
-        self,
-        start: int,
-        frames: Sequence[Pixels],
-        masks: Sequence[Mask],
-        wanted_start: int,
-        wanted_stop: int,
-    ) -> None:
-        """Look at other frames; what is known of the motion between those that stay is kept."""
-        same = self.start <= start < self.stop and self.frame(start) is frames[0]
-        if not same:
-            self._raw.clear()
-            self._settled.clear()
-        self.start, self.frames, self.masks = start, frames, masks
-        self._wanted = wanted_start, wanted_stop
-        self._forget()
-
-    def trim(self, start: int) -> None:
-        """Let go of the frames before one that the next segment begins with, or a later one."""
-        first = max(0, min(start, self.stop - 1) - self.start)
-        self.start, self.frames, self.masks = (
-            self.start + first,
-            self.frames[first:],
-            self.masks[first:],
-        )
-        self._forget()
-
-    def _forget(self) -> None:
-        """Let go of the motion of frames that are not held."""
-        for kept in (self._raw, self._settled):
-            for t in [t for t in kept if not self.start <= t < self.stop]:
-                del kept[t]
-
-    def find_motions(self, propagates: bool = True, tell: Tell | None = None) -> None:
-        """Motion of every pair of frames that the wanted ones depend on."""
-        reach = self._distance(propagates)
-        low = max(self.start, self._wanted[0] - reach)
-        high = min(self.stop, self._wanted[1] + reach)
-        missing = [t for t in range(low, high) if t not in self._settled]
-        for done in range(0, len(missing), SETTLE_FRAMES):
-            some = missing[done : done + SETTLE_FRAMES]
-            part = part_of(tell, done / len(missing), (done + len(some)) / len(missing))
-            self._find_some(some, part)
-
-    def _find_some(self, missing: Sequence[int], tell: Tell | None) -> None:
-        first = max(self.start, missing[0] - flow.SETTLE_ROUNDS - 1)
-        last = min(self.stop, missing[-1] + 2 + flow.SETTLE_ROUNDS)
-        pairs = [t for t in range(first, last - 1) if t not in self._raw]
-        with flow.one_thread():
-            found = _follow(self._workers.map(self._find_motion, pairs), len(pairs), tell)
-            self._raw.update(zip(pairs, found, strict=True))
-            forward, backward = {}, {}
-            for t in range(first, last - 1):
-                pair = self._raw[t]
-                if pair is not None:
-                    forward[t], backward[t + 1] = pair
-            forward, backward = flow.settle(forward, backward, self._workers.map)
-        for t in missing:
-            settled = forward.get(t), backward.get(t)
-            self._settled[t] = (settled[0] and settled[0].kept(), settled[1] and settled[1].kept())
-        for t in [t for t in self._raw if t < last - 2 * flow.SETTLE_ROUNDS - 4]:
-            del self._raw[t]
-
-    def _find_motion(self, t: int) -> tuple[Motion, Motion] | None:
-        if not (self.mask(t).any() or self.mask(t + 1).any()):
-            return None
-        return flow.find_motion(self.frame(t), self.frame(t + 1), self.mask(t), self.mask(t + 1))
-
-    def unfilled(self, start: int, stop: int) -> dict[int, tuple[Patch, PackedMask]]:
-        """Frames as they are, and all of their holes."""
-        span = range(start, stop)
-        return {t: (Patch.of(self.frame(t)), PackedMask.of(self.mask(t))) for t in span}
-
-    def propagated(
-        self, start: int, stop: int, tell: Tell | None = None
-    ) -> dict[int, tuple[Patch, PackedMask]]:
-        """Frames filled with what is seen of their holes elsewhere, and what remains of these."""
-        self.find_motions(tell=part_of(tell, 0, 0.8))
-        span = range(max(self.start, start - self.reach), min(self.stop, stop + self.reach))
-        paths = self._traces(self.mask, span, start, stop, self.reach)
-        plates = dict(self._plates(start, stop))
-
-        def fill(t: int) -> tuple[Patch, PackedMask]:
-            frame, found = Patch.of(self.frame(t)), paths[t]
-            colors = [flow.gather(path, frames, self._log_gains(t, path)) for path in found]
-            if t in plates:
-                path, seen = plates[t]
-                found, colors = [*found, path], [*colors, seen]
-            filled, remaining = flow.merge(frame, self.mask(t), found, colors)
-            return filled, PackedMask.of(remaining)
-
-        def smooth(t: int) -> Patch:
-            return flow.fill_quickly(Patch.of(self.frame(t)), self.mask(t))
-
-        with flow.one_thread():
-            frames = dict(zip(span, self._workers.map(smooth, span), strict=True))
-            done = _follow(self._workers.map(fill, paths), len(paths), part_of(tell, 0.8, 1))
-            return dict(zip(paths, done, strict=True))
-
-    def _plates(self, start: int, stop: int) -> Iterator[tuple[int, tuple[Trace, Array]]]:
-        """What a still camera shows of the holes of frames start to stop - 1 within reach."""
-        plate = flow.Plate(lambda t: (self.frame(t), self.mask(t)))
-        for t in range(start, stop):
-            low = self._stands_still(t, -1, max(self.start, t - self.reach))
-            high = self._stands_still(t, 1, min(self.stop - 1, t + self.reach))
-            if high > low and self.mask(t).any():
-                plate.look(range(low, high + 1))
-                yield t, plate.sight(self.mask(t))
-
-    def _stands_still(self, t: int, step: int, last: int) -> int:
-        """The farthest frame towards `last` until which camera and light stay as they are at t."""
-        drift, log_gain = np.zeros(4), np.zeros(3)
-        while t != last:
-            motion = self._settled.get(t, (None, None))[0 if step == 1 else 1]
-            if motion is None:
-                break
-            drift, log_gain = drift + motion.drift, log_gain + motion.log_gain
-            if not np.abs(drift).max() < flow.DRIFT_PIXELS:
-                break
-            if not np.abs(log_gain).max() < flow.STEADY_LOG_GAIN:
-                break
-            t += step
-        return t
-
-    def rest(
-        self,
-        given: Mapping[int, tuple[Patch, PackedMask]],
-        start: int,
-        stop: int,
-        shot_start: int,
-        tell: Tell | None = None,
-    ) -> dict[int, Patch]:
-        """Fill what remains in frames start to stop - 1, without networks."""
-        if not any(hole.num_pixels for _, hole in given.values()):
-            return {t: given[t][0] for t in range(start, stop)}
-        self.find_motions(False, part_of(tell, 0, 0.8))
-        keys = {
-            t
-            for t, (_, hole) in given.items()
-            if (t - shot_start) % KEY_STEP == 0 and hole.num_pixels < math.prod(hole.shape)
-        }
-
-        def hole_of(t: int) -> Mask:
-            hole = given[t][1]
-            return np.zeros(hole.shape, bool) if t in keys else hole.whole()
-
-        def own_fill(t: int) -> Patch:
-            frame, hole = given[t]
-            return (flow.fill_smoothly if t in keys else flow.fill_quickly)(frame, hole.whole())
-
-        with flow.one_thread():
-            frames = dict(zip(given, self._workers.map(own_fill, given), strict=True))
-        paths = self._traces(hole_of, given, start, stop, KEY_STEP)
-
-        def fill(t: int) -> Patch:
-            hole = hole_of(t)
-            if not hole.any():
-                return frames[t]
-            colors = [flow.gather(path, frames, self._log_gains(t, path)) for path in paths[t]]
-            # Where the next key shows nothing at all, the one before it counts to the end.
-            fades = [np.maximum(1 - np.abs(path.source - t) / KEY_STEP, 0.01) for path in paths[t]]
-            return flow.merge(frames[t], hole, paths[t], colors, fades)[0]
-
-        with flow.one_thread():
-            done = _follow(self._workers.map(fill, paths), len(paths), part_of(tell, 0.8, 1))
-            return dict(zip(paths, done, strict=True))
-
-    def _traces(
-        self,
-        hole_of: Callable[[int], Mask],
-        known: Collection[int],
-        start: int,
-        stop: int,
-        reach: int,
-    ) -> dict[int, list[Trace]]:
-        """Traces forward and backward in time of frames start to stop - 1, through known holes."""
-        low, high = min(known), max(known)
-        forward = {t: pair[0] for t, pair in self._settled.items() if pair[0] is not None}
-        backward = {t: pair[1] for t, pair in self._settled.items() if pair[1] is not None}
-        paths: dict[int, list[Trace]] = {t: [] for t in range(start, stop)}
-        down = range(min(high, stop - 1 + reach), start - 1, -1)
-        up = range(max(low, start - reach), stop)
-        for motions, order in ((forward, down), (backward, up)):
-            for t, path in flow.trace(motions, hole_of, order, reach):
-                if t in paths:
-                    paths[t].append(path)
-        return paths
-
-    def _log_gains(self, t: int, path: Trace) -> dict[int, Array]:
-        """How much brighter the sources of a trace are than frame t."""
-        gains: dict[int, Array] = {}
-        sources = path.source[path.source >= 0]
-        if len(sources) == 0:
-            return gains
-        total = np.zeros(3)
-        step, side = (1, 0) if sources[0] > t else (-1, 1)
-        last = int(sources.max() if step == 1 else sources.min())
-        for s in range(t, last, step):
-            motion = self._settled[s][side]
-            if motion is not None:
-                total = total + motion.log_gain
-            gains[s + step] = total
-        return gains
-
-
-def match_grain(frame: Pixels, smooth: Mask, hole: Mask, *, seed: int) -> Pixels:
-    """Add the grain that filled pixels lack beside the known pixels around the hole.
-
-    Args:
-        frame: (H, W, 3).
-        smooth: (H, W), the pixels that were filled smoothly.
-        hole: (H, W), all pixels that are not known; those not smooth came from other frames, and
-            lost grain where several were averaged.
-        seed: of the grain; the number of the frame, so that grain is the same in any segment.
-
-    Returns:
-        The frame with grain; known pixels untouched.
-
-    Source: noise estimate of Immerkaer, "Fast noise variance estimation", CVIU 1996, with a
-    quartile in place of the mean, so that edges do not count as grain.
-    """
-    return _add_grain(Patch.of(frame), smooth, hole, seed).whole()
-
-
-def _add_grain(frame: Patch, smooth: Mask, hole: Mask, seed: int) -> Patch:
-    box = flow.find_box(hole)
-    if box is None:
-        return frame
-    box = crop_box(box, GRAIN_CONTEXT_PIXELS, 1, *hole.shape)
-    own = frame.crop(box)
-    pixels = flow.to_unit(own)
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-    response = np.abs(cv2.filter2D(pixels, -1, kernel))
-
-    def variance(where: Mask) -> Array:
-        if where.sum() < 64:
-            return np.full(3, np.nan)
-        some = response[where][:: max(1, int(where.sum()) // 4096)]
-        return (np.quantile(some, 0.25, axis=0) / (6 * 0.3186)) ** 2
-
-    hole, smooth = flow.crop(hole, box), flow.crop(smooth, box)
-    wanted = variance(~flow.dilate(hole, 2))
-    noise = np.random.default_rng(seed).standard_normal(pixels.shape, np.float32)
-    for region in (smooth, hole & ~smooth):
-        lacking = np.nan_to_num(np.maximum(wanted - variance(region), 0)).astype(np.float32)
-        grainy = pixels[region] + noise[region] * np.sqrt(lacking)
-        if lacking.any():
-            own[region] = flow.from_unit(grainy, own.dtype)
-    return flow.replaced(frame, box, own)
 
 
 def _put_back(frame: Patch, hole: Mask, feather_pixels: int) -> Pixels:
     """Composite: the source outside the hole, bit for bit."""
     source = frame.frame
-    box = flow.find_box(hole)
+    box = find_box(hole)
     if box is None:
         return source
     # Feathering weighs by the distance from the hole's edge, which the box must show.
     box = crop_box(box, 1, 1, *hole.shape)
-    filled, own, inside = frame.crop(box), flow.crop(source, box), flow.crop(hole, box)
+    filled, own, inside = frame.crop(box), crop(source, box), crop(hole, box)
     if feather_pixels:
         weights = feather_weights(torch.from_numpy(inside[None]), feather_pixels)
         share = weights[0].numpy()[..., None]
-        mixed = flow.to_unit(filled) * share + flow.to_unit(own) * (1 - share)
-        filled = flow.from_unit(mixed, source.dtype)
+        mixed = to_unit(filled) * share + to_unit(own) * (1 - share)
+        filled = from_unit(mixed, source.dtype)
     result = source.copy()
-    flow.crop(result, box)[inside] = filled[inside]
+    crop(result, box)[inside] = filled[inside]
     return result
 
 
@@ -1095,7 +804,7 @@ def _slices(spans: Sequence[Span]) -> tuple[slice, ...]:
 
 
 def _find_shots(frames: Sequence[Pixels]) -> list[tuple[int, int]]:
-    cuts = [t for t, pair in enumerate(pairwise(frames), 1) if flow.is_cut(*pair)]
+    cuts = [t for t, pair in enumerate(pairwise(frames), 1) if is_cut(*pair)]
     return list(pairwise([0, *cuts, len(frames)]))
 
 
@@ -1115,22 +824,6 @@ def _device(config: InpaintConfig) -> str:
     if missing:
         raise ValueError(f"device {device} is not available here; use cpu, or auto.")
     return device
-
-
-def part_of(tell: Tell | None, start: float, stop: float, *, shows: bool = True) -> Tell | None:
-    """For a part of some work: its share counts from start to stop of the whole."""
-    if tell is None:
-        return None
-    return lambda share, frame: tell(start + (stop - start) * share, frame if shows else None)
-
-
-def _follow(items: Iterable[Item], count: int, tell: Tell | None) -> Iterator[Item]:
-    """Pass on items of work as they are done; those that are frames are shown."""
-    for done, item in enumerate(items, 1):
-        if tell is not None:
-            first: Any = item[0] if isinstance(item, tuple) else item
-            tell(done / count, first if isinstance(first, np.ndarray) else None)
-        yield item
 
 
 @contextmanager

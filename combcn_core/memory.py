@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 
-from combcn_core.flow import CONTEXT_PIXELS, SETTLE_ROUNDS, SIDE_PIXELS
-from combcn_core.inpaint import KEY_STEP, SETTLE_FRAMES
+from combcn_core.fill.motion import CONTEXT_PIXELS, SETTLE_ROUNDS, SIDE_PIXELS
+from combcn_core.fill.window import KEY_STEP, SETTLE_FRAMES
 from combcn_core.segments import GIB
 
 QUEUE_FRAMES = 8  # read ahead, and waiting to be written, at most

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from combcn_core.checkpoint import digest_tensors, load_tensors, save_tensors
-from combcn_core.flow import Mask, Pixels
 from combcn_core.inpaint import InpaintConfig, SegmentResult
 from combcn_core.networks import CombCN
+from combcn_core.pixels import Mask, Pixels
 from combcn_core.segments import Segment
 from combcn_core.version import __version__
 

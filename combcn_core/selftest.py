@@ -25,9 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from combcn_core import metrics
-from combcn_core.flow import from_unit, to_unit
 from combcn_core.inference import Model
-from combcn_core.inpaint import InpaintConfig, Tell, inpaint, part_of, propagate
+from combcn_core.inpaint import InpaintConfig, inpaint, propagate
 from combcn_core.masks import check_masks, grow
 from combcn_core.pictures import (
     Image,
@@ -37,6 +36,8 @@ from combcn_core.pictures import (
     side_by_side,
     xt_slice,
 )
+from combcn_core.pixels import from_unit, to_unit
+from combcn_core.progress import Tell, part_of
 from combcn_core.scores import write_html, write_text
 from combcn_core.video import PathLike, open_reader, read_mask
 

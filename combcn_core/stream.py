@@ -31,9 +31,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from combcn_core.flow import is_cut
+from combcn_core.fill.cuts import is_cut
 from combcn_core.images import differing
-from combcn_core.inpaint import InpaintConfig, Seen, SegmentResult, ShotInpainter, Tell, part_of
+from combcn_core.inpaint import InpaintConfig, Seen, SegmentResult, ShotInpainter
 from combcn_core.jobs import default_memory_bytes
 from combcn_core.masks import PackedMask, PackedMasks, grow
 from combcn_core.memory import (
@@ -46,6 +46,7 @@ from combcn_core.memory import (
 )
 from combcn_core.networks import CombCN, context_frames
 from combcn_core.overlap import Behind, ahead
+from combcn_core.progress import Tell, part_of
 from combcn_core.resume import SegmentStore, digest_frame
 from combcn_core.segments import GIB, Segment, plan_shot
 from combcn_core.version import __version__

@@ -38,12 +38,12 @@ from combcn_core.checkpoint import (
     save_tensors,
 )
 from combcn_core.data import Batch, DataConfig, Footage, Source, iterate_batches
-from combcn_core.flow import Pixels
 from combcn_core.inference import fast_precision
 from combcn_core.losses import detail_loss, temporal_loss, total_loss
 from combcn_core.memory import peak_memory_bytes
 from combcn_core.networks import CombCN, NetworkConfig, fill_mean
 from combcn_core.pictures import side_by_side
+from combcn_core.pixels import Pixels
 from combcn_core.version import __version__
 
 Mode = Literal["joint", "pretrain", "frozen", "scratch"]

@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from combcn_core.flow import Pixels
 from combcn_core.pictures import draw_curves, save_picture
+from combcn_core.pixels import Pixels
 from combcn_core.train import Progress
 
 LOSSES = ("3DCN", "3DCN validation", "CombCN", "CombCN validation")

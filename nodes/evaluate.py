@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from combcn_core import metrics
-from combcn_core.inpaint import Tell, part_of
 from combcn_core.masks import bounding_box, check_masks
 from combcn_core.pictures import outline_mask, side_by_side, xt_slice
+from combcn_core.progress import Tell, part_of
 
 from .progress import Progress
 from .sockets import from_pictures, to_images, to_masks, to_pictures

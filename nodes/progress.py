@@ -8,7 +8,7 @@ from comfy.utils import ProgressBar
 from numpy.typing import NDArray
 from PIL import Image
 
-from combcn_core.flow import to_unit
+from combcn_core.pixels import to_unit
 
 STEPS = 1000  # of the bar
 PREVIEW_SIDE_PIXELS = 512

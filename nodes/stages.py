@@ -15,8 +15,10 @@ from combcn_core import (
     restore_detail,
     upsample_guidance,
 )
-from combcn_core.inpaint import Tell, Upsampling, match_grain, part_of
+from combcn_core.fill.grain import match_grain
+from combcn_core.inpaint import Upsampling
 from combcn_core.masks import check_masks
+from combcn_core.progress import Tell, part_of
 
 from .memory import Attempt, LoadedModel, backing_off
 from .progress import Progress

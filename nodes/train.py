@@ -18,8 +18,8 @@ from torch import Tensor
 from combcn_core import CombCN, NetworkConfig, load_model, read_model_info
 from combcn_core.data import Footage, footage_from_images, scan_footage
 from combcn_core.holes import HOLE_KINDS
-from combcn_core.inpaint import part_of
 from combcn_core.masks import check_masks
+from combcn_core.progress import part_of
 from combcn_core.train import STATE_ENDING, Mode, TrainConfig, train
 from combcn_core.train import Progress as TrainingProgress
 from combcn_core.train_log import TrainingLog

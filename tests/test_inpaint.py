@@ -6,7 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from combcn_core.flow import is_cut
+from combcn_core.fill.cuts import is_cut
+from combcn_core.fill.grain import match_grain
+from combcn_core.fill.motion import Motion
+from combcn_core.fill.plate import Plate
+from combcn_core.fill.window import Window
 from combcn_core.inference import prepare
 from combcn_core.inpaint import (
     InpaintConfig,
@@ -15,7 +19,6 @@ from combcn_core.inpaint import (
     fill_rest,
     infer_temporal,
     inpaint,
-    match_grain,
     propagate,
     restore_detail,
     upsample_guidance,
@@ -23,7 +26,7 @@ from combcn_core.inpaint import (
 from combcn_core.jobs import plan_batches
 from combcn_core.masks import downsample_known
 from combcn_core.networks import CombCN, NetworkConfig, temporal_halo
-from combcn_core.segments import plan_segments, plan_shot
+from combcn_core.segments import Box, plan_segments, plan_shot
 
 stages = importlib.import_module("combcn_core.inpaint")  # the package's `inpaint` is the function
 
@@ -865,14 +868,14 @@ def test_motions_found_in_parts_equal_those_of_the_whole(monkeypatch):
         field = np.zeros((24, 32, 3), np.float32)
         field[..., 0], field[..., 2] = 0.01 * t, 0 if t % 13 == 0 else 5
         inside = np.stack(np.nonzero(np.ones((24, 32), bool)))
-        box = stages.flow.Box(0, 0, 24, 32)
+        box = Box(0, 0, 24, 32)
         still = np.full(4, np.nan)
-        return stages.Motion(box, np.zeros((3, 2)), field, inside, np.zeros(3), still)
+        return Motion(box, np.zeros((3, 2)), field, inside, np.zeros(3), still)
 
-    monkeypatch.setattr(stages._Window, "_find_motion", lambda _, t: (motion(t), motion(t + 1)))
+    monkeypatch.setattr(Window, "_find_motion", lambda _, t: (motion(t), motion(t + 1)))
 
     def settled(step, num_frames=40):
-        window, found = stages._Window(4), {}
+        window, found = Window(4), {}
         frames = [np.zeros((24, 32, 3), np.float32)] * num_frames
         masks = [np.ones((24, 32), bool)] * num_frames
         halo = 8 + window.halo(True)
@@ -915,7 +918,7 @@ def test_plate_against_a_plain_mean():
     frames = {
         t: (rng.integers(100, 110, (5, 7, 3), np.uint8), rng.random((5, 7)) < 0.4) for t in range(9)
     }
-    plate = stages.flow.Plate(frames.__getitem__)
+    plate = Plate(frames.__getitem__)
     plate.look(range(6))
     plate.look(range(3, 9))  # frames come and go
     path, colors = plate.sight(np.ones((5, 7), bool))

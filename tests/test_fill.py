@@ -5,32 +5,31 @@ import numpy as np
 import pytest
 import torch
 
-from combcn_core import flow
-from combcn_core.flow import (
+from combcn_core.fill import motion as motion_module
+from combcn_core.fill.choose import merge
+from combcn_core.fill.cuts import is_cut
+from combcn_core.fill.motion import (
     MARGIN_PIXELS,
     SETTLE_PIXELS,
     SETTLE_ROUNDS,
-    Patch,
-    Plate,
-    Trace,
-    crop,
-    fill_smoothly,
-    find_box,
     find_motion,
+    settle,
+)
+from combcn_core.fill.plate import Plate
+from combcn_core.fill.smooth import fill_smoothly, membrane, push_pull
+from combcn_core.fill.threads import one_thread
+from combcn_core.fill.trace import Trace, gather, trace
+from combcn_core.inpaint import propagate
+from combcn_core.pixels import (
+    Patch,
+    crop,
+    dilate,
+    find_box,
     from_unit,
-    gather,
-    is_cut,
-    membrane,
-    merge,
-    one_thread,
-    push_pull,
     replaced,
     sample,
-    settle,
     to_unit,
-    trace,
 )
-from combcn_core.inpaint import propagate
 from combcn_core.segments import Box
 
 
@@ -181,7 +180,7 @@ def test_find_motion_inside_a_hole_against_true_motion(matrix, offset):
 
 
 def test_find_motion_at_reduced_resolution_against_true_motion(monkeypatch):
-    monkeypatch.setattr(flow, "SIDE_PIXELS", 150)  # the crop below is 180 wide: two thirds
+    monkeypatch.setattr(motion_module, "SIDE_PIXELS", 150)  # the crop below is 180 wide: two thirds
     height, width = 130, 180
     clip = Scene(8, shortest_pixels=12).clip(2, height, width, (2.4, -3.3))
     masks = box_masks(2, height, width, 40, 60, 80, 121)
@@ -760,7 +759,7 @@ def test_to_unit_of_floats():
 def test_dilate_against_distances():
     mask = np.zeros((30, 31), bool)
     mask[12, 15] = True
-    grown = flow.dilate(mask, MARGIN_PIXELS)
+    grown = dilate(mask, MARGIN_PIXELS)
     y, x = np.mgrid[:30, :31]
     distance = np.hypot(y - 12, x - 15)
     # A disk on a grid: OpenCV draws its edge to the nearest pixel.

@@ -1,0 +1,13 @@
+"""Holes filled without weights: with what other frames show, then from the shot's own look.
+
+`window` holds the frames of a segment and fills them in this order:
+
+- `motion`: optical flow between neighbours, completed inside holes and settled in time.
+- `trace`: hole pixels followed along it until they come out of the hole.
+- `plate`: what a still camera shows over time.
+- `choose`: what fills a pixel, among all that was found for it.
+- `smooth`: membrane and push-pull, for what no frame shows.
+- `grain`: the grain that filled areas lack.
+
+`cuts` finds where a shot ends: nothing crosses it. Arrays are NumPy, see `pixels`.
+"""

@@ -1,0 +1,39 @@
+"""Scene cuts."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from combcn_core.fill.motion import dense_flow, trusted_flow
+from combcn_core.fill.threads import one_thread
+from combcn_core.pixels import Array, Pixels, to_unit
+
+CUT_AGREEMENT, CUT_HISTOGRAM = 0.25, 0.5
+
+
+def is_cut(previous: Pixels, frame: Pixels) -> bool:
+    """Whether a new shot begins between two frames.
+
+    A cut changes the colours and leaves hardly a pixel whose flow forward and backward agrees.
+    """
+    small = [_thumbnail(image) for image in (previous, frame)]
+    histograms = []
+    for image in small:
+        counts = cv2.calcHist([image], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3)
+        histograms.append(counts / counts.sum())
+    if np.minimum(*histograms).sum() > CUT_HISTOGRAM:
+        return False
+    gray = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in small]
+    nothing = np.zeros(gray[0].shape, bool)
+    with one_thread():
+        flow, back = dense_flow(gray[0], gray[1]), dense_flow(gray[1], gray[0])
+    return float(trusted_flow(flow, back, nothing, nothing).mean()) < CUT_AGREEMENT
+
+
+def _thumbnail(frame: Pixels) -> Array:
+    height, width = frame.shape[:2]
+    scale = max(1.0, max(height, width) / 160)
+    size = (max(1, round(width / scale)), max(1, round(height / scale)))
+    small = to_unit(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
+    return np.rint(np.clip(small, 0, 1) * 255).astype(np.uint8)

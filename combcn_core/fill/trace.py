@@ -1,0 +1,193 @@
+"""Hole pixels followed along the motion, from frame to frame, until they come out of the hole.
+
+There the colour is read, once, from the source frame (`gather`). Every step adds to an estimate of
+how far off the trace may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from combcn_core.fill.motion import Motion
+from combcn_core.pixels import Array, Mask, Patch, crop, dilate, find_box, to_unit
+from combcn_core.segments import Box
+
+RING_PIXELS = 2  # around the hole, traced too, to compare levels
+
+
+class Trace(NamedTuple):
+    """For each searched pixel of a frame, where it is seen: all (N,)."""
+
+    rows: Array
+    columns: Array
+    source: Array  # the frame in which it is seen, -1 where it never is
+    x: Array
+    y: Array
+    error: Array  # expected distance from the right place, in pixels
+
+
+def trace(
+    motions: Mapping[int, Motion],
+    hole_of: Callable[[int], Mask],
+    order: Iterable[int],
+    reach: int,
+) -> Iterator[tuple[int, Trace]]:
+    """Follow the pixels of holes from frame to frame until they are out of the hole.
+
+    A pixel's trace is its own motion, then the trace of the pixel it meets in the next frame: one
+    step a frame, sub-pixel offsets kept, colours never resampled on the way.
+
+    Args:
+        motions: of each frame to its neighbour in the direction of the traces, by frame.
+        hole_of: gives the hole of a frame.
+        order: frames, each after its neighbour: backwards in time for forward motions.
+        reach: frames that a trace is followed for, at most.
+
+    Yields:
+        Frame and the traces of its hole and of the ring around it, in that order.
+    """
+    steps: dict[int, _Step] = {}
+    before: _Step | None = None
+    for t in order:
+        hole = hole_of(t)
+        search = dilate(hole, RING_PIXELS)
+        box = find_box(search) or Box(0, 0, 0, 0)
+        rows, columns = (index.astype(np.int32) for index in np.nonzero(crop(search, box)))
+        rows, columns = rows + np.int32(box.top), columns + np.int32(box.left)
+        path = Trace(
+            rows,
+            columns,
+            np.full(len(rows), -1, np.int32),
+            columns.astype(np.float32),
+            rows.astype(np.float32),
+            np.full(len(rows), np.inf, np.float32),
+        )
+        ages = np.zeros(len(rows), np.int32)
+        motion = motions.get(t)
+        if len(rows) and motion is not None and before is not None:
+            _follow(path, ages, motion, motions.get(before.frame), before, hole.shape, reach)
+            _follow_on(path, ages, np.flatnonzero(ages > 1), steps, reach)
+        numbers = np.full((box.height, box.width), -1, np.int32)
+        numbers[rows - box.top, columns - box.left] = np.arange(len(rows), dtype=np.int32)
+        numbers[~crop(hole, box)] = -1
+        before = steps[t] = _Step(t, path, ages, numbers, box)
+        if len(steps) > reach + 1:
+            del steps[next(iter(steps))]
+        yield t, path
+
+
+class _Step(NamedTuple):
+    """The traces of the neighbouring frame, ready to be met."""
+
+    frame: int
+    path: Trace
+    ages: Array  # (N,) frames that each trace was followed for
+    numbers: Array  # (h, w) which trace a pixel of the box has, -1 where it is known
+    box: Box
+
+    def meet(self, x: Array, y: Array) -> Array:
+        """(N,): the traces of the pixels at whole positions, -1 where these are known."""
+        met = np.full(len(x), -1, np.int32)
+        row, column = y - self.box.top, x - self.box.left
+        on = (row >= 0) & (row < self.box.height) & (column >= 0) & (column < self.box.width)
+        met[on] = self.numbers[row[on], column[on]]
+        return met
+
+
+def _follow(
+    path: Trace,
+    ages: Array,
+    motion: Motion,
+    after: Motion | None,
+    before: _Step,
+    shape: tuple[int, ...],
+    reach: int,
+) -> None:
+    """One step of every trace of a frame, into the neighbour; in place.
+
+    Args:
+        path, ages: of the frame, to be written.
+        motion: of the frame to its neighbour.
+        after: of the neighbour to the next frame in the same direction.
+        before: the neighbour's traces.
+        shape: (H, W) of the frame.
+        reach: longest age.
+    """
+    own = motion.sample(path.x, path.y)
+    moved = motion.shift(path.x, path.y) + own[:, :2]
+    x, y = path.x + moved[:, 0], path.y + moved[:, 1]
+    near_x, near_y = np.rint(x).astype(np.int32), np.rint(y).astype(np.int32)
+    within = (near_x >= 0) & (near_x < shape[1]) & (near_y >= 0) & (near_y < shape[0])
+    met = before.meet(near_x, near_y)
+
+    seen = within & (met < 0)
+    path.source[seen], ages[seen] = before.frame, 1
+    path.x[seen], path.y[seen], path.error[seen] = x[seen], y[seen], own[seen, 2]
+    if after is not None:
+        # A pixel that moves on otherwise than it came is another object, passing by.
+        judged = np.flatnonzero(seen & after.covers(x, y))
+        theirs = after.sample(x[judged], y[judged])[:, :2]
+        path.error[judged] += np.sqrt(((theirs - own[judged, :2]) ** 2).sum(1))
+
+    going = np.flatnonzero(within & (met >= 0))
+    link = met[going]
+    kept = (before.path.source[link] >= 0) & (before.ages[link] < reach)
+    going, link = going[kept], link[kept]
+    path.source[going], ages[going] = before.path.source[link], before.ages[link] + 1
+    path.x[going] = before.path.x[link] + (x[going] - near_x[going])
+    path.y[going] = before.path.y[link] + (y[going] - near_y[going])
+    path.error[going] = before.path.error[link] + own[going, 2]
+
+
+def _follow_on(
+    path: Trace, ages: Array, moving: Array, steps: Mapping[int, _Step], reach: int
+) -> None:
+    """Traces that end in the hole of their source go on from there; in place.
+
+    A trace follows the pixels it meets, and may be up to half a pixel beside them at every step. So
+    the hole may end later for it than for them. `moving` are those that met others.
+    """
+    for _ in range(4):
+        near_x, near_y = np.rint(path.x).astype(np.int32), np.rint(path.y).astype(np.int32)
+        ended_in = []
+        by_source = moving[np.argsort(path.source[moving], kind="stable")]
+        starts = np.flatnonzero(np.diff(path.source[by_source], prepend=-2))
+        for here in np.split(by_source, starts[1:]):
+            if len(here) == 0 or path.source[here[0]] < 0:
+                continue
+            step = steps[int(path.source[here[0]])]
+            link = step.meet(near_x[here], near_y[here])
+            here, link = here[link >= 0], link[link >= 0]
+            if len(here) == 0:
+                continue
+            ended_in.append(here)
+            ages[here] += step.ages[link]
+            good = (step.path.source[link] >= 0) & (ages[here] <= reach)
+            path.source[here] = np.where(good, step.path.source[link], -1)
+            path.x[here] += step.path.x[link] - near_x[here]
+            path.y[here] += step.path.y[link] - near_y[here]
+            path.error[here] += np.where(good, step.path.error[link], np.inf)
+        if not ended_in:
+            return
+        moving = np.concatenate(ended_in)
+    path.source[moving] = -1
+
+
+def gather(path: Trace, frames: Mapping[int, Patch], log_gains: Mapping[int, Array]) -> Array:
+    """(N, 3) in [0, 1]: the colours at the ends of the traces, at the target frame's brightness.
+
+    Args:
+        path: the traces of one frame.
+        frames: source frames, by number, their holes filled: sampling near a hole reaches into it.
+        log_gains: log(level of the source frame / level of this frame), by source frame.
+    """
+    colors = np.zeros((len(path.rows), 3), np.float32)
+    for source in np.unique(path.source[path.source >= 0]):
+        here = np.flatnonzero(path.source == source)
+        read = frames[source].sample(path.x[here], path.y[here], cv2.INTER_CUBIC)
+        colors[here] = to_unit(read) * np.exp(-log_gains[source]).astype(np.float32)
+    return colors

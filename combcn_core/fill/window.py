@@ -1,0 +1,260 @@
+"""Consecutive frames of one shot, and the way of their holes through the stages of `fill`."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from combcn_core.fill.choose import merge
+from combcn_core.fill.motion import SETTLE_ROUNDS, Motion, find_motion, settle
+from combcn_core.fill.plate import DRIFT_PIXELS, STEADY_LOG_GAIN, Plate
+from combcn_core.fill.smooth import fill_quickly, fill_smoothly
+from combcn_core.fill.threads import one_thread, parallel
+from combcn_core.fill.trace import Trace, gather, trace
+from combcn_core.masks import PackedMask
+from combcn_core.pixels import Array, Mask, Patch, Pixels
+from combcn_core.progress import Tell, follow, part_of
+
+KEY_STEP = 8  # frames between two fills of what was never seen; between them it is carried along
+SETTLE_FRAMES = 32  # whose flow is settled at a time; more take more memory and less time
+PROPAGATE_MARGIN = SETTLE_ROUNDS + 2  # frames beyond `reach` that a propagated frame depends on
+
+
+class Window:
+    """Consecutive frames of one shot, and the motion between them, found once."""
+
+    def __init__(self, reach: int) -> None:
+        self.reach = reach
+        self.start = 0
+        self.frames: Sequence[Pixels] = []
+        self.masks: Sequence[Mask] = []
+        self._wanted = (0, 0)
+        # The same threads throughout: memory that new ones would take is not given back.
+        self._workers = parallel(max(1, min(8, os.cpu_count() or 1)))
+        self._raw: dict[int, tuple[Motion, Motion] | None] = {}
+        self._settled: dict[int, tuple[Motion | None, Motion | None]] = {}
+
+    def halo(self, propagates: bool) -> int:
+        """Frames beyond those to be filled that the result depends on."""
+        return self._distance(propagates) + PROPAGATE_MARGIN
+
+    def _distance(self, propagates: bool) -> int:
+        """Frames that traces and the judgement of their ends reach out."""
+        return 1 + (max(self.reach, KEY_STEP) if propagates else KEY_STEP)
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.frames)
+
+    def frame(self, t: int) -> Pixels:
+        return self.frames[t - self.start]
+
+    def mask(self, t: int) -> Mask:
+        return self.masks[t - self.start]
+
+    def slide(
+        self,
+        start: int,
+        frames: Sequence[Pixels],
+        masks: Sequence[Mask],
+        wanted_start: int,
+        wanted_stop: int,
+    ) -> None:
+        """Look at other frames; what is known of the motion between those that stay is kept."""
+        same = self.start <= start < self.stop and self.frame(start) is frames[0]
+        if not same:
+            self._raw.clear()
+            self._settled.clear()
+        self.start, self.frames, self.masks = start, frames, masks
+        self._wanted = wanted_start, wanted_stop
+        self._forget()
+
+    def trim(self, start: int) -> None:
+        """Let go of the frames before one that the next segment begins with, or a later one."""
+        first = max(0, min(start, self.stop - 1) - self.start)
+        self.start, self.frames, self.masks = (
+            self.start + first,
+            self.frames[first:],
+            self.masks[first:],
+        )
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of the motion of frames that are not held."""
+        for kept in (self._raw, self._settled):
+            for t in [t for t in kept if not self.start <= t < self.stop]:
+                del kept[t]
+
+    def find_motions(self, propagates: bool = True, tell: Tell | None = None) -> None:
+        """Motion of every pair of frames that the wanted ones depend on."""
+        reach = self._distance(propagates)
+        low = max(self.start, self._wanted[0] - reach)
+        high = min(self.stop, self._wanted[1] + reach)
+        missing = [t for t in range(low, high) if t not in self._settled]
+        for done in range(0, len(missing), SETTLE_FRAMES):
+            some = missing[done : done + SETTLE_FRAMES]
+            part = part_of(tell, done / len(missing), (done + len(some)) / len(missing))
+            self._find_some(some, part)
+
+    def _find_some(self, missing: Sequence[int], tell: Tell | None) -> None:
+        first = max(self.start, missing[0] - SETTLE_ROUNDS - 1)
+        last = min(self.stop, missing[-1] + 2 + SETTLE_ROUNDS)
+        pairs = [t for t in range(first, last - 1) if t not in self._raw]
+        with one_thread():
+            found = follow(self._workers.map(self._find_motion, pairs), len(pairs), tell)
+            self._raw.update(zip(pairs, found, strict=True))
+            forward, backward = {}, {}
+            for t in range(first, last - 1):
+                pair = self._raw[t]
+                if pair is not None:
+                    forward[t], backward[t + 1] = pair
+            forward, backward = settle(forward, backward, self._workers.map)
+        for t in missing:
+            settled = forward.get(t), backward.get(t)
+            self._settled[t] = (settled[0] and settled[0].kept(), settled[1] and settled[1].kept())
+        for t in [t for t in self._raw if t < last - 2 * SETTLE_ROUNDS - 4]:
+            del self._raw[t]
+
+    def _find_motion(self, t: int) -> tuple[Motion, Motion] | None:
+        if not (self.mask(t).any() or self.mask(t + 1).any()):
+            return None
+        return find_motion(self.frame(t), self.frame(t + 1), self.mask(t), self.mask(t + 1))
+
+    def unfilled(self, start: int, stop: int) -> dict[int, tuple[Patch, PackedMask]]:
+        """Frames as they are, and all of their holes."""
+        span = range(start, stop)
+        return {t: (Patch.of(self.frame(t)), PackedMask.of(self.mask(t))) for t in span}
+
+    def propagated(
+        self, start: int, stop: int, tell: Tell | None = None
+    ) -> dict[int, tuple[Patch, PackedMask]]:
+        """Frames filled with what is seen of their holes elsewhere, and what remains of these."""
+        self.find_motions(tell=part_of(tell, 0, 0.8))
+        span = range(max(self.start, start - self.reach), min(self.stop, stop + self.reach))
+        paths = self._traces(self.mask, span, start, stop, self.reach)
+        plates = dict(self._plates(start, stop))
+
+        def fill(t: int) -> tuple[Patch, PackedMask]:
+            frame, found = Patch.of(self.frame(t)), paths[t]
+            colors = [gather(path, frames, self._log_gains(t, path)) for path in found]
+            if t in plates:
+                path, seen = plates[t]
+                found, colors = [*found, path], [*colors, seen]
+            filled, remaining = merge(frame, self.mask(t), found, colors)
+            return filled, PackedMask.of(remaining)
+
+        def smooth(t: int) -> Patch:
+            return fill_quickly(Patch.of(self.frame(t)), self.mask(t))
+
+        with one_thread():
+            frames = dict(zip(span, self._workers.map(smooth, span), strict=True))
+            done = follow(self._workers.map(fill, paths), len(paths), part_of(tell, 0.8, 1))
+            return dict(zip(paths, done, strict=True))
+
+    def _plates(self, start: int, stop: int) -> Iterator[tuple[int, tuple[Trace, Array]]]:
+        """What a still camera shows of the holes of frames start to stop - 1 within reach."""
+        plate = Plate(lambda t: (self.frame(t), self.mask(t)))
+        for t in range(start, stop):
+            low = self._stands_still(t, -1, max(self.start, t - self.reach))
+            high = self._stands_still(t, 1, min(self.stop - 1, t + self.reach))
+            if high > low and self.mask(t).any():
+                plate.look(range(low, high + 1))
+                yield t, plate.sight(self.mask(t))
+
+    def _stands_still(self, t: int, step: int, last: int) -> int:
+        """The farthest frame towards `last` until which camera and light stay as they are at t."""
+        drift, log_gain = np.zeros(4), np.zeros(3)
+        while t != last:
+            motion = self._settled.get(t, (None, None))[0 if step == 1 else 1]
+            if motion is None:
+                break
+            drift, log_gain = drift + motion.drift, log_gain + motion.log_gain
+            if not np.abs(drift).max() < DRIFT_PIXELS:
+                break
+            if not np.abs(log_gain).max() < STEADY_LOG_GAIN:
+                break
+            t += step
+        return t
+
+    def rest(
+        self,
+        given: Mapping[int, tuple[Patch, PackedMask]],
+        start: int,
+        stop: int,
+        shot_start: int,
+        tell: Tell | None = None,
+    ) -> dict[int, Patch]:
+        """Fill what remains in frames start to stop - 1, without networks."""
+        if not any(hole.num_pixels for _, hole in given.values()):
+            return {t: given[t][0] for t in range(start, stop)}
+        self.find_motions(False, part_of(tell, 0, 0.8))
+        keys = {
+            t
+            for t, (_, hole) in given.items()
+            if (t - shot_start) % KEY_STEP == 0 and hole.num_pixels < math.prod(hole.shape)
+        }
+
+        def hole_of(t: int) -> Mask:
+            hole = given[t][1]
+            return np.zeros(hole.shape, bool) if t in keys else hole.whole()
+
+        def own_fill(t: int) -> Patch:
+            frame, hole = given[t]
+            return (fill_smoothly if t in keys else fill_quickly)(frame, hole.whole())
+
+        with one_thread():
+            frames = dict(zip(given, self._workers.map(own_fill, given), strict=True))
+        paths = self._traces(hole_of, given, start, stop, KEY_STEP)
+
+        def fill(t: int) -> Patch:
+            hole = hole_of(t)
+            if not hole.any():
+                return frames[t]
+            colors = [gather(path, frames, self._log_gains(t, path)) for path in paths[t]]
+            # Where the next key shows nothing at all, the one before it counts to the end.
+            fades = [np.maximum(1 - np.abs(path.source - t) / KEY_STEP, 0.01) for path in paths[t]]
+            return merge(frames[t], hole, paths[t], colors, fades)[0]
+
+        with one_thread():
+            done = follow(self._workers.map(fill, paths), len(paths), part_of(tell, 0.8, 1))
+            return dict(zip(paths, done, strict=True))
+
+    def _traces(
+        self,
+        hole_of: Callable[[int], Mask],
+        known: Collection[int],
+        start: int,
+        stop: int,
+        reach: int,
+    ) -> dict[int, list[Trace]]:
+        """Traces forward and backward in time of frames start to stop - 1, through known holes."""
+        low, high = min(known), max(known)
+        forward = {t: pair[0] for t, pair in self._settled.items() if pair[0] is not None}
+        backward = {t: pair[1] for t, pair in self._settled.items() if pair[1] is not None}
+        paths: dict[int, list[Trace]] = {t: [] for t in range(start, stop)}
+        down = range(min(high, stop - 1 + reach), start - 1, -1)
+        up = range(max(low, start - reach), stop)
+        for motions, order in ((forward, down), (backward, up)):
+            for t, path in trace(motions, hole_of, order, reach):
+                if t in paths:
+                    paths[t].append(path)
+        return paths
+
+    def _log_gains(self, t: int, path: Trace) -> dict[int, Array]:
+        """How much brighter the sources of a trace are than frame t."""
+        gains: dict[int, Array] = {}
+        sources = path.source[path.source >= 0]
+        if len(sources) == 0:
+            return gains
+        total = np.zeros(3)
+        step, side = (1, 0) if sources[0] > t else (-1, 1)
+        last = int(sources.max() if step == 1 else sources.min())
+        for s in range(t, last, step):
+            motion = self._settled[s][side]
+            if motion is not None:
+                total = total + motion.log_gain
+            gains[s + step] = total
+        return gains

@@ -1,0 +1,159 @@
+"""Frames, masks and ranges as NumPy arrays, and what is done with them everywhere.
+
+Pixels are (H, W, 3) RGB, uint8, uint16 or float in [0, 1]; masks (H, W) bool, True inside the hole.
+Positions are x, y in pixels, the centre of the first pixel is 0, 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from combcn_core.segments import Box
+
+Array: TypeAlias = NDArray[Any]  # float32 unless said otherwise
+Mask: TypeAlias = NDArray[np.bool_]
+Pixels: TypeAlias = NDArray[Any]  # uint8, uint16 or float32
+
+
+def to_unit(pixels: Array) -> Array:
+    """Pixels of any type as float32 in [0, 1]; what is not finite must not spread: NaN is 0."""
+    if np.issubdtype(pixels.dtype, np.integer):
+        return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+    return np.nan_to_num(pixels.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0)
+
+
+def from_unit(values: Array, dtype: np.dtype) -> Array:
+    """The inverse of `to_unit`: integers are rounded and clamped, floats clamped at 0 only."""
+    if np.issubdtype(dtype, np.integer):
+        full = np.iinfo(dtype).max
+        return np.rint(np.clip(values, 0, 1) * full).astype(dtype)
+    return np.maximum(values, 0).astype(dtype)
+
+
+def crop(array: Array, box: Box) -> Array:
+    """The part of (H, W, ...) inside the box: a view."""
+    return array[box.top : box.bottom, box.left : box.right]
+
+
+def moved_box(box: Box, origin: Box) -> Box:
+    """A box of the frame, counted from the corner of another."""
+    return Box(
+        box.top - origin.top,
+        box.left - origin.left,
+        box.bottom - origin.top,
+        box.right - origin.left,
+    )
+
+
+def covers(box: Box, other: Box) -> bool:
+    return (
+        box.top <= other.top
+        and box.left <= other.left
+        and box.bottom >= other.bottom
+        and box.right >= other.right
+    )
+
+
+def find_box(mask: Mask) -> Box | None:
+    """The smallest box around the hole, None where there is no hole."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if len(rows) == 0:
+        return None
+    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+
+
+def dilate(mask: Mask, pixels: int) -> Mask:
+    """Grow a mask by a disk."""
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
+    return cv2.dilate(mask.view(np.uint8), disk).view(np.bool_)
+
+
+def grid(height: int, width: int) -> Array:
+    """(H, W, 2): x and y of every pixel."""
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    return np.stack([x, y], -1)
+
+
+def sample(image: Array, x: Array, y: Array, interpolation: int = cv2.INTER_LINEAR) -> Array:
+    """Values at positions, (N, C) in the image's type; beyond its edge, the edge's."""
+    count, columns = len(x), 256
+    if count == 0:
+        return np.zeros((0, image.shape[-1]), image.dtype)
+    rows = -(-count // columns)
+    flat = np.zeros((2, rows * columns), np.float32)
+    flat[0, :count], flat[1, :count] = x, y
+    maps = flat.reshape(2, rows, columns)
+    values = cv2.remap(image, maps[0], maps[1], interpolation, borderMode=cv2.BORDER_REPLICATE)
+    return values.reshape(rows * columns, -1)[:count]
+
+
+class Patch(NamedTuple):
+    """A frame with a part of it replaced; the frame itself is not copied.
+
+    Around what was replaced the box holds 8 pixels of the frame or more, unless the frame ends
+    before: `sample` reads the one or the other.
+    """
+
+    frame: Pixels
+    box: Box
+    part: Pixels  # what the box shows
+
+    @classmethod
+    def of(cls, frame: Pixels) -> Patch:
+        """A frame with nothing replaced."""
+        return cls(frame, Box(0, 0, 0, 0), frame[:0, :0])
+
+    def whole(self) -> Pixels:
+        """The frame as it is now; not a copy where nothing was replaced."""
+        if not self.part.size:
+            return self.frame
+        result = self.frame.copy()
+        crop(result, self.box)[:] = self.part
+        return result
+
+    def crop(self, box: Box) -> Pixels:
+        """A copy of what a box shows."""
+        result = crop(self.frame, box).copy()
+        top, left = max(box.top, self.box.top), max(box.left, self.box.left)
+        bottom, right = min(box.bottom, self.box.bottom), min(box.right, self.box.right)
+        if top < bottom and left < right:
+            result[top - box.top : bottom - box.top, left - box.left : right - box.left] = crop(
+                self.part, moved_box(Box(top, left, bottom, right), self.box)
+            )
+        return result
+
+    def sample(self, x: Array, y: Array, interpolation: int = cv2.INTER_LINEAR) -> Array:
+        """`sample` of the whole frame, without making it."""
+        height, width = self.frame.shape[:2]
+        top, left, bottom, right = self.box
+        near = (y >= top + 4) | (top == 0)  # kernels reach 2 pixels
+        near &= (x >= left + 4) | (left == 0)
+        near &= (y <= bottom - 5) | (bottom == height)
+        near &= (x <= right - 5) | (right == width)
+        if not (self.part.size and near.any()):
+            return sample(self.frame, x, y, interpolation)
+        shifted = x - np.float32(left), y - np.float32(top)
+        if near.all():
+            return sample(self.part, *shifted, interpolation)
+        values = sample(self.frame, x, y, interpolation)
+        values[near] = sample(self.part, shifted[0][near], shifted[1][near], interpolation)
+        return values
+
+
+def replaced(frame: Patch, box: Box, pixels: Pixels) -> Patch:
+    """A frame with what a box shows replaced, beside what was replaced before."""
+    if not frame.part.size or covers(box, frame.box):
+        return Patch(frame.frame, box, pixels)
+    both = Box(
+        min(box.top, frame.box.top),
+        min(box.left, frame.box.left),
+        max(box.bottom, frame.box.bottom),
+        max(box.right, frame.box.right),
+    )
+    part = frame.crop(both)
+    crop(part, moved_box(box, both))[:] = pixels
+    return Patch(frame.frame, both, part)
