@@ -197,7 +197,7 @@ def propagate(
             start, frames[start:stop], list(holes[start:stop].numpy(force=True)), start, stop
         )
         begin, middle, end = (t / len(frames) for t in (start, start + (stop - start) * 0.8, stop))
-        given = window.propagated(start, stop, part_of(tell, begin, middle))
+        given = window.propagated(start, stop, start, part_of(tell, begin, middle))
         filled += window.rest(given, start, stop, start, part_of(tell, middle, end)).values()
         remaining += [rest.whole() for _, rest in given.values()]
     result = torch.where(holes[..., None], _to_tensor(_wholes(filled), images), images)
@@ -647,7 +647,7 @@ class ShotInpainter:
         with _timed(seconds, "propagate"):
             first, last = max(low, start - KEY_STEP), min(high, stop + KEY_STEP)
             if config.propagate:
-                given = window.propagated(first, last, part_of(tell, 0.7, 0.85))
+                given = window.propagated(first, last, shot_start, part_of(tell, 0.7, 0.85))
             else:
                 given = window.unfilled(first, last)
         with _timed(seconds, "rest"):

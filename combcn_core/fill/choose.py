@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 
+from combcn_core.fill.register import CELL_PIXELS, Registered, Target, project
 from combcn_core.fill.smooth import push_pull
 from combcn_core.fill.trace import RING_PIXELS, Trace
 from combcn_core.pixels import Array, Mask, Patch, crop, find_box, from_unit, replaced, to_unit
@@ -18,6 +21,21 @@ REFERENCE_ROWS = 240
 SHARPNESS = 4  # how much the surer of two traces outweighs the other
 LEVEL_WEIGHT = 0.1  # of one pixel of the ring
 MAX_LEVEL_STEP = 0.05  # what is larger is an edge out of place, not a difference of level
+
+# Costs of a source, in grey levels of 255, and the error in pixels that stands for one.
+MAX_COST = 36.0  # what fits worse is left to others
+MAX_SOURCES, SECOND_COST = 8, 2.0
+FRAME_COST = 0.12  # of every frame between source and target: nearer ones are more alike
+LEAST_RING_CELLS = 30  # that judge a source
+COMMON_GAP = 6.0  # between the ring and the source nearest to it, that counts against all
+MAX_GAP = 40.0  # more is another thing, not a worse fit
+WHOLE_SHARE = 0.3  # of the gap to the whole ring, beside that to the ring nearby
+LOCAL_CELLS = 7.0  # how far a piece of the ring speaks for the hole beside it
+DISSENT_SHARE, NEUTRAL_DISSENT = 0.5, 8.0  # of the gap to the other candidates
+SEAM_COST = 12.0  # of a cell whose neighbours come from elsewhere
+SEAM_CELLS, SEAM_ROUNDS = 2.5, 6
+TRACE_COST, TRACE_ERROR_COST, MAX_TRACE_ERROR = 4.0, 0.8, 30.0
+LEAST_COST_ERROR, COST_ERROR = 0.7, 0.06
 
 
 def error_unit(mask: Mask) -> float:
@@ -81,3 +99,204 @@ def merge(
     remaining = np.zeros_like(mask)
     crop(remaining, box)[hole] = weight[hole] == 0
     return replaced(frame, box, own), remaining
+
+
+class SourceMap(NamedTuple):
+    """Where the hole of a key frame is seen, region by region, on the cells of its target.
+
+    Attributes:
+        target: the key frame.
+        source: (h, w), the frame in which a cell is seen, -1 where none was good enough.
+        x, y: (h, w), where in that frame.
+        error: (h, w), what stands for the expected error of a trace, in pixels of the frame.
+        log_gains: log(level of the source / level of the key frame), by source.
+    """
+
+    target: Target
+    source: Array
+    x: Array
+    y: Array
+    error: Array
+    log_gains: dict[int, Array]
+
+    def sight(self, mask: Mask, to_frame: Array) -> Trace:
+        """Where the hole of a frame nearby is seen: what the key frame shows in the same places.
+
+        Args:
+            mask: of the frame, (H, W).
+            to_frame: (3, 3), from the key frame to it, both small.
+        """
+        rows, columns = (index.astype(np.int32) for index in np.nonzero(mask))
+        frame = self.target.frame
+        x, y = project(np.linalg.inv(to_frame), *frame.to_small(columns.astype(np.float32), rows))
+        height, width = self.source.shape
+        row = np.rint((y - self.target.y[0, 0]) / CELL_PIXELS).astype(np.int32)
+        column = np.rint((x - self.target.x[0, 0]) / CELL_PIXELS).astype(np.int32)
+        within = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        cell = np.where(within, row, 0), np.where(within, column, 0)
+        source = np.where(within, self.source[cell], -1)
+        error = np.where(source >= 0, self.error[cell], np.inf).astype(np.float32)
+        beside_x = (x - self.target.x[cell]) * np.float32(frame.scale[0])
+        beside_y = (y - self.target.y[cell]) * np.float32(frame.scale[1])
+        return Trace(rows, columns, source, self.x[cell] + beside_x, self.y[cell] + beside_y, error)
+
+
+class Candidate(NamedTuple):
+    """One way to fill the cells of a target."""
+
+    soft: Array  # (h, w, 3), at the target's level
+    seen: Mask  # (h, w), where it is known
+    cost: Array  # (h, w), in grey levels of 255
+    source: Array  # (h, w)
+    x: Array  # (h, w), in the source frame
+    y: Array
+    log_gains: Mapping[int, Array]
+
+
+def candidates_of(target: Target, number: int, found: Sequence[Registered]) -> list[Candidate]:
+    """Registered sources as candidates: what the ring says of each of them, near each cell.
+
+    Where no source agrees with the ring, the target itself is not like the background there: the
+    shadow of what is removed lies on it, or its rim. What all have in common speaks against none.
+
+    Args:
+        target: the frame to be filled.
+        number: its number.
+        found: sources registered to it.
+    """
+    if not found:
+        return []
+    judged = np.stack([target.ring & one.seen for one in found])
+    gaps = [255 / 3 * cv2.absdiff(one.soft, target.soft).sum(-1) for one in found]
+    gap = np.where(judged, np.stack(gaps), np.inf)
+    least = np.where(judged.sum(0) > 1, gap.min(0), 0)
+    excess = np.where(judged, gap - np.maximum(least - COMMON_GAP, 0), 0)
+    candidates = []
+    for one, where, own, over in zip(found, judged, gap, excess, strict=True):
+        if where.sum() < LEAST_RING_CELLS:
+            continue
+        whole = float(np.median(own[where]) + 0.5 * np.minimum(own[where], MAX_GAP).mean())
+        weight = _spread(where.astype(np.float32))
+        local = _spread(np.minimum(over, MAX_GAP).astype(np.float32)) / np.maximum(weight, 1e-6)
+        cost = np.where(weight < 0.01, whole, local) + WHOLE_SHARE * whole
+        cost += FRAME_COST * abs(one.source - number)
+        x, y = target.frame.to_frame(one.x, one.y)
+        source = np.full(x.shape, one.source, np.int32)
+        gains = {one.source: one.log_gain}
+        candidates.append(Candidate(one.soft, one.seen, cost, source, x, y, gains))
+    return candidates
+
+
+def candidate_of_traces(
+    target: Target, path: Trace, colors: Array, log_gains: Mapping[int, Array], unit: float
+) -> Candidate:
+    """What traces found as a candidate.
+
+    Args:
+        target: the frame whose hole they fill.
+        path: its traces.
+        colors: theirs, (N, 3).
+        log_gains: by source.
+        unit: see `error_unit`.
+    """
+    here_x, here_y = target.frame.to_frame(target.x, target.y)
+    row, column = np.rint(here_y).astype(np.int32), np.rint(here_x).astype(np.int32)
+    number = np.full((int(row.max()) + 1, int(column.max()) + 1), -1, np.int32)
+    usable = (path.source >= 0) & (path.error < MAX_TRACE_ERROR * unit)
+    usable &= (path.rows < number.shape[0]) & (path.columns < number.shape[1])
+    number[path.rows[usable], path.columns[usable]] = np.flatnonzero(usable)
+    index = number[row, column]
+    seen, index = index >= 0, np.maximum(index, 0)
+    weight = cv2.GaussianBlur(seen.astype(np.float32), (0, 0), 1)
+    soft = cv2.GaussianBlur(np.where(seen[..., None], colors[index], 0), (0, 0), 1)
+    soft = (soft / np.maximum(weight, 1e-6)[..., None]).astype(np.float32)
+    cost = np.where(seen, TRACE_COST + TRACE_ERROR_COST * path.error[index] / unit, np.inf)
+    return Candidate(
+        soft,
+        seen,
+        cost,
+        np.where(seen, path.source[index], -1),
+        # Traces begin at pixels of the frame, not at the centres of cells.
+        path.x[index] + here_x - path.columns[index],
+        path.y[index] + here_y - path.rows[index],
+        log_gains,
+    )
+
+
+def best_sources(target: Target, candidates: Sequence[Candidate]) -> list[int]:
+    """The few that show most of the hole at the least cost, one after the other: their places."""
+    costs = np.stack([np.where(one.seen, one.cost, np.inf)[target.hole] for one in candidates])
+    cheapest = np.full(costs.shape[1], MAX_COST)
+    best: list[int] = []
+    while len(best) < MAX_SOURCES:
+        gains = np.maximum(cheapest - costs, 0).sum(1)
+        gains[best] = 0
+        if gains.max() <= 0:
+            break
+        best.append(int(gains.argmax()))
+        # A second opinion is worth having: the better of two saves only a part.
+        cheapest = np.minimum(cheapest, costs[best[-1]] + SECOND_COST)
+    return best
+
+
+def choose(target: Target, candidates: Sequence[Candidate], unit: float) -> SourceMap:
+    """For each cell of a hole one candidate, the same as its neighbours where that is cheap.
+
+    What others agree with is cheaper; seams cost.
+    """
+    possible = np.stack([one.seen & target.hole for one in candidates])
+    costs = np.stack([one.cost for one in candidates]) + DISSENT_SHARE * _dissent(candidates)
+    costs = np.where(possible, costs, np.inf).astype(np.float32)
+    label = _label(costs)
+    cell = tuple(np.indices(label.shape))
+    cost = costs[(label, *cell)]
+    good = cost < MAX_COST
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+    good = cv2.morphologyEx(good.astype(np.uint8), cv2.MORPH_OPEN, disk) > 0
+    source, x, y = (
+        np.stack([getattr(one, name) for one in candidates])[(label, *cell)]
+        for name in ("source", "x", "y")
+    )
+    log_gains: dict[int, Array] = {}
+    for one in reversed(candidates):  # registered ones come first, and measure levels directly
+        log_gains |= one.log_gains
+    error = ((LEAST_COST_ERROR + COST_ERROR * np.where(good, cost, 0)) * unit).astype(np.float32)
+    return SourceMap(target, np.where(good, source, -1), x, y, error, log_gains)
+
+
+def _spread(image: Array) -> Array:
+    """What is near, weighted by nearness."""
+    height, width = image.shape
+    small = max(1, width // 4), max(1, height // 4)
+    image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+    image = cv2.GaussianBlur(image, (0, 0), LOCAL_CELLS / 4)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def _dissent(candidates: Sequence[Candidate]) -> Array:
+    """(K, h, w): how far each is from the others, in the mean, in grey levels of 255."""
+    shape = len(candidates), *candidates[0].seen.shape
+    total, count = np.full(shape, NEUTRAL_DISSENT, np.float32), np.ones(shape, np.float32)
+    for i in range(len(candidates)):
+        for j in range(i):
+            both = (candidates[i].seen & candidates[j].seen).astype(np.float32)
+            apart = 255 / 3 * cv2.absdiff(candidates[i].soft, candidates[j].soft).sum(-1)
+            apart = np.minimum(apart, MAX_GAP) * both
+            for k in (i, j):
+                total[k] += apart
+                count[k] += both
+    return total / count
+
+
+def _label(costs: Array) -> Array:
+    """(h, w): the candidate for each cell."""
+    possible = np.isfinite(costs)
+    smoothed = costs
+    for _ in range(SEAM_ROUNDS):
+        label = smoothed.argmin(0)
+        smoothed = costs.copy()
+        for number in range(len(costs)):
+            near = cv2.GaussianBlur((label == number).astype(np.float32), (0, 0), SEAM_CELLS)
+            smoothed[number] -= SEAM_COST * near
+        smoothed[~possible] = np.inf
+    return smoothed.argmin(0)

@@ -5,12 +5,22 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from combcn_core.fill.choose import merge
+from combcn_core.fill.choose import (
+    SourceMap,
+    best_sources,
+    candidate_of_traces,
+    candidates_of,
+    choose,
+    error_unit,
+    merge,
+)
 from combcn_core.fill.motion import SETTLE_ROUNDS, Motion, find_motion, settle
 from combcn_core.fill.plate import DRIFT_PIXELS, STEADY_LOG_GAIN, Plate
+from combcn_core.fill.register import Small, Target, homography_of
 from combcn_core.fill.smooth import fill_quickly, fill_smoothly
 from combcn_core.fill.threads import one_thread, parallel
 from combcn_core.fill.trace import Trace, gather, trace
@@ -19,8 +29,18 @@ from combcn_core.pixels import Array, Mask, Patch, Pixels
 from combcn_core.progress import Tell, follow, part_of
 
 KEY_STEP = 8  # frames between two fills of what was never seen; between them it is carried along
+# Frames between those registered as sources, up to so far away; twice as many beyond.
+SOURCE_STEP, NEAR_FRAMES = 4, 16
+SURE_ERROR, UNSURE_SHARE = 1.5, 0.01  # a frame wants sources where more of its hole is less sure
 SETTLE_FRAMES = 32  # whose flow is settled at a time; more take more memory and less time
 PROPAGATE_MARGIN = SETTLE_ROUNDS + 2  # frames beyond `reach` that a propagated frame depends on
+
+
+class _KeySources(NamedTuple):
+    """Where the hole of a key frame is seen, and how frames nearby lie to it."""
+
+    map: SourceMap
+    nearby: dict[int, Array]  # (3, 3) homographies from the key frame, by frame
 
 
 class Window:
@@ -43,7 +63,7 @@ class Window:
 
     def _distance(self, propagates: bool) -> int:
         """Frames that traces and the judgement of their ends reach out."""
-        return 1 + (max(self.reach, KEY_STEP) if propagates else KEY_STEP)
+        return 1 + KEY_STEP + (max(self.reach, KEY_STEP) if propagates else 0)
 
     @property
     def stop(self) -> int:
@@ -129,30 +149,132 @@ class Window:
         return {t: (Patch.of(self.frame(t)), PackedMask.of(self.mask(t))) for t in span}
 
     def propagated(
-        self, start: int, stop: int, tell: Tell | None = None
+        self, start: int, stop: int, shot_start: int, tell: Tell | None = None
     ) -> dict[int, tuple[Patch, PackedMask]]:
         """Frames filled with what is seen of their holes elsewhere, and what remains of these."""
-        self.find_motions(tell=part_of(tell, 0, 0.8))
-        span = range(max(self.start, start - self.reach), min(self.stop, stop + self.reach))
-        paths = self._traces(self.mask, span, start, stop, self.reach)
+        self.find_motions(tell=part_of(tell, 0, 0.6))
+        low = max(self.start, start - KEY_STEP)
+        high = min(self.stop, stop + KEY_STEP)
+        span = range(max(self.start, low - self.reach), min(self.stop, high + self.reach))
+        paths = self._traces(self.mask, span, low, high, self.reach)
         plates = dict(self._plates(start, stop))
-
-        def fill(t: int) -> tuple[Patch, PackedMask]:
-            frame, found = Patch.of(self.frame(t)), paths[t]
-            colors = [gather(path, frames, self._log_gains(t, path)) for path in found]
-            if t in plates:
-                path, seen = plates[t]
-                found, colors = [*found, path], [*colors, seen]
-            filled, remaining = merge(frame, self.mask(t), found, colors)
-            return filled, PackedMask.of(remaining)
 
         def smooth(t: int) -> Patch:
             return fill_quickly(Patch.of(self.frame(t)), self.mask(t))
 
         with one_thread():
             frames = dict(zip(span, self._workers.map(smooth, span), strict=True))
-            done = follow(self._workers.map(fill, paths), len(paths), part_of(tell, 0.8, 1))
-            return dict(zip(paths, done, strict=True))
+        colors = {
+            t: [gather(path, frames, self._log_gains(t, path)) for path in paths[t]] for t in paths
+        }
+        maps = self._map_sources(paths, colors, low, high, shot_start)
+
+        def fill(t: int) -> tuple[Patch, PackedMask]:
+            frame, found, seen = Patch.of(self.frame(t)), list(paths[t]), list(colors[t])
+            fades = [np.ones(len(path.rows), np.float32) for path in found]
+            if t in plates:
+                path, shown = plates[t]
+                found.append(path)
+                seen.append(shown)
+                fades.append(np.ones(len(path.rows), np.float32))
+            for key, sources in maps.items():
+                if abs(key - t) >= KEY_STEP or t not in sources.nearby:
+                    continue
+                path = sources.map.sight(self.mask(t), sources.nearby[t])
+                to_key = self._log_gain(t, key)
+                gains = {s: to_key + gain for s, gain in sources.map.log_gains.items()}
+                found.append(path)
+                seen.append(gather(path, frames, gains))
+                nearness = max(1 - abs(key - t) / KEY_STEP, 0.01)
+                fades.append(np.full(len(path.rows), nearness, np.float32))
+            filled, remaining = merge(frame, self.mask(t), found, seen, fades)
+            return filled, PackedMask.of(remaining)
+
+        with one_thread():
+            wanted = range(start, stop)
+            done = follow(self._workers.map(fill, wanted), len(wanted), part_of(tell, 0.8, 1))
+            return dict(zip(wanted, done, strict=True))
+
+    def _map_sources(
+        self,
+        paths: Mapping[int, Sequence[Trace]],
+        colors: Mapping[int, Sequence[Array]],
+        low: int,
+        high: int,
+        shot_start: int,
+    ) -> dict[int, _KeySources]:
+        """Where the holes of key frames are seen in frames registered to them."""
+        keys = [t for t in range(low, high) if (t - shot_start) % KEY_STEP == 0]
+        keys = [t for t in keys if self._wants_sources(t, paths[t])]
+        wanted = {s for t in keys for s in (t, *self._nearby(t), *self._sources(t, shot_start))}
+
+        def small(t: int) -> Small:
+            return Small.of(self.frame(t), self.mask(t))
+
+        def map_(t: int) -> _KeySources | None:
+            return self._map_source(t, shot_start, smalls, paths[t], colors[t])
+
+        with one_thread():
+            smalls = dict(zip(wanted, self._workers.map(small, wanted), strict=True))
+            maps = zip(keys, self._workers.map(map_, keys), strict=True)
+            return {t: found for t, found in maps if found is not None}
+
+    def _nearby(self, t: int) -> range:
+        """Frames that show the same as a key frame."""
+        return range(max(self.start, t - KEY_STEP + 1), min(self.stop, t + KEY_STEP))
+
+    def _sources(self, t: int, shot_start: int) -> set[int]:
+        """Frames that are registered to a key frame: farther from it they lie less dense."""
+        span = range(max(self.start, t - self.reach), min(self.stop, t + self.reach + 1))
+        step = {s: SOURCE_STEP if abs(s - t) <= NEAR_FRAMES else 2 * SOURCE_STEP for s in span}
+        return {s for s in span if s != t and (s - t) % step[s] == 0}
+
+    def _wants_sources(self, t: int, found: Sequence[Trace]) -> bool:
+        """Whether traces alone leave more than a little of a frame's hole unsure."""
+        mask = self.mask(t)
+        if not mask.any() or mask.all():
+            return False
+        sure = np.zeros_like(mask)
+        for path in found:
+            here = (path.source >= 0) & (path.error < SURE_ERROR * error_unit(mask))
+            sure[path.rows[here], path.columns[here]] = True
+        return bool((mask & ~sure).sum() > UNSURE_SHARE * mask.sum())
+
+    def _map_source(
+        self,
+        t: int,
+        shot_start: int,
+        smalls: Mapping[int, Small],
+        paths: Sequence[Trace],
+        colors: Sequence[Array],
+    ) -> _KeySources | None:
+        target, unit = Target(smalls[t]), error_unit(self.mask(t))
+        sources, nearby, found = self._sources(t, shot_start), {t: np.eye(3)}, []
+        for step in (1, -1):
+            homography, place = np.eye(3), t
+            while True:
+                motion = self._settled.get(place, (None, None))[0 if step == 1 else 1]
+                if motion is None or abs(place + step - t) > self.reach:
+                    break
+                homography = homography_of(motion, smalls[t].scale) @ homography
+                place += step
+                if place in sources or abs(place - t) < KEY_STEP:
+                    homography = target.align(smalls[place], homography)
+                if abs(place - t) < KEY_STEP:
+                    nearby[place] = homography
+                if place in sources:
+                    found.append(target.register(place, smalls[place], homography, bends=False))
+        if first := candidates_of(target, t, found):
+            found = [found[place] for place in best_sources(target, first)]
+            found = [
+                target.register(one.source, smalls[one.source], one.homography, bends=True)
+                for one in found
+            ]
+        candidates = candidates_of(target, t, found)
+        for path, color in zip(paths, colors, strict=True):
+            gains = self._log_gains(t, path)
+            candidates.append(candidate_of_traces(target, path, color, gains, unit))
+        return _KeySources(choose(target, candidates, unit), nearby) if candidates else None
 
     def _plates(self, start: int, stop: int) -> Iterator[tuple[int, tuple[Trace, Array]]]:
         """What a still camera shows of the holes of frames start to stop - 1 within reach."""
@@ -242,6 +364,12 @@ class Window:
                 if t in paths:
                     paths[t].append(path)
         return paths
+
+    def _log_gain(self, t: int, other: int) -> Array:
+        """How much brighter another frame is than frame t, summed up over the frames between."""
+        step, side = (1, 0) if other > t else (-1, 1)
+        motions = (self._settled[s][side] for s in range(t, other, step))
+        return sum((motion.log_gain for motion in motions if motion is not None), np.zeros(3))
 
     def _log_gains(self, t: int, path: Trace) -> dict[int, Array]:
         """How much brighter the sources of a trace are than frame t."""
