@@ -48,7 +48,7 @@ def merge(
     mask: Mask,
     paths: Sequence[Trace],
     colors: Sequence[Array],
-    fades: Sequence[Array] | None = None,
+    fades: Sequence[Array | float] | None = None,
 ) -> tuple[Patch, Mask]:
     """Fill a hole with what traces found, each weighted by how sure it is.
 
@@ -61,7 +61,7 @@ def merge(
         mask: (H, W).
         paths: traces of the same pixels, forward and backward in time.
         colors: theirs, (N, 3) in [0, 1].
-        fades: factors on how sure they are, (N,) in [0, 1]; 1 where None.
+        fades: factors on how sure they are, (N,) or one for all, in [0, 1]; 1 where None.
 
     Returns:
         The frame, known pixels untouched; and what is still hole.
@@ -80,7 +80,8 @@ def merge(
         rows, columns = path.rows[sure] - box.top, path.columns[sure] - box.left
         share = 1 / error[sure] ** SHARPNESS
         if fades is not None:
-            share = share * fades[number][sure]
+            fade = np.asarray(fades[number], np.float32)
+            share = share * (fade[sure] if fade.ndim else fade)
         weight[rows, columns] += share
         total[rows, columns] += share[:, None] * found[sure]
     hole, own = crop(mask, box), frame.crop(box)

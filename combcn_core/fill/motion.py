@@ -15,6 +15,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from combcn_core.fill.levels import robust_log_gain
 from combcn_core.fill.smooth import push_pull
 from combcn_core.pixels import Array, Mask, Pixels, crop, dilate, find_box, grid, sample, to_unit
 from combcn_core.segments import Box, crop_box
@@ -25,6 +26,7 @@ MARGIN_PIXELS = 6  # flow this near to a hole has seen the fill, and is not trus
 AGREEMENT_PIXELS = 1.0  # flow forward and backward must return this near to be trusted
 SETTLE_ROUNDS = 6  # frames away that the flow inside a hole may be taken from
 SETTLE_PIXELS = 0.3  # how much less sure the flow of the neighbouring frame is than one's own
+SOFT_PIXELS = 5  # side of the square that levels are compared over
 STILL_PIXELS = 0.5  # the camera stands still between frames if the flow of most pixels is less
 
 
@@ -112,7 +114,7 @@ class _View(NamedTuple):
     """A frame as flow sees it: cropped, at flow resolution, its hole filled."""
 
     gray: Array
-    colors: Array  # a sparse sample, every fourth row and column, for the brightness
+    soft: Array  # colours, so soft that interpolation makes them no softer
     mask: Mask
     near: Mask  # the hole and the margin around it
 
@@ -140,7 +142,12 @@ def _view(frame: Pixels, mask: Mask, box: Box, size: tuple[int, int]) -> _View:
     gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     gray = push_pull(gray[..., None], (~hole).astype(np.float32))[..., 0]
     gray8 = np.rint(np.clip(gray, 0, 1) * 255).astype(np.uint8)
-    return _View(gray8, pixels[::4, ::4], hole, dilate(hole, MARGIN_PIXELS))
+    known = (~hole).astype(np.float32)
+    soft: Array = np.dstack([pixels * known[..., None], known])
+    for _ in range(2):
+        soft = cv2.blur(soft, (SOFT_PIXELS, SOFT_PIXELS))
+    soft = soft[..., :3] / np.maximum(soft[..., 3:], 1e-3)
+    return _View(gray8, soft, hole, dilate(hole, MARGIN_PIXELS))
 
 
 _local = threading.local()
@@ -228,28 +235,10 @@ def _drift(flow: Array, trusted: Mask) -> Array:
 
 
 def _log_gain(here: _View, there: _View, flow: Array, trusted: Array) -> Array:
-    """(3,): by how much the second frame is brighter, log of a robust ratio for each channel."""
+    """(3,): by how much the second frame is brighter than the first."""
     kept = trusted[::4, ::4] > 0
-    if kept.sum() < 100:
-        return np.zeros(3)
     position = (grid(*trusted.shape) + flow)[::4, ::4][kept]
-    ours = here.colors[kept]
-    theirs = sample(there.colors, position[:, 0] / 4, position[:, 1] / 4)
-    gain = np.zeros(3)
-    for channel in range(3):
-        first, second = ours[:, channel], theirs[:, channel]
-        usable = (first > 0.04) & (first < 0.96) & (second > 0.04) & (second < 0.96)
-        first, second = first[usable], second[usable]
-        for _ in range(3):
-            if len(first) < 100:
-                break
-            ratio = second.sum() / first.sum()
-            error = np.abs(second - ratio * first)
-            fits = error <= 3 * np.median(error) + 1e-3
-            first, second = first[fits], second[fits]
-            gain[channel] = np.log(ratio)
-    # On a grid of binary fractions sums along a trace are exact, in whatever order they are made.
-    return np.round(gain * 2**20) / 2**20
+    return robust_log_gain(here.soft[::4, ::4][kept], sample(there.soft, *position.T))
 
 
 def settle(

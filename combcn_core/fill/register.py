@@ -52,11 +52,12 @@ class Small(NamedTuple):
         height, width = mask.shape
         factor = max(1.0, max(height, width) / SIDE_PIXELS)
         size = max(1, round(width / factor)), max(1, round(height / factor))
-        colors, known = to_unit(frame), (~mask).astype(np.float32)
+        known = (~mask).astype(np.float32)
+        colors: Array = to_unit(frame)
         if size != (width, height):
             share = cv2.resize(known, size, interpolation=cv2.INTER_AREA)
             colors = cv2.resize(colors * known[..., None], size, interpolation=cv2.INTER_AREA)
-            colors /= np.maximum(share, 1e-6)[..., None]
+            colors = colors / np.maximum(share, 1e-6)[..., None]
             known = (share > 1 - 1e-6).astype(np.float32)
         gray = push_pull(cv2.cvtColor(colors, cv2.COLOR_RGB2GRAY)[..., None], known)[..., 0]
         gray8 = np.rint(np.clip(gray, 0, 1) * 255).astype(np.uint8)
@@ -134,8 +135,8 @@ class Target:
         self._hidden = crop(frame.hidden, self.box)
         half = np.float32((CELL_PIXELS - 1) / 2)
         self.x, self.y = np.meshgrid(
-            np.arange(self.box.left, self.box.right, CELL_PIXELS, np.float32) + half,
-            np.arange(self.box.top, self.box.bottom, CELL_PIXELS, np.float32) + half,
+            half + np.arange(self.box.left, self.box.right, CELL_PIXELS, dtype=np.float32),
+            half + np.arange(self.box.top, self.box.bottom, CELL_PIXELS, dtype=np.float32),
         )
         grown = dilate(frame.hole, RING_PIXELS).astype(np.float32)
         inside = dilate(frame.hole, 1).astype(np.float32)
@@ -157,13 +158,10 @@ class Target:
         if len(self._features) < LEAST_FEATURES:
             return start
         warped, seen = self._view(source, start)
-        window = {"winSize": (TRACKED_PIXELS, TRACKED_PIXELS), "maxLevel": 3}
-        there, found, _ = cv2.calcOpticalFlowPyrLK(
-            self._gray, warped, self._features, None, **window
-        )
-        back, found_back, _ = cv2.calcOpticalFlowPyrLK(warped, self._gray, there, None, **window)
+        there, found = _track(self._gray, warped, self._features)
+        back, found_back = _track(warped, self._gray, there)
         place = np.rint(there[:, 0]).astype(np.int32)
-        good = (found[:, 0] > 0) & (found_back[:, 0] > 0)
+        good = found & found_back
         good &= np.abs(back - self._features).max((1, 2)) < RETURN_PIXELS
         good &= (place >= 0).all(1) & (place < seen.shape[::-1]).all(1)
         good[good] &= seen[place[good, 1], place[good, 0]]
@@ -181,8 +179,13 @@ class Target:
         """The source's gray as seen from the crop, and where features may be believed."""
         matrix, size = homography @ self._offset, (self.box.width, self.box.height)
         warp = cv2.WARP_INVERSE_MAP
-        edge = {"flags": cv2.INTER_LINEAR | warp, "borderMode": cv2.BORDER_REPLICATE}
-        gray = cv2.warpPerspective(source.gray, matrix, size, **edge)
+        gray = cv2.warpPerspective(
+            source.gray,
+            matrix,
+            size,
+            flags=cv2.INTER_LINEAR | warp,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
         hidden = cv2.warpPerspective(
             source.hidden, matrix, size, flags=cv2.INTER_NEAREST | warp, borderValue=1
         )
@@ -205,8 +208,15 @@ class Target:
         edge = cv2.BORDER_REPLICATE
         soft = cv2.remap(source.soft, there_x, there_y, cv2.INTER_LINEAR, borderMode=edge)
         rim = dilate(source.hole, RIM_PIXELS).astype(np.float32)
-        outside = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": 1}
-        seen = cv2.remap(rim, there_x, there_y, cv2.INTER_LINEAR, **outside) == 0
+        hidden = cv2.remap(
+            rim,
+            there_x,
+            there_y,
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=1,
+        )
+        seen = hidden == 0
         judged = self.ring & seen
         log_gain = robust_log_gain(self.soft[judged], soft[judged])
         soft *= np.exp(-log_gain).astype(np.float32)
@@ -226,3 +236,16 @@ class Target:
         return cv2.remap(
             flow, self.x - left, self.y - top, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
+
+
+def _track(first: Array, second: Array, features: Array) -> tuple[Array, Mask]:
+    """Where features of the first image are in the second, (N, 1, 2), and which were found."""
+    there, found, _ = cv2.calcOpticalFlowPyrLK(
+        first,
+        second,
+        features,
+        np.zeros_like(features),
+        winSize=(TRACKED_PIXELS, TRACKED_PIXELS),
+        maxLevel=3,
+    )
+    return there, found[:, 0] > 0

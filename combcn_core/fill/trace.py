@@ -29,6 +29,10 @@ class Trace(NamedTuple):
     y: Array
     error: Array  # expected distance from the right place, in pixels
 
+    def within(self, limit: float) -> Trace:
+        """Without those that may be farther off."""
+        return self._replace(source=np.where(self.error < limit, self.source, -1))
+
 
 def trace(
     motions: Mapping[int, Motion],

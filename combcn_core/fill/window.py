@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from combcn_core.fill.choose import (
+    MAX_ERROR,
+    MAX_TRACE_ERROR,
     SourceMap,
     best_sources,
     candidate_of_traces,
@@ -36,11 +38,13 @@ SETTLE_FRAMES = 32  # whose flow is settled at a time; more take more memory and
 PROPAGATE_MARGIN = SETTLE_ROUNDS + 2  # frames beyond `reach` that a propagated frame depends on
 
 
-class _KeySources(NamedTuple):
-    """Where the hole of a key frame is seen, and how frames nearby lie to it."""
+class _Key(NamedTuple):
+    """What is known of a key frame: frames registered to it, and where its hole is seen."""
 
-    map: SourceMap
-    nearby: dict[int, Array]  # (3, 3) homographies from the key frame, by frame
+    number: int
+    nearby: dict[int, Array]  # (3, 3), from the key frame to the frames nearby, both small
+    log_gains: dict[int, Array]  # log(level of a source / level of the key frame), by source
+    sources: SourceMap | None = None
 
 
 class Window:
@@ -56,6 +60,14 @@ class Window:
         self._workers = parallel(max(1, min(8, os.cpu_count() or 1)))
         self._raw: dict[int, tuple[Motion, Motion] | None] = {}
         self._settled: dict[int, tuple[Motion | None, Motion | None]] = {}
+        self._brightness: tuple[Array, Array] = (np.zeros((1, 3)), np.zeros((1, 3)))
+        self._readable: dict[int, Patch] = {}
+        self._keys: dict[int, _Key | None] = {}
+        self._propagated: dict[int, tuple[Patch, PackedMask]] = {}
+
+    @property
+    def _kept(self) -> tuple[dict[int, Any], ...]:
+        return self._raw, self._settled, self._readable, self._keys, self._propagated
 
     def halo(self, propagates: bool) -> int:
         """Frames beyond those to be filled that the result depends on."""
@@ -86,8 +98,8 @@ class Window:
         """Look at other frames; what is known of the motion between those that stay is kept."""
         same = self.start <= start < self.stop and self.frame(start) is frames[0]
         if not same:
-            self._raw.clear()
-            self._settled.clear()
+            for kept in self._kept:
+                kept.clear()
         self.start, self.frames, self.masks = start, frames, masks
         self._wanted = wanted_start, wanted_stop
         self._forget()
@@ -103,8 +115,8 @@ class Window:
         self._forget()
 
     def _forget(self) -> None:
-        """Let go of the motion of frames that are not held."""
-        for kept in (self._raw, self._settled):
+        """Let go of what is known of frames that are not held."""
+        for kept in self._kept:
             for t in [t for t in kept if not self.start <= t < self.stop]:
                 del kept[t]
 
@@ -118,6 +130,7 @@ class Window:
             some = missing[done : done + SETTLE_FRAMES]
             part = part_of(tell, done / len(missing), (done + len(some)) / len(missing))
             self._find_some(some, part)
+        self._sum_brightness()
 
     def _find_some(self, missing: Sequence[int], tell: Tell | None) -> None:
         first = max(self.start, missing[0] - SETTLE_ROUNDS - 1)
@@ -152,78 +165,116 @@ class Window:
         self, start: int, stop: int, shot_start: int, tell: Tell | None = None
     ) -> dict[int, tuple[Patch, PackedMask]]:
         """Frames filled with what is seen of their holes elsewhere, and what remains of these."""
-        self.find_motions(tell=part_of(tell, 0, 0.6))
-        low = max(self.start, start - KEY_STEP)
-        high = min(self.stop, stop + KEY_STEP)
+        missing = [t for t in range(start, stop) if t not in self._propagated]
+        if missing:
+            self.find_motions(tell=part_of(tell, 0, 0.5))
+            self._propagate(missing[0], missing[-1] + 1, shot_start, part_of(tell, 0.5, 1))
+        for t in [t for t in self._propagated if t < start]:
+            del self._propagated[t]
+        return {t: self._propagated[t] for t in range(start, stop)}
+
+    def _propagate(self, start: int, stop: int, shot_start: int, tell: Tell | None) -> None:
+        low, high = max(self.start, start - KEY_STEP), min(self.stop, stop + KEY_STEP)
+        new = [t for t in range(low, high) if t not in self._keys]
+        new = [t for t in new if (t - shot_start) % KEY_STEP == 0]
+        low, high = min([start, *new]), max([stop - 1, *new]) + 1
         span = range(max(self.start, low - self.reach), min(self.stop, high + self.reach))
-        paths = self._traces(self.mask, span, low, high, self.reach)
         plates = dict(self._plates(start, stop))
-
-        def smooth(t: int) -> Patch:
-            return fill_quickly(Patch.of(self.frame(t)), self.mask(t))
-
         with one_thread():
-            frames = dict(zip(span, self._workers.map(smooth, span), strict=True))
-        colors = {
-            t: [gather(path, frames, self._log_gains(t, path)) for path in paths[t]] for t in paths
-        }
-        maps = self._map_sources(paths, colors, low, high, shot_start)
+            unread = [t for t in span if t not in self._readable]
+            filled = self._workers.map(self._fill_quickly, unread)
+            self._readable.update(zip(unread, filled, strict=True))
+            paths = self._traces(self.mask, span, low, high, self.reach)
+            self._find_keys(new, paths, shot_start)
 
-        def fill(t: int) -> tuple[Patch, PackedMask]:
-            frame, found, seen = Patch.of(self.frame(t)), list(paths[t]), list(colors[t])
-            fades = [np.ones(len(path.rows), np.float32) for path in found]
-            if t in plates:
-                path, shown = plates[t]
-                found.append(path)
-                seen.append(shown)
-                fades.append(np.ones(len(path.rows), np.float32))
-            for key, sources in maps.items():
-                if abs(key - t) >= KEY_STEP or t not in sources.nearby:
-                    continue
-                path = sources.map.sight(self.mask(t), sources.nearby[t])
-                to_key = self._log_gain(t, key)
-                gains = {s: to_key + gain for s, gain in sources.map.log_gains.items()}
-                found.append(path)
-                seen.append(gather(path, frames, gains))
-                nearness = max(1 - abs(key - t) / KEY_STEP, 0.01)
-                fades.append(np.full(len(path.rows), nearness, np.float32))
-            filled, remaining = merge(frame, self.mask(t), found, seen, fades)
-            return filled, PackedMask.of(remaining)
+            def fill(t: int) -> tuple[Patch, PackedMask]:
+                return self._fill(t, paths[t], plates.get(t))
 
-        with one_thread():
             wanted = range(start, stop)
-            done = follow(self._workers.map(fill, wanted), len(wanted), part_of(tell, 0.8, 1))
-            return dict(zip(wanted, done, strict=True))
+            done = follow(self._workers.map(fill, wanted), len(wanted), tell)
+            self._propagated.update(zip(wanted, done, strict=True))
 
-    def _map_sources(
-        self,
-        paths: Mapping[int, Sequence[Trace]],
-        colors: Mapping[int, Sequence[Array]],
-        low: int,
-        high: int,
-        shot_start: int,
-    ) -> dict[int, _KeySources]:
-        """Where the holes of key frames are seen in frames registered to them."""
-        keys = [t for t in range(low, high) if (t - shot_start) % KEY_STEP == 0]
+    def _fill_quickly(self, t: int) -> Patch:
+        return fill_quickly(Patch.of(self.frame(t)), self.mask(t))
+
+    def _fill(
+        self, t: int, paths: Sequence[Trace], plate: tuple[Trace, Array] | None
+    ) -> tuple[Patch, PackedMask]:
+        """A frame filled with what traces, a plate and the key frames nearby show of its hole."""
+        mask = self.mask(t)
+        if not mask.any():
+            return Patch.of(self.frame(t)), PackedMask.of(mask)
+        limit = MAX_ERROR * error_unit(mask)
+        found = [path.within(limit) for path in paths]
+        colors = [gather(path, self._readable, self._log_gains(t, path)) for path in found]
+        fades = [1.0] * len(found)
+        if plate is not None:
+            found.append(plate[0])
+            colors.append(plate[1])
+            fades.append(1.0)
+        for _, key in sorted(self._keys.items()):
+            if key is None or key.sources is None or t not in key.nearby:
+                continue
+            path = key.sources.sight(mask, key.nearby[t])
+            to_key = self._chain_gain(t, key.number)
+            gains = {s: to_key + gain for s, gain in key.sources.log_gains.items()}
+            found.append(path)
+            colors.append(gather(path, self._readable, gains))
+            fades.append(1 - abs(key.number - t) / KEY_STEP)
+        filled, remaining = merge(Patch.of(self.frame(t)), mask, found, colors, fades)
+        return filled, PackedMask.of(remaining)
+
+    def _find_keys(
+        self, keys: Sequence[int], paths: Mapping[int, Sequence[Trace]], shot_start: int
+    ) -> None:
+        """Where the holes of key frames are seen, in frames registered to them."""
+        self._keys.update(dict.fromkeys(keys))
         keys = [t for t in keys if self._wants_sources(t, paths[t])]
-        wanted = {s for t in keys for s in (t, *self._nearby(t), *self._sources(t, shot_start))}
+        smalls: dict[int, Small] = {}
+        wanted = sorted({s for t in keys for s in (*self._nearby(t), *self._sources(t))})
+        made = self._workers.map(lambda t: Small.of(self.frame(t), self.mask(t)), wanted)
+        smalls.update(zip(wanted, made, strict=True))
+        found = self._workers.map(lambda t: self._find_key(t, smalls, paths[t]), keys)
+        self._keys.update(zip(keys, found, strict=True))
 
-        def small(t: int) -> Small:
-            return Small.of(self.frame(t), self.mask(t))
-
-        def map_(t: int) -> _KeySources | None:
-            return self._map_source(t, shot_start, smalls, paths[t], colors[t])
-
-        with one_thread():
-            smalls = dict(zip(wanted, self._workers.map(small, wanted), strict=True))
-            maps = zip(keys, self._workers.map(map_, keys), strict=True)
-            return {t: found for t, found in maps if found is not None}
+    def _find_key(self, t: int, smalls: Mapping[int, Small], paths: Sequence[Trace]) -> _Key:
+        target, unit = Target(smalls[t]), error_unit(self.mask(t))
+        sources = self._sources(t)
+        key, found = _Key(t, {t: np.eye(3)}, {t: np.zeros(3)}), []
+        for step in (1, -1):
+            homography, place = np.eye(3), t
+            while True:
+                motion = self._settled.get(place, (None, None))[0 if step == 1 else 1]
+                if motion is None or abs(place + step - t) > self.reach:
+                    break
+                homography = homography_of(motion, smalls[t].scale) @ homography
+                place += step
+                if place in smalls and (place in sources or abs(place - t) < KEY_STEP):
+                    homography = target.align(smalls[place], homography)
+                if abs(place - t) < KEY_STEP:
+                    key.nearby[place] = homography
+                if place in sources:
+                    found.append(target.register(place, smalls[place], homography, bends=False))
+        key.log_gains.update({one.source: one.log_gain for one in found})
+        if first := candidates_of(target, t, found):
+            best = [found[place] for place in best_sources(target, first)]
+            found = [
+                target.register(one.source, smalls[one.source], one.homography, bends=True)
+                for one in best
+            ]
+        candidates = candidates_of(target, t, found)
+        for path in paths:
+            path = path.within(MAX_TRACE_ERROR * unit)
+            gains = self._log_gains(t, path, key)
+            colors = gather(path, self._readable, gains)
+            candidates.append(candidate_of_traces(target, path, colors, gains, unit))
+        return key._replace(sources=choose(target, candidates, unit)) if candidates else key
 
     def _nearby(self, t: int) -> range:
         """Frames that show the same as a key frame."""
         return range(max(self.start, t - KEY_STEP + 1), min(self.stop, t + KEY_STEP))
 
-    def _sources(self, t: int, shot_start: int) -> set[int]:
+    def _sources(self, t: int) -> set[int]:
         """Frames that are registered to a key frame: farther from it they lie less dense."""
         span = range(max(self.start, t - self.reach), min(self.stop, t + self.reach + 1))
         step = {s: SOURCE_STEP if abs(s - t) <= NEAR_FRAMES else 2 * SOURCE_STEP for s in span}
@@ -239,42 +290,6 @@ class Window:
             here = (path.source >= 0) & (path.error < SURE_ERROR * error_unit(mask))
             sure[path.rows[here], path.columns[here]] = True
         return bool((mask & ~sure).sum() > UNSURE_SHARE * mask.sum())
-
-    def _map_source(
-        self,
-        t: int,
-        shot_start: int,
-        smalls: Mapping[int, Small],
-        paths: Sequence[Trace],
-        colors: Sequence[Array],
-    ) -> _KeySources | None:
-        target, unit = Target(smalls[t]), error_unit(self.mask(t))
-        sources, nearby, found = self._sources(t, shot_start), {t: np.eye(3)}, []
-        for step in (1, -1):
-            homography, place = np.eye(3), t
-            while True:
-                motion = self._settled.get(place, (None, None))[0 if step == 1 else 1]
-                if motion is None or abs(place + step - t) > self.reach:
-                    break
-                homography = homography_of(motion, smalls[t].scale) @ homography
-                place += step
-                if place in sources or abs(place - t) < KEY_STEP:
-                    homography = target.align(smalls[place], homography)
-                if abs(place - t) < KEY_STEP:
-                    nearby[place] = homography
-                if place in sources:
-                    found.append(target.register(place, smalls[place], homography, bends=False))
-        if first := candidates_of(target, t, found):
-            found = [found[place] for place in best_sources(target, first)]
-            found = [
-                target.register(one.source, smalls[one.source], one.homography, bends=True)
-                for one in found
-            ]
-        candidates = candidates_of(target, t, found)
-        for path, color in zip(paths, colors, strict=True):
-            gains = self._log_gains(t, path)
-            candidates.append(candidate_of_traces(target, path, color, gains, unit))
-        return _KeySources(choose(target, candidates, unit), nearby) if candidates else None
 
     def _plates(self, start: int, stop: int) -> Iterator[tuple[int, tuple[Trace, Array]]]:
         """What a still camera shows of the holes of frames start to stop - 1 within reach."""
@@ -365,24 +380,35 @@ class Window:
                     paths[t].append(path)
         return paths
 
-    def _log_gain(self, t: int, other: int) -> Array:
-        """How much brighter another frame is than frame t, summed up over the frames between."""
-        step, side = (1, 0) if other > t else (-1, 1)
-        motions = (self._settled[s][side] for s in range(t, other, step))
-        return sum((motion.log_gain for motion in motions if motion is not None), np.zeros(3))
+    def _sum_brightness(self) -> None:
+        """Log levels of the frames held, summed up from frame to frame, forward and backward."""
+        steps = np.zeros((2, len(self.frames), 3))
+        for t in range(self.start, self.stop - 1):
+            for side, motion in enumerate(
+                (self._settled.get(t, (None, None))[0], self._settled.get(t + 1, (None, None))[1])
+            ):
+                if motion is not None:
+                    steps[side, t + 1 - self.start] = motion.log_gain
+        self._brightness = steps[0].cumsum(0), -steps[1].cumsum(0)
 
-    def _log_gains(self, t: int, path: Trace) -> dict[int, Array]:
-        """How much brighter the sources of a trace are than frame t."""
-        gains: dict[int, Array] = {}
-        sources = path.source[path.source >= 0]
-        if len(sources) == 0:
-            return gains
-        total = np.zeros(3)
-        step, side = (1, 0) if sources[0] > t else (-1, 1)
-        last = int(sources.max() if step == 1 else sources.min())
-        for s in range(t, last, step):
-            motion = self._settled[s][side]
-            if motion is not None:
-                total = total + motion.log_gain
-            gains[s + step] = total
-        return gains
+    def _chain_gain(self, t: int, other: int) -> Array:
+        """How much brighter another frame is, summed up over the frames between."""
+        levels = self._brightness[0 if other > t else 1]
+        return levels[other - self.start] - levels[t - self.start]
+
+    def _log_gains(self, t: int, path: Trace, key: _Key | None = None) -> dict[int, Array]:
+        """How much brighter the sources of a trace are than frame t.
+
+        Sums over many frames drift. So levels of sources far away are those measured directly from
+        a key frame nearby, where there is one.
+        """
+        keys = [one for one in self._keys.values() if one is not None and t in one.nearby]
+        key = key or min(keys, key=lambda one: (abs(one.number - t), one.number), default=None)
+        return {s: self._log_gain(t, s, key) for s in np.unique(path.source).tolist() if s >= 0}
+
+    def _log_gain(self, t: int, source: int, key: _Key | None) -> Array:
+        if key is None or abs(source - t) <= KEY_STEP:
+            return self._chain_gain(t, source)
+        near = min(key.log_gains, key=lambda other: (abs(other - source), other))
+        gain = key.log_gains[near]
+        return self._chain_gain(t, key.number) + gain + self._chain_gain(near, source)
