@@ -11,7 +11,17 @@ import numpy as np
 from combcn_core.fill.register import CELL_PIXELS, Registered, Target, project
 from combcn_core.fill.smooth import push_pull
 from combcn_core.fill.trace import RING_PIXELS, Trace
-from combcn_core.pixels import Array, Mask, Patch, crop, find_box, from_unit, replaced, to_unit
+from combcn_core.pixels import (
+    Array,
+    Mask,
+    Patch,
+    crop,
+    dilate,
+    find_box,
+    from_unit,
+    replaced,
+    to_unit,
+)
 from combcn_core.segments import crop_box
 
 # Expected errors of a trace, in pixels of a frame of 240 rows (`error_unit`). The estimate is
@@ -30,6 +40,8 @@ LEAST_RING_CELLS = 30  # that judge a source
 COMMON_GAP = 6.0  # between the ring and the source nearest to it, that counts against all
 MAX_GAP = 40.0  # more is another thing, not a worse fit
 WHOLE_SHARE = 0.3  # of the gap to the whole ring, beside that to the ring nearby
+MAX_OFFSET = 0.08  # in [0, 1], by which a source may be made level near the ring
+RING_CELLS = 2  # around the hole that sources are chosen for too, to compare levels
 LOCAL_CELLS = 7.0  # how far a piece of the ring speaks for the hole beside it
 DISSENT_SHARE, NEUTRAL_DISSENT = 0.5, 8.0  # of the gap to the other candidates
 SEAM_COST = 12.0  # of a cell whose neighbours come from elsewhere
@@ -109,6 +121,7 @@ class SourceMap(NamedTuple):
         target: the key frame.
         source: (h, w), the frame in which a cell is seen, -1 where none was good enough.
         x, y: (h, w), where in that frame.
+        offset: (h, w, 3), what is to be added there to be level with the surroundings.
         error: (h, w), what stands for the expected error of a trace, in pixels of the frame.
         log_gains: log(level of the source / level of the key frame), by source.
     """
@@ -117,17 +130,23 @@ class SourceMap(NamedTuple):
     source: Array
     x: Array
     y: Array
+    offset: Array
     error: Array
     log_gains: dict[int, Array]
 
-    def sight(self, mask: Mask, to_frame: Array) -> Trace:
+    def sight(self, mask: Mask, to_frame: Array) -> tuple[Trace, Array]:
         """Where the hole of a frame nearby is seen: what the key frame shows in the same places.
 
         Args:
             mask: of the frame, (H, W).
             to_frame: (3, 3), from the key frame to it, both small.
+
+        Returns:
+            Traces of the hole and of the ring around it, and (N, 3), what is to be added to the
+            colours that they find.
         """
-        rows, columns = (index.astype(np.int32) for index in np.nonzero(mask))
+        near = np.nonzero(dilate(mask, RING_PIXELS))
+        rows, columns = (index.astype(np.int32) for index in near)
         frame = self.target.frame
         x, y = project(np.linalg.inv(to_frame), *frame.to_small(columns.astype(np.float32), rows))
         height, width = self.source.shape
@@ -139,7 +158,8 @@ class SourceMap(NamedTuple):
         error = np.where(source >= 0, self.error[cell], np.inf).astype(np.float32)
         beside_x = (x - self.target.x[cell]) * np.float32(frame.scale[0])
         beside_y = (y - self.target.y[cell]) * np.float32(frame.scale[1])
-        return Trace(rows, columns, source, self.x[cell] + beside_x, self.y[cell] + beside_y, error)
+        x, y = self.x[cell] + beside_x, self.y[cell] + beside_y
+        return Trace(rows, columns, source, x, y, error), self.offset[cell]
 
 
 class Candidate(NamedTuple):
@@ -151,6 +171,7 @@ class Candidate(NamedTuple):
     source: Array  # (h, w)
     x: Array  # (h, w), in the source frame
     y: Array
+    offset: Array  # (h, w, 3), what is to be added to be level with the surroundings
     log_gains: Mapping[int, Array]
 
 
@@ -172,6 +193,7 @@ def candidates_of(target: Target, number: int, found: Sequence[Registered]) -> l
     gap = np.where(judged, np.stack(gaps), np.inf)
     least = np.where(judged.sum(0) > 1, gap.min(0), 0)
     excess = np.where(judged, gap - np.maximum(least - COMMON_GAP, 0), 0)
+    alike = np.where(least < 2 * COMMON_GAP, LEVEL_WEIGHT, 0).astype(np.float32)
     candidates = []
     for one, where, own, over in zip(found, judged, gap, excess, strict=True):
         if where.sum() < LEAST_RING_CELLS:
@@ -183,8 +205,10 @@ def candidates_of(target: Target, number: int, found: Sequence[Registered]) -> l
         cost += FRAME_COST * abs(one.source - number)
         x, y = target.frame.to_frame(one.x, one.y)
         source = np.full(x.shape, one.source, np.int32)
-        gains = {one.source: one.log_gain}
-        candidates.append(Candidate(one.soft, one.seen, cost, source, x, y, gains))
+        step = np.clip(target.soft - one.soft, -MAX_OFFSET, MAX_OFFSET)
+        offset = push_pull(step, alike * where)
+        soft, gains = one.soft + offset, {one.source: one.log_gain}
+        candidates.append(Candidate(soft, one.seen, cost, source, x, y, offset, gains))
     return candidates
 
 
@@ -220,6 +244,7 @@ def candidate_of_traces(
         # Traces begin at pixels of the frame, not at the centres of cells.
         path.x[index] + here_x - path.columns[index],
         path.y[index] + here_y - path.rows[index],
+        np.zeros_like(soft),
         log_gains,
     )
 
@@ -245,7 +270,8 @@ def choose(target: Target, candidates: Sequence[Candidate], unit: float) -> Sour
 
     What others agree with is cheaper; seams cost.
     """
-    possible = np.stack([one.seen & target.hole for one in candidates])
+    wanted = dilate(target.hole, RING_CELLS)
+    possible = np.stack([one.seen & wanted for one in candidates])
     costs = np.stack([one.cost for one in candidates]) + DISSENT_SHARE * _dissent(candidates)
     costs = np.where(possible, costs, np.inf).astype(np.float32)
     label = _label(costs)
@@ -254,15 +280,15 @@ def choose(target: Target, candidates: Sequence[Candidate], unit: float) -> Sour
     good = cost < MAX_COST
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     good = cv2.morphologyEx(good.astype(np.uint8), cv2.MORPH_OPEN, disk) > 0
-    source, x, y = (
+    source, x, y, offset = (
         np.stack([getattr(one, name) for one in candidates])[(label, *cell)]
-        for name in ("source", "x", "y")
+        for name in ("source", "x", "y", "offset")
     )
     log_gains: dict[int, Array] = {}
     for one in reversed(candidates):  # registered ones come first, and measure levels directly
         log_gains |= one.log_gains
     error = ((LEAST_COST_ERROR + COST_ERROR * np.where(good, cost, 0)) * unit).astype(np.float32)
-    return SourceMap(target, np.where(good, source, -1), x, y, error, log_gains)
+    return SourceMap(target, np.where(good, source, -1), x, y, offset, error, log_gains)
 
 
 def _spread(image: Array) -> Array:

@@ -215,11 +215,11 @@ class Window:
         for _, key in sorted(self._keys.items()):
             if key is None or key.sources is None or t not in key.nearby:
                 continue
-            path = key.sources.sight(mask, key.nearby[t])
+            path, offset = key.sources.sight(mask, key.nearby[t])
             to_key = self._chain_gain(t, key.number)
             gains = {s: to_key + gain for s, gain in key.sources.log_gains.items()}
             found.append(path)
-            colors.append(gather(path, self._readable, gains))
+            colors.append(gather(path, self._readable, gains) + offset)
             fades.append(1 - abs(key.number - t) / KEY_STEP)
         filled, remaining = merge(Patch.of(self.frame(t)), mask, found, colors, fades)
         return filled, PackedMask.of(remaining)
