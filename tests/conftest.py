@@ -2,7 +2,60 @@
 
 import signal
 
+import cv2
+import numpy as np
+import pytest
+
 # Started in the background by a shell, this process ignores Ctrl-C, and so would the commands that
 # tests start and send it to.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def panned():
+    """A maker of clips whose camera pans over a rough wall and follows something wide."""
+
+    def make(
+        num_frames,
+        *,
+        height=120,
+        width=200,
+        step=3.3,
+        levels=(1, 1, 1),
+        noise=0.01,
+        passes_by=False,
+    ):
+        """uint8 frames whose light reaches `levels` in the end, holes, and frames without object.
+
+        The hole stays where it is in the frame, 40 % of its width. Every other frame is a little
+        blurred.
+        """
+        random = np.random.default_rng(7)
+        wall = np.zeros((height + 20, width + int(step * num_frames) + 20, 3), np.float32)
+        for size in (1, 2, 4, 8, 16):
+            rough = random.standard_normal(wall.shape).astype(np.float32)
+            wall += 0.06 * size * cv2.GaussianBlur(rough, (0, 0), size)
+        wall = np.clip(0.45 + wall, 0.05, 0.95)
+        top, left = height // 3, (3 * width) // 10
+        hole = np.zeros((height, width), bool)
+        hole[top : top + height // 3, left : left + (4 * width) // 10] = True
+        frames, truth = [], []
+        for t in range(num_frames):
+            shift = np.float32([[1, 0, step * t + 5.25], [0, 1, 0.15 * t + 5]])
+            frame = cv2.warpAffine(
+                wall, shift, (width, height), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+            )
+            if t % 2:
+                frame = cv2.GaussianBlur(frame, (0, 0), 0.6)
+            frame *= 1 + (np.float32(levels) - 1) * t / (num_frames - 1)
+            frame += noise * random.standard_normal(frame.shape).astype(np.float32)
+            if passes_by:
+                x = 2 * t
+                frame[height - 30 : height - 10, x : x + 30] = (0.2, 0.5, 0.8)
+            truth.append(np.rint(np.clip(frame, 0, 1) * 255).astype(np.uint8))
+            frames.append(truth[-1].copy())
+            frames[-1][hole] = (250, 40, 90)
+        return frames, [hole] * num_frames, truth
+
+    return make

@@ -779,3 +779,17 @@ def test_one_thread_restores_the_setting():
     with one_thread():
         assert cv2.getNumThreads() == 1
     assert cv2.getNumThreads() == before
+
+
+def test_propagate_registers_what_a_wide_object_hides_for_long(panned):
+    """The camera follows something wide: 24 frames lie between what is hidden and its sight."""
+    frames, holes, truth = panned(49)
+    filled, remaining = propagate(
+        torch.from_numpy(np.stack(frames[:49])), torch.from_numpy(np.stack(holes))
+    )
+    middle = slice(20, 29)
+    assert not remaining[middle].any()
+    hole = holes[0]
+    error = np.stack(truth[middle])[:, hole].astype(float) - filled.numpy()[middle][:, hole]
+    # Noise of 1 % twice, and every other frame a little blurred.
+    assert np.sqrt((error**2).mean()) < 0.03 * 255

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from combcn_core.fill.levels import robust_log_gain
+from combcn_core.fill.levels import LEAST_PAIRS, robust_log_gain
 from combcn_core.fill.motion import Motion, dense_flow
 from combcn_core.fill.smooth import push_pull
 from combcn_core.pixels import Array, Mask, Pixels, crop, dilate, find_box, grid, to_unit
@@ -121,6 +121,7 @@ class Target:
         box: the cut, in the small frame.
         x, y: (h, w), centres of the cells, in the small frame.
         hole: (h, w), cells with a hole in them.
+        known: (h, w), cells that are known and not near the hole.
         ring: (h, w), known cells around the hole.
         soft: (h, w, 3), colours of the cells.
     """
@@ -141,6 +142,7 @@ class Target:
         grown = dilate(frame.hole, RING_PIXELS).astype(np.float32)
         inside = dilate(frame.hole, 1).astype(np.float32)
         self.hole = self._on_cells(frame.hole.astype(np.float32)) > 0
+        self.known = self._on_cells(frame.hidden.astype(np.float32)) == 0
         self.ring = (self._on_cells(grown) == 1) & (self._on_cells(inside) == 0)
         self.soft = self._on_cells(frame.soft)
         found = cv2.goodFeaturesToTrack(
@@ -191,13 +193,17 @@ class Target:
         )
         return gray, hidden == 0
 
-    def register(self, number: int, source: Small, homography: Array, *, bends: bool) -> Registered:
+    def register(
+        self, number: int, source: Small, homography: Array, log_gain: Array, *, bends: bool
+    ) -> Registered:
         """How a source looks from here.
 
         Args:
             number: of the source frame.
             source: the frame.
             homography: from `align`.
+            log_gain: log(level of the source / level of the target) where too little is seen in
+                both to measure it.
             bends: whether flow along the border of the hole is added.
         """
         x, y = self.x, self.y
@@ -217,8 +223,9 @@ class Target:
             borderValue=1,
         )
         seen = hidden == 0
-        judged = self.ring & seen
-        log_gain = robust_log_gain(self.soft[judged], soft[judged])
+        both = self.known & seen
+        if both.sum() >= LEAST_PAIRS:
+            log_gain = robust_log_gain(self.soft[both], soft[both])
         soft *= np.exp(-log_gain).astype(np.float32)
         return Registered(number, homography, there_x, there_y, soft, seen, log_gain)
 

@@ -254,12 +254,17 @@ class Window:
                 if abs(place - t) < KEY_STEP:
                     key.nearby[place] = homography
                 if place in sources:
-                    found.append(target.register(place, smalls[place], homography, bends=False))
+                    gain = self._chain_gain(t, place)
+                    found.append(
+                        target.register(place, smalls[place], homography, gain, bends=False)
+                    )
         key.log_gains.update({one.source: one.log_gain for one in found})
         if first := candidates_of(target, t, found):
             best = [found[place] for place in best_sources(target, first)]
             found = [
-                target.register(one.source, smalls[one.source], one.homography, bends=True)
+                target.register(
+                    one.source, smalls[one.source], one.homography, one.log_gain, bends=True
+                )
                 for one in best
             ]
         candidates = candidates_of(target, t, found)
