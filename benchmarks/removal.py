@@ -1,17 +1,22 @@
-"""Remove real objects and compare with the truth: what users do, measured.
+"""Remove real objects: what users do, measured against the truth, and as a viewer sees it.
 
-    python -m benchmarks.removal [--clips NAME ...] [--data EVAL] [--output FOLDER] [--weights W]
+    python -m benchmarks.removal [DATA] [--part truth|real] [--clips NAME ...] [--output FOLDER]
+        [--weights W] [--results FRAMES] [settings of `combcn inpaint`]
 
-The clips are those of `scenes`, whose truth is rendered, and the still-camera clips of EVAL (or of
-the folder that COMBCN_DATA names): NAME/frames/, NAME/masks/ (white = object, grown by 2 pixels
-here) and NAME/background.png, the truth of every frame.
+DATA (or the folder that COMBCN_DATA names) has clips as NAME/frames/ and NAME/masks/, white =
+object. All of them are the second part, `real`, where nobody knows the truth: see
+`benchmarks.footage`. Their masks are grown by 6 pixels unless --grow-pixels says otherwise;
+--results measures frames that are there already, FRAMES/NAME/, and computes nothing.
+
+The first part, `truth`, has the clips of `scenes`, whose truth is rendered, and the still-camera
+clips of DATA: those with a background.png, the truth of every frame; masks grown by 2 pixels here.
 
 Methods: telea (the floor), no-network (what `combcn inpaint` does without --weights, the same as
 with --no-network) and, with --weights, combcn. The row "limit" is how well the truth can be known:
 of a rendered scene, the truth with other noise; of a still-camera clip, its known pixels away from
 the hole, against the background there. The row "predicted" is what `combcn evaluate --self-test`
 says of the last method, without the truth; how far the areas that it hid differ among each other,
-and from the hole in what other frames show, is in the second table.
+and from the hole in what other frames show, is in the second table. (It knows default settings.)
 
 Columns, over hole pixels only (and shadow that the mask leaves out): PSNR in dB; l1 and flicker,
 0..255; gradient energy over that of the truth (1 is as sharp); l1 in the outer 2 pixels, where a
@@ -21,24 +26,29 @@ the frame where the last method errs most, and eight frames around it.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+import tyro
 from torch import Tensor
+from tyro.conf import Positional, arg
 
-from benchmarks.clips import read_frames, read_image, read_masks
+from benchmarks import footage
+from benchmarks.clips import clip_names, read_frames, read_image, read_masks
 from benchmarks.scenes import SCENES, render_scene
 from combcn_core import metrics
 from combcn_core.checkpoint import load_model
-from combcn_core.evaluate import EvaluateConfig, Method, fill
+from combcn_core.evaluate import EvaluateConfig, Method
+from combcn_core.evaluate import fill as fill_classically
+from combcn_core.inpaint import InpaintConfig, inpaint
 from combcn_core.masks import bounding_box, grow
 from combcn_core.networks import CombCN
 from combcn_core.pictures import (
@@ -92,36 +102,82 @@ class Row:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Options:
+    """Remove real objects, measured against the truth, and as a viewer sees it."""
+
+    data: Annotated[Positional[Path | None], arg(metavar="DATA")] = None
+    """Clips as NAME/frames/ and NAME/masks/."""
+    part: Literal["all", "truth", "real"] = "all"
+    """Clips with a truth, real ones without, or both."""
+    clips: tuple[str, ...] = ()
+    """These only."""
+    output: Path = Path("removal")
+    """Folder for tables, pictures and results."""
+    weights: str | None = None
+    """Of the networks: a name or a path."""
+    results: Path | None = None
+    """Measure the frames in this folder's NAME/ instead of computing any; implies --part real."""
+    config: Annotated[InpaintConfig, arg(name="")] = field(
+        default_factory=lambda: InpaintConfig(grow_pixels=6)
+    )
+    """Settings of the fill."""
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", nargs="+", metavar="NAME", help="these only")
-    parser.add_argument("--data", type=Path, default=os.environ.get("COMBCN_DATA"))
-    parser.add_argument("--output", type=Path, default=Path("removal"), metavar="FOLDER")
-    parser.add_argument("--weights", help="of the networks: a name or a path")
-    arguments = parser.parse_args()
-    model = load_model(arguments.weights) if arguments.weights else None
-    footage = [] if arguments.data is None else sorted(arguments.data.glob("*/background.png"))
-    if not footage:
-        print("no --data with clips that have a background.png: rendered scenes only.")
-    names = [*SCENES, *(path.parent.name for path in footage)]
-    unknown = set(arguments.clips or ()) - set(names)
+    options = tyro.cli(Options, description=__doc__)
+    try:
+        run(options)
+    except ValueError as error:
+        print(f"benchmarks.removal: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def run(options: Options) -> None:
+    given = options.data or os.environ.get("COMBCN_DATA")
+    data = None if given is None else Path(given)
+    model = load_model(options.weights) if options.weights else None
+    part = "real" if options.results else options.part
+    real = [] if data is None else clip_names(data, "masks")
+    backgrounds = [] if data is None else sorted(data.glob("*/background.png"))
+    true = [*SCENES, *(path.parent.name for path in backgrounds)]
+    unknown = set(options.clips) - {*true, *real}
     if unknown:
-        parser.error(f"no clips called {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+        raise ValueError(
+            f"no clips called {', '.join(sorted(unknown))}; there are {', '.join([*true, *real])}."
+        )
+    true, real = ([n for n in names if n in (options.clips or names)] for names in (true, real))
+    if part != "real" and true:
+        print("against the truth:")
+        compare(true, data, options.output, options.config, model)
+    if part != "truth" and real:
+        assert data is not None
+        print("as a viewer sees it:")
+        footage.remove_all(data, real, options.output, options.config, model, options.results)
+    if data is None:
+        print("no DATA with clips: rendered scenes only.")
+    print(f"\n{options.output} has the tables and pictures of each clip.")
+
+
+def compare(
+    names: list[str], data: Path | None, output: Path, config: InpaintConfig, model: CombCN | None
+) -> None:
+    """All methods on the clips whose truth is known: tables and pictures."""
     rows: list[Row] = []
     predictions: dict[str, Prediction | str] = {}
     columns = [column.name for column in fields(Row)][2:]
     print(f"{'clip':16s}{'method':12s}" + "".join(f"{column:>9s}" for column in columns))
-    for clip in read_clips(arguments.clips or names, arguments.data):
+    for clip in read_clips(names, data):
         results: dict[str, Tensor] = {}
         for method in methods(model):
             start = time.perf_counter()
-            results[method] = fill(method, clip.images, clip.holes, model, EvaluateConfig())
+            results[method] = fill(method, clip, model, config)
             seconds = (time.perf_counter() - start) / len(clip.images)
             rows.append(measure(clip, method, results[method], seconds))
             print_row(rows[-1])
         rows.append(limit(clip))
         print_row(rows[-1])
-        draw(arguments.output, clip, results)
+        draw(output, clip, results)
         try:
             prediction = self_test(clip.images, clip.holes, model)
         except ValueError as error:
@@ -134,8 +190,14 @@ def main() -> None:
     tested = methods(model)[-1]
     print(f"\npredicted by the self-test, beside the truth ({tested}):")
     print_predictions(predictions, {row.clip: row for row in rows if row.method == tested})
-    write(arguments.output, rows)
-    print(f"\n{arguments.output} has the tables and a picture of each clip.")
+    write(output, rows)
+
+
+def fill(method: Method, clip: Clip, model: CombCN | None, config: InpaintConfig) -> Tensor:
+    if method == "telea":
+        return fill_classically(method, clip.images, clip.holes, None, EvaluateConfig())
+    network = model if method == "combcn" else None
+    return inpaint(clip.images, clip.holes, network, replace(config, grow_pixels=0))
 
 
 def methods(model: CombCN | None) -> list[Method]:
