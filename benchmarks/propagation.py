@@ -49,9 +49,9 @@ from benchmarks.clips import (
     read_video,
 )
 from combcn_core import metrics
-from combcn_core.flow import crop
 from combcn_core.inpaint import InpaintConfig, inpaint, propagate
 from combcn_core.masks import bounding_box, composite, grow, to_float
+from combcn_core.pixels import crop
 
 GROW_PIXELS, PLACES = 8, 7
 FLIP_STEP = 4  # it takes as long as the fill

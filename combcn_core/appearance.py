@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from combcn_core.flow import from_unit, to_unit
 from combcn_core.masks import check_masks, grow
+from combcn_core.pixels import from_unit, to_unit
 
 Pixels = NDArray[np.uint8]  # (H, W, 3), or (H, W) of luma
 Masks = NDArray[np.bool_]
