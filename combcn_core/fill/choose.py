@@ -32,22 +32,25 @@ SHARPNESS = 4  # how much the surer of two traces outweighs the other
 LEVEL_WEIGHT = 0.1  # of one pixel of the ring
 MAX_LEVEL_STEP = 0.05  # what is larger is an edge out of place, not a difference of level
 
-# Costs of a source, in grey levels of 255, and the error in pixels that stands for one.
-MAX_COST = 36.0  # what fits worse is left to others
+# Costs of a source: the gap to the truth that is to be expected, in grey levels of 255, as fitted
+# on clips split off from training footage; and the error in pixels that stands for one.
+MAX_COST = 20.0  # what fits worse is left to others
 MAX_SOURCES, SECOND_COST = 8, 2.0
-FRAME_COST = 0.12  # of every frame between source and target: nearer ones are more alike
+FRAME_COST = 0.05  # of every frame between source and target: nearer ones are more alike
 LEAST_RING_CELLS = 30  # that judge a source
 COMMON_GAP = 6.0  # between the ring and the source nearest to it, that counts against all
 MAX_GAP = 40.0  # more is another thing, not a worse fit
-WHOLE_SHARE = 0.3  # of the gap to the whole ring, beside that to the ring nearby
+LOCAL_SHARE, WHOLE_SHARE = 0.5, 0.05  # of the gaps to the ring nearby, and to all of it
 MAX_OFFSET = 0.08  # in [0, 1], by which a source may be made level near the ring
 RING_CELLS = 2  # around the hole that sources are chosen for too, to compare levels
 LOCAL_CELLS = 7.0  # how far a piece of the ring speaks for the hole beside it
-DISSENT_SHARE, NEUTRAL_DISSENT = 0.5, 8.0  # of the gap to the other candidates
-SEAM_COST = 12.0  # of a cell whose neighbours come from elsewhere
+DISSENT_SHARE = 0.6  # of the gap to other candidates
+LONELY_DISSENT, NEUTRAL_DISSENT = 4.0, 8.0  # where there is one other, or none
+HEARD_COST = 3.0  # by which another may be dearer to be heard
+SEAM_COST = 6.0  # of a cell whose neighbours come from elsewhere
 SEAM_CELLS, SEAM_ROUNDS = 2.5, 6
-TRACE_COST, TRACE_ERROR_COST, MAX_TRACE_ERROR = 4.0, 0.8, 30.0
-LEAST_COST_ERROR, COST_ERROR = 0.7, 0.06
+TRACE_COST, TRACE_ERROR_COST, MAX_TRACE_ERROR = 1.0, 0.6, 30.0
+LEAST_COST_ERROR, COST_ERROR = 0.7, 0.12
 
 
 def error_unit(mask: Mask) -> float:
@@ -201,7 +204,7 @@ def candidates_of(target: Target, number: int, found: Sequence[Registered]) -> l
         whole = float(np.median(own[where]) + 0.5 * np.minimum(own[where], MAX_GAP).mean())
         weight = _spread(where.astype(np.float32))
         local = _spread(np.minimum(over, MAX_GAP).astype(np.float32)) / np.maximum(weight, 1e-6)
-        cost = np.where(weight < 0.01, whole, local) + WHOLE_SHARE * whole
+        cost = LOCAL_SHARE * np.where(weight < 0.01, whole, local) + WHOLE_SHARE * whole
         cost += FRAME_COST * abs(one.source - number)
         x, y = target.frame.to_frame(one.x, one.y)
         source = np.full(x.shape, one.source, np.int32)
@@ -301,18 +304,25 @@ def _spread(image: Array) -> Array:
 
 
 def _dissent(candidates: Sequence[Candidate]) -> Array:
-    """(K, h, w): how far each is from the others, in the mean, in grey levels of 255."""
+    """(K, h, w): how far each is from the second nearest of the others, in grey levels of 255.
+
+    Two that agree with it are evidence; how many more do not says little, and what is much dearer
+    is not heard.
+    """
     shape = len(candidates), *candidates[0].seen.shape
-    total, count = np.full(shape, NEUTRAL_DISSENT, np.float32), np.ones(shape, np.float32)
+    nearest, second = np.full((2, *shape), np.inf, np.float32)
     for i in range(len(candidates)):
         for j in range(i):
-            both = (candidates[i].seen & candidates[j].seen).astype(np.float32)
             apart = 255 / 3 * cv2.absdiff(candidates[i].soft, candidates[j].soft).sum(-1)
-            apart = np.minimum(apart, MAX_GAP) * both
-            for k in (i, j):
-                total[k] += apart
-                count[k] += both
-    return total / count
+            both = candidates[i].seen & candidates[j].seen
+            apart = np.minimum(apart, MAX_GAP)
+            for k, other in ((i, j), (j, i)):
+                heard = both & (candidates[other].cost < candidates[k].cost + HEARD_COST)
+                gap = np.where(heard, apart, np.inf)
+                second[k] = np.minimum(second[k], np.maximum(nearest[k], gap))
+                nearest[k] = np.minimum(nearest[k], gap)
+    second = np.where(np.isfinite(second), second, nearest + LONELY_DISSENT)
+    return np.where(np.isfinite(second), second, NEUTRAL_DISSENT)
 
 
 def _label(costs: Array) -> Array:
