@@ -141,12 +141,14 @@ def run(options: Options) -> None:
     real = [] if data is None else clip_names(data, "masks")
     backgrounds = [] if data is None else sorted(data.glob("*/background.png"))
     true = [*SCENES, *(path.parent.name for path in backgrounds)]
-    unknown = set(options.clips) - {*true, *real}
+    names = dict.fromkeys([*true, *real])
+    unknown = set(options.clips) - set(names)
     if unknown:
         raise ValueError(
-            f"no clips called {', '.join(sorted(unknown))}; there are {', '.join([*true, *real])}."
+            f"no clips called {', '.join(sorted(unknown))}; there are {', '.join(names)}."
         )
-    true, real = ([n for n in names if n in (options.clips or names)] for names in (true, real))
+    wanted = options.clips or names
+    true, real = ([name for name in group if name in wanted] for group in (true, real))
     if part != "real" and true:
         print("against the truth:")
         compare(true, data, options.output, options.config, model)

@@ -182,6 +182,14 @@ def test_texture_error_counts_powers_of_two():
     assert metrics.texture_error(doubled, target, whole) == pytest.approx(1, abs=0.02)
     assert metrics.texture_error(target, doubled, whole) == pytest.approx(1, abs=0.02)
     flat = torch.full_like(target, 128)
+    # A chequered pattern, each field 2 x 2 pixels, of deviation 4 and of half a level: flat counts
+    # as one level, so two powers of two and none are missing. A window has 25 fields of one kind
+    # and 24 of the other: 0.0003 less.
+    chequered = (torch.arange(71)[:, None] // 2 + torch.arange(83) // 2).remainder(2)
+    chequered = chequered[..., None].to(torch.uint8).expand_as(target)
+    deep, faint = (124 + 8 * chequered, 128 + chequered)
+    assert metrics.texture_error(flat, deep, whole) == pytest.approx(2, abs=0.01)
+    assert metrics.texture_error(flat, faint, whole) == 0
     assert metrics.texture_error(flat, flat + 1, whole) == 0  # a level is no texture
     other = coarse_clip(2)[0] // 4 + 96  # texture of the same kind, elsewhere
     wrong, blurred = (metrics.texture_error(fill, target, whole) for fill in (other, flat))
