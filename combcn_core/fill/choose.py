@@ -25,8 +25,8 @@ from combcn_core.pixels import (
 from combcn_core.segments import crop_box
 
 # Expected errors of a trace, in pixels of a frame of 240 rows (`error_unit`). The estimate is
-# conservative, about four times the true error: at 6 a smooth fill gets half the weight, at 12 all.
-MAX_ERROR, HALF_ERROR, LEAST_ERROR = 12.0, 6.0, 0.3
+# conservative, about four times the true error: at 8 a smooth fill gets half the weight, at 12 all.
+MAX_ERROR, HALF_ERROR, LEAST_ERROR = 12.0, 8.0, 0.3
 REFERENCE_ROWS = 240
 SHARPNESS = 4  # how much the surer of two traces outweighs the other
 LEVEL_WEIGHT = 0.1  # of one pixel of the ring
@@ -34,7 +34,7 @@ MAX_LEVEL_STEP = 0.05  # what is larger is an edge out of place, not a differenc
 
 # Costs of a source: the gap to the truth that is to be expected, in grey levels of 255, as fitted
 # on clips split off from training footage; and the error in pixels that stands for one.
-MAX_COST = 20.0  # what fits worse is left to others
+MAX_COST = 30.0  # what fits worse is left to others
 MAX_SOURCES, SECOND_COST = 8, 2.0
 FRAME_COST = 0.05  # of every frame between source and target: nearer ones are more alike
 LEAST_RING_CELLS = 30  # that judge a source
@@ -50,7 +50,7 @@ HEARD_COST = 3.0  # by which another may be dearer to be heard
 SEAM_COST = 6.0  # of a cell whose neighbours come from elsewhere
 SEAM_CELLS, SEAM_ROUNDS = 2.5, 6
 TRACE_COST, TRACE_ERROR_COST, MAX_TRACE_ERROR = 1.0, 0.6, 30.0
-LEAST_COST_ERROR, COST_ERROR = 0.7, 0.12
+LEAST_COST_ERROR, COST_ERROR = 3.5, 0.08
 
 
 def error_unit(mask: Mask) -> float:
