@@ -27,7 +27,6 @@ from combcn_core.fill.carry import (
     Ways,
     fill_with_texture,
     find_ways,
-    overlay,
 )
 from combcn_core.fill.cuts import is_cut
 from combcn_core.fill.grain import add_grain
@@ -315,7 +314,8 @@ def _started(
     frames: Sequence[Pixels], begun: Sequence[Pixels], holes: Sequence[Mask], t: int
 ) -> Patch:
     """A frame with what another clip has inside its hole."""
-    return overlay(Patch.of(frames[t]), Patch.of(begun[t]), holes[t])
+    hole = holes[t]
+    return Patch.of(np.where(hole[..., None], begun[t], frames[t]))
 
 
 def infer_temporal(

@@ -11,7 +11,7 @@ from combcn_core.inpaint import InpaintConfig, inpaint, propagate, synthesize_te
 from combcn_core.pixels import Patch
 
 stages = importlib.import_module("combcn_core.inpaint")  # the package's `inpaint` is the function
-ANCHORS = 12  # frames apart in these tests: anchors at 6, 18, 30
+ANCHORS = 12  # frames apart in these tests: anchors at 4, 16, 28
 
 
 @pytest.fixture
@@ -67,11 +67,11 @@ def test_texture_of_an_anchor_stands_still_where_the_camera_does(near_anchors):
     change = torch.stack(
         [frame[mask].mean() for frame, mask in zip(change, masks[1:], strict=True)]
     )
-    # Frames 0 to 9 are carried from frame 6; 10 to 13 pass over to frame 18, and so on.
-    still = [t for t in range(33) if not (9 <= t < 14 or 21 <= t < 26)]
+    # Frames 0 to 8 are carried from frame 4; 9 to 11 pass over to frame 16, and so on.
+    still = [t for t in range(33) if not (8 <= t < 12 or 20 <= t < 24)]
     assert change[still].max() < 0.5  # rounding
-    assert change[9:14].max() > 2
-    assert change[21:26].max() > 2
+    assert change[8:12].max() > 2
+    assert change[20:24].max() > 2
 
 
 def test_texture_moves_with_the_camera(near_anchors):
@@ -86,25 +86,50 @@ def test_texture_moves_with_the_camera(near_anchors):
         assert moved.abs().mean() < 0.3 * fixed.abs().mean()
 
 
-def test_passing_over_keeps_the_contrast():
+def looked_at(frame, hole, t, sources, colors, error=0.0):
+    """What `carry` finds where every pixel is seen in some frames."""
+    rows, columns = np.nonzero(hole)
+    nothing = np.zeros(len(rows), np.float32)
+    error = np.broadcast_to(np.float32(error), nothing.shape)
+    paths = [
+        Trace(rows, columns, np.broadcast_to(source, nothing.shape), nothing, nothing, error)
+        for source in sources
+    ]
+    sight = carry.carry(Patch.of(frame), hole, t, paths, colors)
+    reached, left = sight.reached(hole)
+    result = carry.overlay(Patch.of(frame), sight.pixels, sight.box, reached).whole()
+    return result, left, sight
+
+
+@pytest.mark.parametrize(("alike", "plain_mean"), [(False, 0.07), (True, 0.1)])
+def test_passing_over_keeps_the_contrast(alike, plain_mean):
     rng = np.random.default_rng(0)
     frame, hole = np.full((60, 80, 3), 0.5, np.float32), np.zeros((60, 80), bool)
     hole[10:50, 10:70] = True
-    rows, columns = np.nonzero(hole)
-    count = len(rows)
-    nothing = np.zeros(count, np.float32)
-    paths = [
-        Trace(rows, columns, np.full(count, source), nothing, nothing, nothing)
-        for source in (0, carry.ANCHOR_STEP)
-    ]
-    colors = [0.5 + 0.1 * rng.standard_normal((count, 3)).astype(np.float32) for _ in paths]
-    deviations = []
+    colors = [0.5 + 0.1 * rng.standard_normal((hole.sum(), 3)).astype(np.float32) for _ in range(2)]
+    if alike:
+        colors[1] = colors[0]
+    assert np.mean(colors, 0).std() == pytest.approx(plain_mean, rel=0.02)
     for t in (0, carry.ANCHOR_STEP // 2):
-        result, left = carry.carry(Patch.of(frame), hole, t, paths, colors)
+        result, left, sight = looked_at(frame, hole, t, (0, carry.ANCHOR_STEP), colors)
         assert not left.any()
-        deviations.append(result.whole()[hole].std())
-    assert deviations[0] == pytest.approx(0.1, rel=0.02)
-    assert deviations[1] == pytest.approx(0.1, rel=0.05)  # the plain mean of both has 0.07
+        assert not sight.unsure(hole).any()
+        assert result[hole].std() == pytest.approx(0.1, rel=0.05)
+
+
+def test_a_single_end_gives_way_before_it_is_out_of_reach():
+    frame, hole = np.zeros((40, 50, 3), np.float32), np.zeros((40, 50), bool)
+    hole[10:30, 10:30] = True
+    colors = [np.ones((400, 3), np.float32)]
+    reach, passing = carry.CARRY_FRAMES, carry.PASSING_FRAMES
+    far = [looked_at(frame, hole, t, [0], colors)[2] for t in range(reach)]
+    sure = [float(sight.sure.max()) for sight in far]
+    assert sure[: reach - passing + 1] == [1.0] * (reach - passing + 1)
+    assert sure[reach - passing :] == sorted(sure[reach - passing :], reverse=True)
+    assert 0 < sure[-1] < 0.2
+    other = looked_at(frame, hole, 1, [0], [np.full((400, 3), 0.5, np.float32)])[2]
+    halfway = far[reach - passing // 2].before(other)
+    assert halfway.pixels[halfway.pixels.shape[0] // 2, 20, 0] == pytest.approx(0.75, abs=0.01)
 
 
 def test_what_no_trace_leads_from_is_told():
@@ -112,16 +137,14 @@ def test_what_no_trace_leads_from_is_told():
     hole[10:30, 10:30] = True
     rows, columns = np.nonzero(hole)
     source = np.where(columns < 20, 3, -1)
-    nothing = np.zeros(len(rows), np.float32)
-    error = np.where(rows < 12, np.inf, 0).astype(np.float32)
-    path = Trace(rows, columns, source, nothing, nothing, error)
+    error = np.where(rows < 12, np.inf, 0)
     color = np.ones((len(rows), 3), np.float32)
-    result, left = carry.carry(Patch.of(frame), hole, 5, [path], [color])
+    result, left, _ = looked_at(frame, hole, 5, [source], [color], error)
     reached = np.zeros_like(hole)
     reached[12:30, 10:20] = True
     np.testing.assert_array_equal(left, hole & ~reached)
-    np.testing.assert_array_equal(result.whole()[reached], 255)
-    np.testing.assert_array_equal(result.whole()[~reached], 0)
+    np.testing.assert_array_equal(result[reached], 255)
+    np.testing.assert_array_equal(result[~reached], 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
