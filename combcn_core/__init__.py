@@ -16,6 +16,7 @@ from combcn_core.inpaint import (
     inpaint,
     propagate,
     restore_detail,
+    synthesize_texture,
     upsample_guidance,
 )
 from combcn_core.masks import composite
@@ -53,6 +54,7 @@ __all__ = [
     "save_model",
     "scan_footage",
     "self_test",
+    "synthesize_texture",
     "train",
     "upsample_guidance",
 ]

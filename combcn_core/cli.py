@@ -298,6 +298,7 @@ def _summary(output: Path, report: Report) -> str:
         "from other frames": report.propagated_pixels,
         "by the smooth fill": report.filled_pixels,
         "by the networks": report.network_pixels,
+        "of it as texture": report.synthesized_pixels,
     }
     shares = [f"{pixels / report.hole_pixels:.1%} {how}" for how, pixels in parts.items() if pixels]
     summary = f"{done}; hole filled {', '.join(shares)}"

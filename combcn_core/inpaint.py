@@ -22,6 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from combcn_core.fill.carry import (
+    CARRY_FRAMES,
+    Ways,
+    fill_with_texture,
+    find_ways,
+)
 from combcn_core.fill.cuts import is_cut
 from combcn_core.fill.grain import add_grain
 from combcn_core.fill.window import KEY_STEP, Window
@@ -83,6 +89,9 @@ class InpaintConfig:
     """Grow the masks by so many pixels first, to cover soft edges."""
     feather_pixels: int = 0
     """Blend into the result over so many pixels inside the mask's edge, for wide masks."""
+    unseen: Literal["texture", "smooth"] = "texture"
+    """What no frame shows: texture from what is known around it, or the smooth fill, or what the
+    networks predict, as it is."""
     match_grain: bool = True
     """Give what is filled smoothly the grain of its surroundings."""
     segment_frames: int = SEGMENT_FRAMES
@@ -97,6 +106,8 @@ class InpaintConfig:
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"{name} is {value}; give {least} or more.")
+        if self.unseen not in ("texture", "smooth"):
+            raise ValueError(f"unseen is {self.unseen!r}; give 'texture' or 'smooth'.")
 
 
 @dataclass
@@ -109,6 +120,7 @@ class SegmentResult:
     propagated_pixels: int = 0
     filled_pixels: int = 0
     network_pixels: int = 0
+    synthesized_pixels: int = 0
 
     @classmethod
     def joined(cls, parts: Sequence[SegmentResult]) -> SegmentResult:
@@ -120,6 +132,7 @@ class SegmentResult:
             whole.propagated_pixels += part.propagated_pixels
             whole.filled_pixels += part.filled_pixels
             whole.network_pixels += part.network_pixels
+            whole.synthesized_pixels += part.synthesized_pixels
             for stage, seconds in part.seconds.items():
                 whole.seconds[stage] = whole.seconds.get(stage, 0.0) + seconds
         return whole
@@ -230,6 +243,79 @@ def fill_rest(images: Tensor, masks: Tensor, *, tell: Tell | None = None) -> Ten
         part = part_of(tell, start / len(frames), stop / len(frames))
         filled += window.rest(given, start, stop, start, part).values()
     return torch.where(holes[..., None], _to_tensor(_wholes(filled), images), images)
+
+
+def synthesize_texture(
+    images: Tensor,
+    masks: Tensor,
+    start: Tensor | None = None,
+    *,
+    removed: Tensor | None = None,
+    tell: Tell | None = None,
+) -> Tensor:
+    """Fill holes with texture from what is known around them, steady in time.
+
+    Every 48th frame of a shot gets texture: patches of its own known pixels that continue what lies
+    around the hole, keeping to the rough colours of its start. It is carried along optical flow to
+    the other frames; midway between two such frames one texture passes over into the other.
+
+    Args:
+        images: (T, H, W, 3), as in `inpaint`. After `propagate` what it filled counts as known.
+        masks: (T, H, W) or (H, W), 1 inside the hole: of `propagate`, what remains.
+        start: (T, H, W, 3), images with what texture is to start from inside the hole: the result
+            of `restore_detail`. None: a smooth fill.
+        removed: the masks as given to `propagate`, if it came before: motion is then measured
+            outside of these, and the result is that of `inpaint`. None: `masks`.
+        tell: as in `inpaint`.
+
+    Returns:
+        As images; known pixels untouched.
+
+    Raises:
+        ValueError: shapes or types that do not fit.
+    """
+    holes = _check_clip(images, masks)
+    whole = holes if removed is None else holes | _check_clip(images, removed)
+    if start is not None and start.shape != images.shape:
+        raise ValueError(
+            f"start has shape {tuple(start.shape)} but images has {tuple(images.shape)}; give the "
+            f"same frames, with other pixels inside the hole."
+        )
+    frames, begun = (
+        _to_arrays(images),
+        None if start is None else _to_arrays(start.to(images.dtype)),
+    )
+    inside = list(holes.numpy(force=True))
+    window = Window(KEY_STEP)
+    textures: dict[int, Patch] = {}
+    filled: list[Patch] = []
+    for begin, end in _find_shots(frames):
+        shot = slice(begin, end)
+        window.slide(begin, frames[shot], list(whole[shot].numpy(force=True)), begin, end)
+        part = part_of(tell, begin / len(frames), end / len(frames))
+        window.find_motions(False, part_of(part, 0, 0.5))
+        for first in range(begin, end, SEGMENT_FRAMES):
+            last = min(first + SEGMENT_FRAMES, end)
+            near = range(max(begin, first - CARRY_FRAMES), min(end, last + CARRY_FRAMES))
+            known = {t: (Patch.of(frames[t]), PackedMask.of(inside[t])) for t in near}
+            ways = find_ways(window, known, first, last, begin)
+            if ways is None:
+                filled += [known[t][0] for t in range(first, last)]
+                continue
+            starts = None if begun is None else partial(_started, frames, begun, inside)
+            done, _ = fill_with_texture(ways, starts, textures, window.workers)
+            filled += done.values()
+            if part is not None:
+                part(0.5 + (last - begin) / (end - begin) / 2, filled[-1].whole())
+    return torch.where(holes[..., None], _to_tensor(_wholes(filled), images), images)
+
+
+def _started(
+    frames: Sequence[Pixels], begun: Sequence[Pixels], holes: Sequence[Mask], t: int
+) -> Patch:
+    """A frame with what another clip has inside its hole."""
+    hole = holes[t]
+    return Patch.of(np.where(hole[..., None], begun[t], frames[t]))
 
 
 def infer_temporal(
@@ -544,6 +630,8 @@ class Seen(NamedTuple):
         filled: those, and the context that the networks need, filled without them.
         rest: of these frames, what is only smoothly filled.
         holes: of the wanted frames, all that is to be filled.
+        texture: where what no frame shows is to come from, None if it is to stay smooth.
+        textures: frames with texture, kept from one segment to the next.
         seconds: by stage.
     """
 
@@ -551,6 +639,8 @@ class Seen(NamedTuple):
     filled: dict[int, Patch]
     rest: dict[int, PackedMask]
     holes: Sequence[Mask]
+    texture: Ways | None
+    textures: dict[int, Patch]
     seconds: dict[str, float]
 
 
@@ -575,9 +665,22 @@ class ShotInpainter:
         self._window = Window(config.reach)
 
     @property
+    def _carry(self) -> tuple[int, int]:
+        """Frames from which texture is carried, and frames from which the smooth fill is."""
+        texture = self.config.unseen == "texture"
+        smooth = not texture or self.model is not None
+        return CARRY_FRAMES * texture, KEY_STEP * smooth
+
+    @property
+    def context(self) -> int:
+        """Frames on each side of a segment that are filled too, as far as they are known."""
+        networks = 0 if self.model is None else context_frames(self.model.config)
+        return self._carry[0] + networks
+
+    @property
     def halo(self) -> int:
         """Frames of the shot needed on each side of a segment."""
-        halo = KEY_STEP + self._window.halo(self.config.propagate)
+        halo = sum(self._carry) + self._window.halo(self.config.propagate)
         if self.model is not None:
             halo += context_frames(self.model.config) + run_multiple(self.model.config) - 1
         return halo
@@ -634,29 +737,36 @@ class ShotInpainter:
         config, window = self.config, self._window
         seconds: dict[str, float] = {}
         low, high = segment.read_start, segment.read_stop
-        context = 0
-        if self.model is not None:
-            context = context_frames(self.model.config)
+        context, margin = self.context, self._carry[1]
         start, stop = max(low, segment.start - context), min(high, segment.stop + context)
         if self.model is not None:
             start -= (start - shot_start) % run_multiple(self.model.config)
 
         with _timed(seconds, "flow"):
-            window.slide(low, frames, masks, start - KEY_STEP, stop + KEY_STEP)
+            window.slide(low, frames, masks, start - margin, stop + margin)
             window.find_motions(config.propagate, part_of(tell, 0, 0.7))
         with _timed(seconds, "propagate"):
-            first, last = max(low, start - KEY_STEP), min(high, stop + KEY_STEP)
+            first, last = max(low, start - margin), min(high, stop + margin)
             if config.propagate:
                 given = window.propagated(first, last, shot_start, part_of(tell, 0.7, 0.85))
             else:
                 given = window.unfilled(first, last)
         with _timed(seconds, "rest"):
-            filled = window.rest(given, start, stop, shot_start, part_of(tell, 0.85, 1))
+            if not margin:
+                filled = {t: given[t][0] for t in range(segment.start, segment.stop)}
+            else:
+                filled = window.rest(given, start, stop, shot_start, part_of(tell, 0.85, 1))
+        texture = None
+        if config.unseen == "texture":
+            with _timed(seconds, "texture"):
+                texture = find_ways(window, given, segment.start, segment.stop, shot_start)
         seen = Seen(
             segment,
             filled,
             {t: given[t][1] for t in filled},
             masks[segment.start - low : segment.stop - low],
+            texture,
+            window.textures,
             seconds,
         )
         self.leave(segment)
@@ -678,12 +788,28 @@ class ShotInpainter:
         rest_pixels = sum(seen.rest[t].num_pixels for t in span)
         result.propagated_pixels = result.hole_pixels - rest_pixels
         filled = seen.filled
-        if self.model is not None and rest_pixels:
+        if seen.texture is not None:
+
+            def restored(t: int) -> Patch:
+                with _timed(seconds, "networks"):
+                    return self._run_networks(seen, range(t, t + 1), None)[t]
+
+            before = seconds.get("networks", 0.0)
+            with _timed(seconds, "texture"):
+                starts = None if self.model is None else restored
+                workers = self._window.workers
+                filled, without = fill_with_texture(seen.texture, starts, seen.textures, workers)
+            seconds["texture"] -= seconds.get("networks", 0.0) - before
+            for t in [t for t in list(seen.textures) if t < segment.stop - CARRY_FRAMES]:
+                del seen.textures[t]
+            result.synthesized_pixels = rest_pixels - without
+        elif self.model is not None and rest_pixels:
             with _timed(seconds, "networks"):
-                filled = {**filled, **self._run_networks(seen, tell)}
-            result.network_pixels = rest_pixels
-        else:
+                filled = {**filled, **self._run_networks(seen, span, tell)}
+        if self.model is None:
             result.filled_pixels = rest_pixels
+        else:
+            result.network_pixels = rest_pixels
         with _timed(seconds, "composite"):
             for t, hole in zip(span, seen.holes, strict=True):
                 frame = filled[t]
@@ -694,10 +820,9 @@ class ShotInpainter:
             tell(1, result.frames[-1])
         return result
 
-    def _run_networks(self, seen: Seen, tell: Tell | None) -> dict[int, Patch]:
+    def _run_networks(self, seen: Seen, span: range, tell: Tell | None) -> dict[int, Patch]:
         assert self.model is not None
         config = self.model.config
-        span = range(seen.segment.start, seen.segment.stop)
         height, width = seen.holes[0].shape
         # Steadiness wants the frames around those, from one that `detail_step` counts.
         first, reach = next(iter(seen.filled)), config.steady_frames

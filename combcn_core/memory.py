@@ -30,7 +30,7 @@ class Work(NamedTuple):
         box_pixels: of the largest box around a hole.
         halo: frames read on each side of a segment.
         reach: as in `InpaintConfig`.
-        context: frames on each side of a segment that the networks see.
+        context: frames on each side of a segment that the networks see, or texture comes from.
         num_frames: to be read at all.
         network_bytes: that the networks may take.
     """

@@ -115,6 +115,7 @@ class SegmentStore:
             "propagated_pixels": result.propagated_pixels,
             "filled_pixels": result.filled_pixels,
             "network_pixels": result.network_pixels,
+            "synthesized_pixels": result.synthesized_pixels,
         }
         save_tensors(self._path(key), {"values": values}, json.dumps(counts))
 

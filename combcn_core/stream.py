@@ -44,7 +44,7 @@ from combcn_core.memory import (
     is_out_of_memory,
     peak_memory_bytes,
 )
-from combcn_core.networks import CombCN, context_frames
+from combcn_core.networks import CombCN
 from combcn_core.overlap import Behind, ahead
 from combcn_core.progress import Tell, part_of
 from combcn_core.resume import SegmentStore, digest_frame
@@ -85,6 +85,7 @@ class Report:
         propagated_pixels: seen in other frames and carried over.
         filled_pixels: by the classical fill.
         network_pixels: by the networks.
+        synthesized_pixels: of the last two, those that got texture from what is known around them.
         resumed_frames: of those, how many an interrupted run had finished.
         changed_outside_mask: pixels outside the grown masks that differ between the source and the
             written file, both decoded, in images with their alpha. Always 0; None where the format
@@ -102,6 +103,7 @@ class Report:
     propagated_pixels: int
     filled_pixels: int
     network_pixels: int
+    synthesized_pixels: int
     resumed_frames: int
     changed_outside_mask: int | None
     seconds: dict[str, float]
@@ -214,6 +216,7 @@ def inpaint_file(
         propagated_pixels=tally.propagated_pixels,
         filled_pixels=tally.filled_pixels,
         network_pixels=tally.network_pixels,
+        synthesized_pixels=tally.synthesized_pixels,
         resumed_frames=tally.resumed_frames,
         changed_outside_mask=changed,
         seconds=tally.finish(),
@@ -715,7 +718,7 @@ class _Budget:
             box_pixels=0,
             halo=inpainter.halo,
             reach=config.reach if config.propagate else 0,
-            context=0 if model is None else context_frames(model.config),
+            context=inpainter.context,
             num_frames=clip.read_stop - clip.read_start,
             network_bytes=default_memory_bytes(torch.device("cpu")) if on_cpu else 0,
         )
@@ -777,6 +780,7 @@ class _Tally:
     def __init__(self) -> None:
         self.hole_pixels = self.reference_pixels = 0
         self.propagated_pixels = self.filled_pixels = self.network_pixels = 0
+        self.synthesized_pixels = 0
         self.resumed_frames = 0
         self._seconds: dict[str, float] = defaultdict(float)
         self._start = time.perf_counter()
@@ -786,6 +790,7 @@ class _Tally:
         self.propagated_pixels += result.propagated_pixels
         self.filled_pixels += result.filled_pixels
         self.network_pixels += result.network_pixels
+        self.synthesized_pixels += result.synthesized_pixels
         for stage, seconds in result.seconds.items():
             self._seconds[stage] += seconds
 

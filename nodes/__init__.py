@@ -14,6 +14,7 @@ NODES: list[type[io.ComfyNode]] = [
     stages.Temporal,
     stages.UpsampleGuidance,
     stages.SpatialDetail,
+    stages.SynthesizeTexture,
     inpaint.Inpaint,
     video.InpaintVideo,
     train.JointTrainer,

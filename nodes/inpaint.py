@@ -19,7 +19,8 @@ def settings() -> list[io.Input]:
         Model.Input(
             "model",
             optional=True,
-            tooltip="Networks for what no other frame shows. Without them it is filled smoothly.",
+            tooltip="Networks for what no other frame shows. Without them texture starts from a "
+            "smooth fill.",
         ),
         io.Int.Input(
             "grow_pixels",
@@ -56,6 +57,17 @@ def settings() -> list[io.Input]:
     ]
 
 
+def unseen() -> io.Input:
+    """A setting of both too; it comes last, so that workflows saved before it read as they did."""
+    return io.Combo.Input(
+        "unseen",
+        options=["texture", "smooth"],
+        default="texture",
+        tooltip="What no other frame shows: texture from what lies around it, or the smooth fill "
+        "(with a model: what it predicts) as it is.",
+    )
+
+
 class Inpaint(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -63,14 +75,15 @@ class Inpaint(io.ComfyNode):
             node_id="CombCN_Inpaint",
             display_name="CombCN Inpaint",
             category="CombCN",
-            description="Remove what the mask covers from a clip: propagation, networks, grain, in "
-            "one node. Outside the mask no pixel changes.",
+            description="Remove what the mask covers from a clip: propagation, networks, texture, "
+            "grain, in one node. Outside the mask no pixel changes.",
             inputs=[
                 io.Image.Input("images", tooltip="The frames of the video, in order."),
                 io.Mask.Input(
                     "mask", tooltip="1 on what is to be removed: one mask, or one per frame."
                 ),
                 *settings(),
+                unseen(),
             ],
             outputs=[io.Image.Output(display_name="images", tooltip="The finished frames.")],
         )

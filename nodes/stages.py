@@ -1,4 +1,4 @@
-"""The stages one by one: Propagate, Temporal, Upsample Guidance, Spatial Detail.
+"""The stages one by one: Propagate, Temporal, Upsample Guidance, Spatial Detail, Texture.
 
 What passes between them is plain IMAGE and MASK, to look at, to replace, or to edit.
 """
@@ -13,6 +13,7 @@ from combcn_core import (
     infer_temporal,
     propagate,
     restore_detail,
+    synthesize_texture,
     upsample_guidance,
 )
 from combcn_core.fill.grain import match_grain
@@ -276,6 +277,67 @@ class SpatialDetail(io.ComfyNode):
         if match_grain:
             whole = holes if removed is None else _check(to_masks(removed, frames), frames)
             result = _with_grain(result, holes, whole | holes)
+        return io.NodeOutput(to_output(result))
+
+
+class SynthesizeTexture(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CombCN_SynthesizeTexture",
+            display_name="CombCN Synthesize Texture",
+            category="CombCN",
+            description="Fill what no frame shows with the look of the shot itself: texture that "
+            "continues what lies around, steady in time. Needs no weights.",
+            inputs=[
+                io.Image.Input(
+                    "images",
+                    tooltip="The frames of the video, in order: from Propagate Known Pixels, or "
+                    "the source.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="1 inside the hole, such as remaining from Propagate Known Pixels: one "
+                    "mask, or one per frame.",
+                ),
+                io.Image.Input(
+                    "start",
+                    optional=True,
+                    tooltip="From Spatial Detail: the same frames, with what the texture is to "
+                    "start from inside the hole. Leave it open for a smooth fill.",
+                ),
+                io.Mask.Input(
+                    "removed",
+                    optional=True,
+                    tooltip="Behind Propagate Known Pixels: the mask given to it. Motion is "
+                    "measured outside of it, and what was carried over gets its grain back.",
+                ),
+                io.Boolean.Input(
+                    "match_grain",
+                    default=True,
+                    tooltip="Give what was filled the grain of its surroundings, where it lacks "
+                    "it.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="images", tooltip="The finished frames.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: Tensor,
+        mask: Tensor,
+        match_grain: bool,
+        start: Tensor | None = None,
+        removed: Tensor | None = None,
+    ) -> io.NodeOutput:
+        frames = to_images(images)
+        holes = _check(to_masks(mask, frames), frames)
+        begun = None if start is None else to_images(start, "start")
+        whole = holes if removed is None else _check(to_masks(removed, frames), frames) | holes
+        result = synthesize_texture(frames, holes, begun, removed=whole, tell=Progress())
+        if match_grain:
+            result = _with_grain(result, holes, whole)
         return io.NodeOutput(to_output(result))
 
 

@@ -14,7 +14,7 @@ from combcn_core import InpaintConfig, Report, inpaint_file
 from combcn_core.video import ClipInfo, open_reader, open_writer
 
 from .folders import free_path
-from .inpaint import settings
+from .inpaint import settings, unseen
 from .memory import Attempt, LoadedModel, backing_off
 from .progress import Progress
 from .scratch import Scratch, trim
@@ -63,6 +63,7 @@ class InpaintVideo(io.ComfyNode):
                     default="video/CombCN_master",
                     tooltip="Name of the master in the output folder; a number follows it.",
                 ),
+                unseen(),
             ],
             outputs=[
                 io.Video.Output(

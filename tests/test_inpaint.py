@@ -1,5 +1,6 @@
 import functools
 import importlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,6 +104,7 @@ def assert_known_kept(result, images, masks):
 
 FAST = InpaintConfig(reach=4)
 PLAIN = InpaintConfig(reach=4, match_grain=False)
+SMOOTH = replace(PLAIN, unseen="smooth")
 
 
 # --- segments --------------------------------------------------------------------------------
@@ -705,7 +707,9 @@ def test_bf16_is_within_a_level_of_fp32(fill):
     clip, masks = make_clip(3, 60, 70, seed=35), make_masks(3, 60, 70)
     results = []
     for precision in ("fp32", "bf16"):
-        settings = InpaintConfig(propagate=False, match_grain=False, precision=precision)
+        settings = InpaintConfig(
+            propagate=False, unseen="smooth", match_grain=False, precision=precision
+        )
         results.append(inpaint(clip, masks, model, settings)[masks])
     errors = (results[0] - results[1]).abs() / LEVEL
     assert 0 < errors.mean() < 0.25
@@ -719,7 +723,9 @@ def test_gpu_agrees_with_the_cpu(precision, levels):
     clip, masks = make_clip(5, 60, 200, seed=36), make_masks(5, 60, 200, drift=9)
     results = []
     for device, arithmetic in (("cpu", "fp32"), ("cuda", precision)):
-        settings = InpaintConfig(device=device, precision=arithmetic, match_grain=False)
+        settings = InpaintConfig(
+            device=device, precision=arithmetic, unseen="smooth", match_grain=False
+        )
         results.append(inpaint(clip, masks, model, settings))
     assert (results[0] - results[1]).abs().max() < levels * LEVEL
 
@@ -753,11 +759,11 @@ def test_stages_one_by_one_equal_inpaint(dtype, fields):
     clip, masks = as_type(make_clip(6, 31, 42, (1, 0.2), seed=29), dtype), make_masks(6, 31, 42)
     _, remaining = propagate(clip, masks, reach=4)
     assert 0 < remaining.sum() < masks.sum()
-    filled = inpaint(clip, masks, None, PLAIN)
+    filled = inpaint(clip, masks, None, SMOOTH)
     coarse = infer_temporal(model, filled, remaining)
     guidance = upsample_guidance(coarse, (16, 21))
     result = restore_detail(model, filled, remaining, guidance)
-    assert torch.equal(result, inpaint(clip, masks, model, PLAIN))
+    assert torch.equal(result, inpaint(clip, masks, model, SMOOTH))
     assert not torch.equal(result, filled)
 
 
@@ -856,7 +862,7 @@ def test_propagated_stages_equal_inpaint():
     filled, remaining = propagate(clip, masks, reach=PLAIN.reach)
     guidance = upsample_guidance(infer_temporal(model, filled, remaining), (16, 21))
     result = restore_detail(model, filled, remaining, guidance)
-    assert torch.equal(result, inpaint(clip, masks, model, PLAIN))
+    assert torch.equal(result, inpaint(clip, masks, model, SMOOTH))
 
 
 def test_stages_leave_a_model_in_training_as_it_is():
@@ -992,7 +998,7 @@ def test_work_tells_its_share_and_stops_when_told():
 def test_stages_one_by_one_give_what_inpaint_gives(long_clip, fill):
     model = prepare(make_model(input_fill=fill), precision="fp32")
     clip, masks = long_clip
-    config = InpaintConfig(reach=4, match_grain=False, segment_frames=7)
+    config = replace(SMOOTH, segment_frames=7)
     images, remaining = propagate(clip, masks, reach=4)
     coarse = infer_temporal(model, images, remaining, segment_frames=7)
     assert coarse.shape == (40, 21, 28, 3)

@@ -7,6 +7,7 @@
 - `plate`: what a still camera shows over time.
 - `choose`: what fills a pixel, among all that was found for it.
 - `smooth`: membrane and push-pull, for what no frame shows.
+- `texture`: the look of the shot itself, in place of the smooth fill; `carry` keeps it steady.
 - `grain`: the grain that filled areas lack.
 
 `cuts` finds where a shot ends: nothing crosses it. Arrays are NumPy, see `pixels`.

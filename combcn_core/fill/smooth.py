@@ -66,11 +66,11 @@ def membrane(values: Array, weights: Array) -> Array:
     filled = push_pull(values, weights).astype(np.float32)
     if not free.all():
         for _ in range(MEMBRANE_CYCLES):
-            _relax(filled, free, np.zeros_like(filled))
+            relax(filled, free, np.zeros_like(filled))
     return filled
 
 
-def _relax(values: Array, free: Mask, load: Array) -> None:
+def relax(values: Array, free: Mask, load: Array) -> None:
     """One V-cycle towards (sum of neighbours) - 4 values = load where free, in place."""
 
     inside = free[..., None].astype(np.float32)
@@ -90,7 +90,7 @@ def _relax(values: Array, free: Mask, load: Array) -> None:
             coarse_load = -4 * cv2.resize(excess(), size, interpolation=cv2.INTER_AREA)
             coarse_load = coarse_load.reshape(*coarse_free.shape, -1)
             step = np.zeros_like(coarse_load)
-            _relax(step, coarse_free, coarse_load)
+            relax(step, coarse_free, coarse_load)
             step = cv2.resize(step, (width, height), interpolation=cv2.INTER_LINEAR)
             values += step.reshape(values.shape) * inside
     for _ in range(MEMBRANE_SWEEPS):

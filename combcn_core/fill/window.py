@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,6 +65,7 @@ class Window:
         self._readable: dict[int, Patch] = {}
         self._keys: dict[int, _Key | None] = {}
         self._propagated: dict[int, tuple[Patch, PackedMask]] = {}
+        self.textures: dict[int, Patch] = {}  # see `carry`
 
     @property
     def _kept(self) -> tuple[dict[int, Any], ...]:
@@ -76,6 +78,11 @@ class Window:
     def _distance(self, propagates: bool) -> int:
         """Frames that traces and the judgement of their ends reach out."""
         return 1 + KEY_STEP + (max(self.reach, KEY_STEP) if propagates else 0)
+
+    @property
+    def workers(self) -> Executor:
+        """For several frames at a time."""
+        return self._workers
 
     @property
     def stop(self) -> int:
@@ -100,6 +107,7 @@ class Window:
         if not same:
             for kept in self._kept:
                 kept.clear()
+            self.textures = {}  # the old ones may still be in use
         self.start, self.frames, self.masks = start, frames, masks
         self._wanted = wanted_start, wanted_stop
         self._forget()
@@ -295,6 +303,26 @@ class Window:
             here = (path.source >= 0) & (path.error < SURE_ERROR * error_unit(mask))
             sure[path.rows[here], path.columns[here]] = True
         return bool((mask & ~sure).sum() > UNSURE_SHARE * mask.sum())
+
+    def ways(
+        self,
+        given: Mapping[int, tuple[Patch, PackedMask]],
+        keys: Collection[int],
+        start: int,
+        stop: int,
+        reach: int,
+    ) -> dict[int, list[tuple[Trace, dict[int, Array]]]]:
+        """Traces, with log gains, from what remains in frames to keys or to what is known nearer.
+
+        Of frames start to stop - 1, forward and backward in time; keys have none.
+        """
+
+        def hole_of(t: int) -> Mask:
+            hole = given[t][1]
+            return np.zeros(hole.shape, bool) if t in keys else hole.whole()
+
+        paths = self._traces(hole_of, given, start, stop, reach)
+        return {t: [(path, self._log_gains(t, path)) for path in some] for t, some in paths.items()}
 
     def _plates(self, start: int, stop: int) -> Iterator[tuple[int, tuple[Trace, Array]]]:
         """What a still camera shows of the holes of frames start to stop - 1 within reach."""
