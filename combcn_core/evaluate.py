@@ -65,9 +65,19 @@ WEIGHTS: Mapping[Method, str] = {
 CLASSICAL: Mapping[Method, int] = {"telea": cv2.INPAINT_TELEA, "ns": cv2.INPAINT_NS}
 CLASSICAL_RADIUS_PIXELS = 3
 # Modules that no figure follows from, or only through pixels and weights, which have digests too.
-IDLE_MODULES = {"__init__", "__main__", "checkpoint", "cli", "data", "demo", "exr", "frames"}
+IDLE_MODULES = {
+    "__init__",
+    "__main__",
+    "appearance",
+    "checkpoint",
+    "cli",
+    "data",
+    "demo",
+    "exr",
+    "frames",
+}
 IDLE_MODULES |= {"holes", "images", "losses", "memory", "overlap", "pictures", "resume", "scale"}
-IDLE_MODULES |= {"scores", "selftest", "stream", "train", "version", "video"}
+IDLE_MODULES |= {"progress", "scores", "selftest", "stream", "train", "version", "video"}
 CLASSICAL_MODULES = {"evaluate", "masks", "metrics"}
 SHEET_PIXELS = 2000  # width of a picture, about
 
