@@ -5,7 +5,9 @@
 - `motion`: optical flow between neighbours, completed inside holes and settled in time.
 - `trace`: hole pixels followed along it until they come out of the hole.
 - `plate`: what a still camera shows over time.
-- `choose`: what fills a pixel, among all that was found for it.
+- `register`: source frames registered directly to a key frame, without a chain of steps.
+- `levels`: by how much one frame is brighter than another.
+- `choose`: which source fills a region, and what fills a pixel among all that was found for it.
 - `smooth`: membrane and push-pull, for what no frame shows.
 - `texture`: the look of the shot itself, in place of the smooth fill; `carry` keeps it steady.
 - `grain`: the grain that filled areas lack.
