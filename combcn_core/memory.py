@@ -31,6 +31,7 @@ class Work(NamedTuple):
         halo: frames read on each side of a segment.
         reach: as in `InpaintConfig`.
         context: frames on each side of a segment that the networks see, or texture comes from.
+        searches: for texture, at a time; 0 without texture.
         num_frames: to be read at all.
         network_bytes: that the networks may take.
     """
@@ -43,6 +44,7 @@ class Work(NamedTuple):
     halo: int
     reach: int
     context: int
+    searches: int
     num_frames: int
     network_bytes: int
 
@@ -68,9 +70,10 @@ class Work(NamedTuple):
             + min(self.reach, window) * 36 * self.hole_pixels  # traces, and those to be met
             + 52 * pixels  # the sums of a plate
         )
+        texture = self.searches * 250 * cut  # the crop at several sizes, and its patches
         return (
             window * (frame + self.box_pixels // 8 + 2 * 6 * grid)  # masks in bits, flow in 16
-            + max(flow, propagation + self.network_bytes)
+            + max(flow, propagation + max(texture, self.network_bytes))
             + (length + 2 * QUEUE_FRAMES + CODEC_FRAMES) * frame
         )
 

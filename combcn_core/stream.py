@@ -719,6 +719,7 @@ class _Budget:
             halo=inpainter.halo,
             reach=config.reach if config.propagate else 0,
             context=inpainter.context,
+            searches=min(2, os.cpu_count() or 1) if config.unseen == "texture" else 0,
             num_frames=clip.read_stop - clip.read_start,
             network_bytes=default_memory_bytes(torch.device("cpu")) if on_cpu else 0,
         )

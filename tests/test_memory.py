@@ -22,6 +22,7 @@ WORK = Work(
     halo=65,
     reach=48,
     context=0,
+    searches=0,
     num_frames=300,
     network_bytes=0,
 )
@@ -32,7 +33,8 @@ def test_a_forecast_holds_the_frames_that_are_kept_and_grows_with_all_that_does(
     assert frames < WORK.forecast_bytes(32) < 5 * frames
     larger = {
         "height": 1200, "width": 2000, "itemsize": 2, "hole_pixels": 450_000, "box_pixels": 600_000,
-        "halo": 80, "reach": 60, "context": 13, "network_bytes": 2**20,
+        "halo": 80, "reach": 60, "context": 13, "searches": 2,
+        "network_bytes": 2**20,
     }  # fmt: skip
     for name, value in larger.items():
         assert WORK._replace(**{name: value}).forecast_bytes(32) > WORK.forecast_bytes(32), name

@@ -104,9 +104,9 @@ def test_resume_survives_kill_at_random_points(clip):
                 break
             time.sleep(0.001)
         assert process.wait() in (0, -signal.SIGKILL)
-        if process.returncode == 0:
+        # A kill may come between the appearance of the result and the end of the process.
+        if process.returncode == 0 or (clip / "out.mp4").exists():
             break
-        assert not (clip / "out.mp4").exists()
     assert subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
 
     undisturbed = [part.replace("out.mp4", "whole.mp4") for part in command if part != "--resume"]
