@@ -18,6 +18,7 @@ from combcn_core.inpaint import (
     restore_detail,
     upsample_guidance,
 )
+from combcn_core.mask_files import MaskConfig
 from combcn_core.masks import composite
 from combcn_core.networks import CombCN, NetworkConfig
 from combcn_core.scores import Score
@@ -31,6 +32,7 @@ __all__ = [
     "EvaluateConfig",
     "InferenceModel",
     "InpaintConfig",
+    "MaskConfig",
     "NetworkConfig",
     "Prediction",
     "Report",

@@ -29,6 +29,7 @@ from tyro.conf import FlagCreatePairsOff, OmitSubcommandPrefixes, Positional, Us
 
 from combcn_core.evaluate import WEIGHTS, EvaluateConfig, evaluate
 from combcn_core.inpaint import InpaintConfig
+from combcn_core.mask_files import MaskConfig
 from combcn_core.memory import share_one_heap
 from combcn_core.segments import GIB
 from combcn_core.train import TrainConfig, TrainingDiverged
@@ -47,7 +48,8 @@ class _Files:
     input: Positional[Annotated[Path, arg(metavar="INPUT")]]
     """Video file, or folder of frames (PNG, JPEG, TIFF, EXR)."""
     mask: Annotated[str, arg(metavar="MASK")]
-    """What to remove, in white: an image, a folder of images, a video; or x,y,w,h in pixels."""
+    """What to remove, in white: an image, a folder of images, a video, an array (.npy, .npz); or
+    x,y,w,h in pixels."""
     output: Annotated[Path, arg(metavar="OUTPUT")]
     """.mp4 (H.264), .mkv (FFV1, lossless), .mov (ProRes), or a folder for PNG or EXR images."""
     frames: Annotated[str | None, arg(metavar="A-B")] = None
@@ -71,7 +73,7 @@ class _Files:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inpaint(InpaintConfig, _Files):
+class Inpaint(InpaintConfig, MaskConfig, _Files):
     """Remove what a mask covers from a video. Pixels outside the mask are not touched."""
 
     network: bool = True
@@ -85,6 +87,10 @@ class Inpaint(InpaintConfig, _Files):
         names = [field.name for field in dataclasses.fields(InpaintConfig)]
         settings = {name: getattr(self, name) for name in names}
         return InpaintConfig(**{**settings, "network": None if self.network else False})
+
+    def mask_config(self) -> MaskConfig:
+        fields = dataclasses.fields(MaskConfig)
+        return MaskConfig(**{field.name: getattr(self, field.name) for field in fields})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +253,7 @@ def _say(text: str) -> None:
 def _inpaint(command: Inpaint) -> None:
     from combcn_core.stream import inpaint_file
 
-    config = command.config()
+    config, mask_config = command.config(), command.mask_config()
     frames = None if command.frames is None else _parse_frames(command.frames)
     references = _parse_references(command.reference)
     fps = None if command.fps is None else _parse_rate(command.fps)
@@ -272,6 +278,7 @@ def _inpaint(command: Inpaint) -> None:
             model=model,
             frames=frames,
             references=references,
+            mask_config=mask_config,
             fit_mask=command.fit_mask,
             allow_truncated=command.allow_truncated,
             fps=fps,

@@ -28,6 +28,7 @@ from combcn_core import metrics
 from combcn_core.flow import from_unit, to_unit
 from combcn_core.inference import Model
 from combcn_core.inpaint import InpaintConfig, Tell, inpaint, part_of, propagate
+from combcn_core.mask_files import read_mask
 from combcn_core.masks import check_masks, grow
 from combcn_core.pictures import (
     Image,
@@ -38,7 +39,7 @@ from combcn_core.pictures import (
     xt_slice,
 )
 from combcn_core.scores import write_html, write_text
-from combcn_core.video import PathLike, open_reader, read_mask
+from combcn_core.video import PathLike, open_reader
 
 MAX_FRAMES = 96
 SEEDS = (0, 1, 2)

@@ -32,9 +32,11 @@ import numpy as np
 import torch
 
 from combcn_core.flow import is_cut
+from combcn_core.frames import Mask
 from combcn_core.images import differing
 from combcn_core.inpaint import InpaintConfig, Seen, SegmentResult, ShotInpainter, Tell, part_of
 from combcn_core.jobs import default_memory_bytes
+from combcn_core.mask_files import MaskConfig, MaskReader, read_mask
 from combcn_core.masks import PackedMask, PackedMasks, grow
 from combcn_core.memory import (
     LEAST_NETWORK_BYTES,
@@ -52,13 +54,10 @@ from combcn_core.version import __version__
 from combcn_core.video import (
     ClipInfo,
     FrameReader,
-    Mask,
-    MaskReader,
     PathLike,
     Pixels,
     open_reader,
     open_writer,
-    read_mask,
 )
 
 log = logging.getLogger("combcn")
@@ -128,6 +127,7 @@ def inpaint_file(
     model: CombCN | None = None,
     frames: tuple[int, int] | None = None,
     references: Mapping[int, PathLike] | None = None,
+    mask_config: MaskConfig | None = None,
     fit_mask: bool = False,
     allow_truncated: bool = False,
     fps: Fraction | None = None,
@@ -149,6 +149,7 @@ def inpaint_file(
             masks for these frames only, they count as the whole clip.
         references: frame number -> picture of that frame without the object. Its pixels stand in
             the hole of that frame, and the holes of other frames are filled from them.
+        mask_config: how the mask is to be understood; the defaults of `MaskConfig` if None.
         fit_mask: resize masks to the clip.
         allow_truncated: go on with what decodes of a damaged file.
         fps: frames per second of a folder of images that becomes a video.
@@ -171,7 +172,8 @@ def inpaint_file(
     tally = _Tally()
     run = _Run.open(
         input, mask, output, config or InpaintConfig(), model, frames, references,
-        fit_mask=fit_mask, allow_truncated=allow_truncated, memory_limit_gib=memory_limit_gib,
+        mask_config=mask_config, fit_mask=fit_mask, allow_truncated=allow_truncated,
+        memory_limit_gib=memory_limit_gib,
     )  # fmt: skip
     clip, config = run.clip, run.config
     num_written, num_frames = 0, clip.stop - clip.start
@@ -232,6 +234,7 @@ def inpaint_file(
             "memory_limit_gib": memory_limit_gib,
             "resume": resume,
             "model": model is not None,
+            **asdict(mask_config or MaskConfig()),
             **asdict(config),
         },
     )
@@ -244,6 +247,7 @@ def list_segments(
     config: InpaintConfig | None = None,
     model: CombCN | None = None,
     frames: tuple[int, int] | None = None,
+    mask_config: MaskConfig | None = None,
     fit_mask: bool = False,
     allow_truncated: bool = False,
 ) -> list[tuple[int, int]]:
@@ -253,7 +257,8 @@ def list_segments(
     """
     run = _Run.open(
         input, mask, None, config or InpaintConfig(), model, frames, {},
-        fit_mask=fit_mask, allow_truncated=allow_truncated, memory_limit_gib=None,
+        mask_config=mask_config, fit_mask=fit_mask, allow_truncated=allow_truncated,
+        memory_limit_gib=None,
     )  # fmt: skip
     clip = run.clip
     with clip.open_frames(clip.start, clip.stop) as pictures:
@@ -280,6 +285,7 @@ def keep_segments(
     config: InpaintConfig | None = None,
     model: CombCN | None = None,
     references: Mapping[int, PathLike] | None = None,
+    mask_config: MaskConfig | None = None,
     fit_mask: bool = False,
     allow_truncated: bool = False,
 ) -> int:
@@ -299,7 +305,8 @@ def keep_segments(
     tally = _Tally()
     run = _Run.open(
         input, mask, output, config or InpaintConfig(), model, frames, references,
-        fit_mask=fit_mask, allow_truncated=allow_truncated, memory_limit_gib=None,
+        mask_config=mask_config, fit_mask=fit_mask, allow_truncated=allow_truncated,
+        memory_limit_gib=None,
     )  # fmt: skip
     store = SegmentStore(Path(output), run.config, model)
     with closing(_read(run.clip, run.config.grow_pixels, references, digests=True)) as source:
@@ -344,6 +351,7 @@ def _open_clip(
     frames: tuple[int, int] | None,
     halo: int,
     *,
+    mask_config: MaskConfig | None,
     fit_mask: bool,
     allow_truncated: bool,
 ) -> _Clip:
@@ -361,15 +369,15 @@ def _open_clip(
         return open_reader(input, frames=span, allow_truncated=allow_truncated)
 
     def open_masks(info: ClipInfo) -> MaskReader:
-        return read_mask(mask, info, fit_mask=fit_mask, allow_truncated=allow_truncated)
+        return read_mask(
+            mask, info, config=mask_config, fit_mask=fit_mask, allow_truncated=allow_truncated
+        )
 
-    open_masks(info)
+    masks = open_masks(info)
     start = bisect_left(indices, info.indices[0])
     stop = start + len(info.indices)
     read_start, read_stop = max(start - halo, 0), min(stop + halo, len(indices))
-    try:
-        open_masks(whole)
-    except ValueError:  # masks for the frames to write alone: no others can be used
+    if masks.is_of_range:  # no other frames can be used
         read_start = shot_start = start
         read_stop = stop
     else:
@@ -458,13 +466,20 @@ class _Run:
         frames: tuple[int, int] | None,
         references: Mapping[int, PathLike],
         *,
+        mask_config: MaskConfig | None,
         fit_mask: bool,
         allow_truncated: bool,
         memory_limit_gib: float | None,
     ) -> _Run:
         inpainter = ShotInpainter(config, model)
         clip = _open_clip(
-            input, mask, frames, inpainter.halo, fit_mask=fit_mask, allow_truncated=allow_truncated
+            input,
+            mask,
+            frames,
+            inpainter.halo,
+            mask_config=mask_config,
+            fit_mask=fit_mask,
+            allow_truncated=allow_truncated,
         )
         _check_references(references, clip.whole)
         if output is not None:
