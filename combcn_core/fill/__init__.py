@@ -1,0 +1,1 @@
+"""What fills holes, and says where they are, without weights."""
