@@ -88,9 +88,32 @@ class Inpaint(InpaintConfig, MaskConfig, _Files):
         settings = {name: getattr(self, name) for name in names}
         return InpaintConfig(**{**settings, "network": None if self.network else False})
 
-    def mask_config(self) -> MaskConfig:
-        fields = dataclasses.fields(MaskConfig)
-        return MaskConfig(**{field.name: getattr(self, field.name) for field in fields})
+
+@dataclass(frozen=True, kw_only=True)
+class Masks(MaskConfig):
+    """Write the masks that `combcn inpaint` would use, one a frame, to be looked at and corrected
+    before anything is removed."""
+
+    input: Positional[Annotated[Path, arg(metavar="SOURCE")]]
+    """Video file, or folder of frames."""
+    mask: Annotated[str, arg(metavar="MASK")]
+    """As `combcn inpaint` takes it."""
+    output: Annotated[Path, arg(metavar="OUTPUT")]
+    """A folder, for PNGs with the numbers of the frames; or .mkv."""
+    follow_masks: Annotated[FlagCreatePairsOff[bool], arg(aliases=("--follow",))] = False
+    """Carry masks drawn on some frames to all of them: a folder of images, or one, with the
+    numbers of their frames in their names."""
+    grow_pixels: int = 0
+    """Grow the masks by so many pixels; negative numbers shrink them."""
+    frames: Annotated[str | None, arg(metavar="A-B")] = None
+    """First and last frame to write a mask for, counted from 0."""
+    fit_mask: FlagCreatePairsOff[bool] = False
+    """Resize a mask that has another size than the frames."""
+    allow_truncated: FlagCreatePairsOff[bool] = False
+    """Go on with what decodes of a damaged file."""
+
+    def __post_init__(self) -> None:
+        pass  # as in `Inpaint`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = tyro.cli(
             Union[  # noqa: UP007 (subcommands carry their names in annotations)
                 Annotated[Inpaint, tyro.conf.subcommand("inpaint")],
+                Annotated[Masks, tyro.conf.subcommand("masks")],
                 Annotated[Demo, tyro.conf.subcommand("demo")],
                 Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
                 Annotated[Train, tyro.conf.subcommand("train")],
@@ -218,6 +242,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         if isinstance(command, Inpaint):
             _inpaint(command)
+        elif isinstance(command, Masks):
+            _masks(command)
         elif isinstance(command, Evaluate):
             _evaluate(command)
         elif isinstance(command, Train):
@@ -253,7 +279,7 @@ def _say(text: str) -> None:
 def _inpaint(command: Inpaint) -> None:
     from combcn_core.stream import inpaint_file
 
-    config, mask_config = command.config(), command.mask_config()
+    config, mask_config = command.config(), _mask_config(command)
     frames = None if command.frames is None else _parse_frames(command.frames)
     references = _parse_references(command.reference)
     fps = None if command.fps is None else _parse_rate(command.fps)
@@ -289,6 +315,11 @@ def _inpaint(command: Inpaint) -> None:
     if command.report is not None:
         report.save(command.report)
     print(_summary(command.output, report))
+
+
+def _mask_config(command: MaskConfig) -> MaskConfig:
+    fields = dataclasses.fields(MaskConfig)
+    return MaskConfig(**{field.name: getattr(command, field.name) for field in fields})
 
 
 def _bar(name: str, unit: str = "frame") -> tqdm:
@@ -373,6 +404,36 @@ def _paths(command: Inpaint) -> list[str | Path]:
         command.output,
         *_parse_references(command.reference).values(),
     ]
+
+
+# --- combcn masks ---------------------------------------------------------------------------------
+
+
+def _masks(command: Masks) -> None:
+    from combcn_core.stream import write_masks
+
+    mask_config = _mask_config(command)
+    frames = None if command.frames is None else _parse_frames(command.frames)
+    count = 0
+    with logging_redirect_tqdm(), _bar(command.output.name) as bar:
+
+        def progress(done: int, total: int) -> None:
+            nonlocal count
+            bar.total, count = total, done
+            bar.update(done - bar.n)
+
+        pixels = write_masks(
+            command.input,
+            command.mask,
+            command.output,
+            frames=frames,
+            mask_config=mask_config,
+            fit_mask=command.fit_mask,
+            allow_truncated=command.allow_truncated,
+            grow_pixels=command.grow_pixels,
+            progress=progress,
+        )
+    print(f"{command.output}: masks of {count} frames, {pixels / count:.0f} pixels in each.")
 
 
 # --- combcn demo ----------------------------------------------------------------------------------

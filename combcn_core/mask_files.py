@@ -12,8 +12,8 @@ import logging
 import re
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from combcn_core import exr
 from combcn_core.frames import ClipInfo, Mask, PathLike, Reader
 from combcn_core.images import IMAGE_ENDINGS, image_files, is_exr, png_palette, read_image
+from combcn_core.masks import PackedMask
 from combcn_core.video import check_exists, open_reader
 
 MaskChannel = Literal["auto", "alpha", "luma", "red", "green", "blue"]
@@ -56,6 +57,9 @@ class MaskConfig:
     one that is missing; empty: nothing does. Masks left over are dropped."""
     invert_mask: bool = False
     """Remove what the mask leaves black, and keep what is white."""
+    follow_masks: bool = False
+    """Carry masks drawn on some frames to all of them: a folder of images, or one, with the
+    numbers of their frames in their names."""
 
     def __post_init__(self) -> None:
         if self.mask_objects is not None:
@@ -130,6 +134,76 @@ def read_mask(
     return MaskReader(masks, info, chosen, config, fit_mask)
 
 
+def read_drawn(
+    source: PathLike, info: ClipInfo, *, config: MaskConfig | None = None, fit_mask: bool = False
+) -> dict[int, Mask]:
+    """Read masks drawn on some frames of a clip.
+
+    Args:
+        source: a folder of images, or one, with the number of its frame last in each name: as in
+            the names of the source's images, or from 0 in a video.
+        info: of the clip's reader.
+        config, fit_mask: as in `read_mask`.
+
+    Returns:
+        Index of a frame in the source -> its mask, (H, W) bool.
+
+    Raises:
+        ValueError: no images, a name without a number or with one that the clip lacks, all masks
+            empty; else as `read_mask`.
+    """
+    config = config or MaskConfig()
+    path = Path(source)
+    check_exists(path, "give a folder with the masks that were drawn")
+    if not (path.is_dir() or path.suffix.lower() in MASK_ENDINGS):
+        raise ValueError(
+            f"{path} is no folder of images, and --follow-masks goes by the numbers in their "
+            "names; give one, or leave --follow-masks out."
+        )
+    masks = _Images(path, config)
+    places = _frame_places(info)
+    names = masks.names or ()
+    indices = [places.get(frame_number(name)) for name in names]
+    for name, index in zip(names, indices, strict=True):
+        if index is None:
+            raise ValueError(
+                f"mask {name} in {path} has no number of a frame of the clip, which are "
+                f"{_span(places)}; name each mask by its frame."
+            )
+        if indices.count(index) > 1:
+            raise ValueError(f"{path} has two masks for frame {frame_number(name)}; leave one.")
+    reader = MaskReader(masks, replace(info, indices=range(len(masks))), [], config, fit_mask)
+    drawn = dict(zip(indices, reader.fitted(range(len(masks))), strict=True))
+    if not any(mask.any() for mask in drawn.values()):
+        raise ValueError(f"the masks in {path} are all empty; draw the object on at least one.")
+    return {index: mask for index, mask in drawn.items() if index is not None}
+
+
+def _frame_places(info: ClipInfo) -> dict[int | None, int]:
+    """Number of a frame -> its index in the source."""
+    if info.names is not None and info.path is not None:
+        numbers = [frame_number(file.stem) for file in image_files(info.path)]
+        if None not in numbers and len(set(numbers)) == len(numbers):
+            return {number: index for index, number in enumerate(numbers)}
+    return {index: index for index in range(info.total_frames or 0)}
+
+
+def _span(places: dict[int | None, int]) -> str:
+    numbers = [number for number in places if number is not None]
+    return f"{min(numbers, default=0)} to {max(numbers, default=0)}"
+
+
+def keep_masks(masks: Mapping[int, PackedMask], info: ClipInfo) -> MaskReader:
+    """Read masks that are in memory.
+
+    Args:
+        masks: index of a frame in the source -> its mask.
+        info: of the clip's reader; all of its frames have masks.
+    """
+    assert info.indices is not None
+    return MaskReader(_Kept(masks), info, info.indices, MaskConfig(), False)
+
+
 class MaskReader(Reader[Mask]):
     """Yields a (H, W) bool array for each frame of the clip, True inside the hole.
 
@@ -166,6 +240,14 @@ class MaskReader(Reader[Mask]):
             if len(masks) == 1:
                 self._still = mask
                 seen.check()
+
+    def fitted(self, positions: Sequence[int]) -> list[Mask]:
+        """The masks at increasing positions of their file, whatever frames they are for."""
+        seen = _Seen(self._masks.path, len(positions))
+        masks = self._masks.read(positions, seen)
+        found = [self._fitted(at, mask) for at, mask in zip(positions, masks, strict=True)]
+        seen.check()
+        return found
 
     def _items(self) -> Generator[Mask, None, None]:
         if self._still is not None:
@@ -387,6 +469,21 @@ class _Box(_Masks):
         yield self._mask
 
 
+class _Kept(_Masks):
+    def __init__(self, masks: Mapping[int, PackedMask]) -> None:
+        super().__init__(Path(), MaskConfig())
+        self._packed = masks
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def pictures(self, positions: Sequence[int]) -> Iterator[_Picture]:
+        raise NotImplementedError
+
+    def read(self, positions: Sequence[int], seen: _Seen) -> Iterator[Mask]:
+        return (self._packed[position].whole() for position in positions)
+
+
 class _Images(_Masks):
     def __init__(self, path: Path, config: MaskConfig) -> None:
         super().__init__(path, config)
@@ -553,15 +650,11 @@ def _matched(masks: _Masks, info: ClipInfo) -> dict[int, int] | None:
     total = info.total_frames
     if masks.names is None or total is None or len(masks) >= total:
         return None
-    sources: Sequence[int | None] = range(total)
-    if info.names is not None and info.path is not None:
-        sources = [frame_number(file.stem) for file in image_files(info.path)]
-    places = {number: index for index, number in enumerate(sources)}
+    places = _frame_places(info)
     numbers = [frame_number(name) for name in masks.names]
     found = {places[number]: at for at, number in enumerate(numbers) if number in places}
     in_order = list(found) == sorted(found) and len(found) == len(masks)
-    is_clear = in_order and None not in numbers and len(places) == total
-    return found if is_clear else None
+    return found if in_order else None
 
 
 def _positions(masks: _Masks, info: ClipInfo, config: MaskConfig) -> Sequence[int | None]:
@@ -581,7 +674,10 @@ def _positions(masks: _Masks, info: ClipInfo, config: MaskConfig) -> Sequence[in
                 "an array of frames, objects, height, width is merged)"
             )
         elif matched is not None:
-            hint = "or say what becomes of the frames without (--mask-missing repeat or empty)"
+            hint = (
+                "or have them carried to the other frames (--follow-masks), or leave those alone "
+                "(--mask-missing empty)"
+            )
         elif num_masks > total:
             hint = "or drop what is left over (--mask-missing empty)"
         else:

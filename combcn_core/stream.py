@@ -31,12 +31,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from combcn_core.fill.follow import follow
 from combcn_core.flow import is_cut
 from combcn_core.frames import Mask
 from combcn_core.images import differing
 from combcn_core.inpaint import InpaintConfig, Seen, SegmentResult, ShotInpainter, Tell, part_of
 from combcn_core.jobs import default_memory_bytes
-from combcn_core.mask_files import MaskConfig, MaskReader, read_mask
+from combcn_core.mask_files import MaskConfig, MaskReader, keep_masks, read_drawn, read_mask
 from combcn_core.masks import PackedMask, PackedMasks, grow
 from combcn_core.memory import (
     LEAST_NETWORK_BYTES,
@@ -316,6 +317,50 @@ def keep_segments(
     return run.clip.stop - run.clip.start - tally.resumed_frames
 
 
+def write_masks(
+    input: PathLike,
+    mask: PathLike,
+    output: PathLike,
+    *,
+    frames: tuple[int, int] | None = None,
+    mask_config: MaskConfig | None = None,
+    fit_mask: bool = False,
+    allow_truncated: bool = False,
+    grow_pixels: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Write the masks that `inpaint_file` would use, one a frame, to be looked at and corrected.
+
+    Args:
+        input, mask, frames, mask_config, fit_mask, allow_truncated: as in `inpaint_file`.
+        output: a folder, for PNGs with the numbers of the frames; or .mkv.
+        grow_pixels: grow the masks by so much; negative numbers shrink them.
+        progress: called with the number of masks written so far and of all, after each.
+
+    Returns:
+        The hole pixels in all masks.
+
+    Raises:
+        ValueError: an input that cannot be used, an output that cannot be written.
+    """
+    clip = _open_clip(
+        input, mask, frames, 0, mask_config=mask_config, fit_mask=fit_mask,
+        allow_truncated=allow_truncated,
+    )  # fmt: skip
+    _check_output(output, [input, mask])
+    info = clip.info
+    form = ClipInfo(info.width, info.height, info.fps, indices=info.indices, names=info.names)
+    hole_pixels, total = 0, clip.stop - clip.start
+    with clip.open_masks(info) as masks, open_writer(output, form) as writer:
+        for count, hole in enumerate(_grown(masks, grow_pixels), 1):
+            gray = hole.whole().astype(np.uint8) * np.uint8(255)
+            writer.write(np.repeat(gray[..., None], 3, axis=2))
+            hole_pixels += hole.num_pixels
+            if progress is not None:
+                progress(count, total)
+    return hole_pixels
+
+
 # --- what is read ---------------------------------------------------------------------------------
 
 
@@ -373,18 +418,63 @@ def _open_clip(
             mask, info, config=mask_config, fit_mask=fit_mask, allow_truncated=allow_truncated
         )
 
-    masks = open_masks(info)
+    follows = mask_config is not None and mask_config.follow_masks
+    if follows:
+        drawn = read_drawn(mask, whole, config=mask_config, fit_mask=fit_mask)
+    masks = None if follows else open_masks(info)
     start = bisect_left(indices, info.indices[0])
     stop = start + len(info.indices)
     read_start, read_stop = max(start - halo, 0), min(stop + halo, len(indices))
-    if masks.is_of_range:  # no other frames can be used
+    if masks is not None and masks.is_of_range:  # no other frames can be used
         read_start = shot_start = start
         read_stop = stop
     else:
         shot_start = _shot_start(read_start, open_frames)
+    if follows:
+        followed = follow_clip(indices, drawn, read_start, read_stop, open_frames)
+        kept = dict(zip(indices[read_start:read_stop], followed, strict=True))
+
+        def open_masks(info: ClipInfo) -> MaskReader:
+            return keep_masks(kept, info)
+
     return _Clip(
         whole, info, start, stop, read_start, read_stop, shot_start, open_frames, open_masks
     )
+
+
+def follow_clip(
+    indices: Sequence[int],
+    drawn: Mapping[int, Mask],
+    start: int,
+    stop: int,
+    open_frames: Callable[[int, int], FrameReader],
+) -> list[PackedMask]:
+    """Carry drawn masks to the frames of a clip from one position to before another.
+
+    They come out the same whichever frames are asked for.
+
+    Args:
+        indices: of the frames that decode, in the source.
+        drawn: index of a frame -> its mask.
+        start, stop: positions in `indices`.
+        open_frames: opens the frames from one position to before another.
+    """
+    known = {at: drawn[index] for at, index in enumerate(indices) if index in drawn}
+    begin = max((at for at in known if at <= start), default=start)
+    end = min((at + 1 for at in known if at + 1 >= stop), default=stop)
+    near = {at - begin: mask for at, mask in known.items() if begin <= at < end}
+    found: list[PackedMask] = []
+    doubtful: list[tuple[float, int]] = []
+    with open_frames(begin, end) as frames:
+        pixels = (frame.pixels for frame in frames)
+        for at, (hole, confidence) in enumerate(follow(pixels, near), begin):
+            if start <= at < stop:
+                found.append(PackedMask.of(hole))
+                doubtful.append((confidence, indices[at]))
+    worst = [f"{number} ({sure:.2f})" for sure, number in sorted(doubtful)[:5] if sure < 1]
+    if worst:
+        log.info("masks followed; least sure in frames %s: draw one there.", ", ".join(worst))
+    return found
 
 
 def _shot_start(position: int, open_frames: Callable[[int, int], FrameReader]) -> int:

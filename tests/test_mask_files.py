@@ -338,7 +338,7 @@ def test_mask_objects_need_numbers(tmp_path):
 def test_mask_of_other_length_names_the_way_out(tmp_path):
     images = np.stack([disc(9)[1]] * 2 * COUNT)
     for count, hint in (
-        (COUNT - 2, r"becomes of the frames without \(--mask-missing repeat or empty\)"),
+        (COUNT - 2, r"carried to the other frames \(--follow-masks\), .*\(--mask-missing empty\)"),
         (COUNT + 1, r"drop what is left over \(--mask-missing empty\)"),
         (2 * COUNT, r"merge the 2 of each frame into one \(Prepare Mask does"),
     ):

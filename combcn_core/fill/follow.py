@@ -25,14 +25,14 @@ from combcn_core.masks import check_masks
 from combcn_core.segments import Box
 
 SIDE_PIXELS = 640  # masks are followed on frames whose long side is at most this
-MARGIN_PIXELS = 32  # of frame around an object that flow sees
+MARGIN_PIXELS = 48  # of frame around an object that flow sees
 NEAR_PIXELS = 20  # what is this near to an object counts as its surroundings
 MISMATCH = 4 / 255  # difference of colours at which a trace is believed by a factor e less
-AGE_POWER = 0.5  # of the distance in time from a drawn mask, in how far it is believed
-COLOR_WEIGHT = 1.0  # of the log-likelihood ratio of colours, where motion is unsure
+AGE_POWER = 0.4  # of the distance in time from a drawn mask, in how far it is believed
+COLOR_WEIGHT = 1.75  # of the log-likelihood ratio of colours, where motion is unsure
 COLOR_LIMIT = 3.0  # of that ratio
 LAB_BINS = (24, 32, 32)
-EDGE_PIXELS, EDGE_EPSILON = 4, 1e-3  # radius and regularisation of the guided filter
+EDGE_PIXELS, EDGE_EPSILON = 4, 3e-4  # radius and regularisation of the guided filter
 
 
 class FollowedMask(NamedTuple):
@@ -66,7 +66,6 @@ def follow_masks(
     Raises:
         ValueError: masks and frames differ in number, frames that are not there or named twice.
     """
-    drawn = check_masks(masks, len(frames), *images.shape[1:3])
     wrong = [number for number in frames if not 0 <= number < len(images)]
     if not frames or wrong or len(set(frames)) < len(frames):
         raise ValueError(
@@ -74,7 +73,10 @@ def follow_masks(
             f"{len(images)}; give a number from 0 to {len(images) - 1} for each mask, once."
         )
     if masks.ndim == 3 and len(masks) != len(frames):
-        raise ValueError(f"{len(masks)} masks came with {len(frames)} frames; give one for each.")
+        raise ValueError(
+            f"there are {len(masks)} masks and the numbers of {len(frames)} frames; give one each."
+        )
+    drawn = check_masks(masks, len(frames), *images.shape[1:3])
     given = {n: mask.numpy(force=True) for n, mask in zip(frames, drawn, strict=True)}
     pixels = (image.numpy(force=True) for image in images)
     followed = list(follow(pixels, given))
@@ -92,7 +94,7 @@ def follow(frames: Iterable[Pixels], drawn: Mapping[int, Mask]) -> Iterator[Foll
     waiting: list[_View] = []
     start: _Drawn | None = None  # the drawn mask before those that wait
     beyond: _Side | None = None  # carries the last one on
-    last = max(drawn)
+    last = max(drawn, default=-1)
     previous: Pixels | None = None
     for number, frame in enumerate(frames):
         view = _View.of(frame)
@@ -144,7 +146,7 @@ class _Drawn(NamedTuple):
     @classmethod
     def of(cls, view: _View, mask: Mask) -> _Drawn:
         height, width = view.gray.shape
-        labels = mask.astype(np.float32)
+        labels: Array = mask.astype(np.float32)
         if mask.shape != (height, width):
             labels = cv2.resize(labels, (width, height), interpolation=cv2.INTER_AREA)
         inside = labels >= 0.5
@@ -209,7 +211,7 @@ class _Side:
         ):
             seen = _remap(key.smooth, grid + jump)
             gap = cv2.absdiff(seen, view.smooth[here]).astype(np.float32).mean(-1) / 255
-            guesses.append((labels, np.exp(-cv2.blur(gap, (5, 5)) / MISMATCH) + 1e-6))
+            guesses.append((labels, np.exp(-cv2.blur(gap, (3, 3)) / MISMATCH) + 1e-6))
         (first, first_trust), (second, second_trust) = guesses
         labels = (first * first_trust + second * second_trust) / (first_trust + second_trust)
         trust = np.maximum(first_trust, second_trust)
@@ -270,7 +272,9 @@ def _decide(view: _View, guesses: Sequence[_Guess], drawn: Sequence[_Drawn]) -> 
     near = cv2.GaussianBlur(labels, (0, 0), 8) > 0.05
     sure = np.where(near, 1 / (1 + np.exp(-evidence)), 0).astype(np.float32)
     fitted = _guided(view.rgb[here].astype(np.float32) / 255, sure)
-    whole = np.zeros(view.gray.shape, np.float32)
+    # The filter takes thin things away, so it has a say only where motion is not sure.
+    fitted = sure + (fitted - sure) * (1 - best.clip(0, 1))
+    whole: Array = np.zeros(view.gray.shape, np.float32)
     whole[here] = fitted
     if whole.shape != view.size:
         whole = cv2.resize(whole, view.size[::-1], interpolation=cv2.INTER_LINEAR)
@@ -281,10 +285,10 @@ def _decide(view: _View, guesses: Sequence[_Guess], drawn: Sequence[_Drawn]) -> 
 
 
 def _color_ratio(drawn: Sequence[_Drawn]) -> Array:
-    """For each entry of a histogram, the log-likelihood that it is of the object rather than not."""
+    """For each entry of a histogram, log-likelihood of the object over that of what is around."""
     likelihoods = []
     for part in (0, 1):
-        counts = sum(one.colors[part] for one in drawn).reshape(LAB_BINS)
+        counts = np.sum([one.colors[part] for one in drawn], axis=0).reshape(LAB_BINS)
         for axis in range(3):
             counts = np.roll(counts, 1, axis) / 4 + counts / 2 + np.roll(counts, -1, axis) / 4
         likelihoods.append(counts.ravel() / max(float(counts.sum()), 1.0) + 1e-5)
@@ -378,8 +382,9 @@ def _flow(first: Array, second: Array, start: Array | None) -> Array:
     dis.setVariationalRefinementIterations(0)
     height, width = first.shape
     pad = (0, max(0, 32 - height), 0, max(0, 32 - width))  # DIS needs room for its patches
-    pictures = [cv2.copyMakeBorder(image, *pad, cv2.BORDER_REPLICATE) for image in (first, second)]
+    first = cv2.copyMakeBorder(first, *pad, cv2.BORDER_REPLICATE)
+    second = cv2.copyMakeBorder(second, *pad, cv2.BORDER_REPLICATE)
     if start is not None:
         start = cv2.copyMakeBorder(start.astype(np.float32), *pad, cv2.BORDER_REPLICATE)
-    flow: Array = dis.calc(*pictures, start)
+    flow: Array = dis.calc(first, second, start)  # type: ignore[arg-type]
     return flow[:height, :width]
