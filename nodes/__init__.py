@@ -9,6 +9,7 @@ NODES: list[type[io.ComfyNode]] = [
     models.SaveModel,
     sample.SampleClip,
     masks.PrepareMask,
+    masks.FollowMask,
     masks.MakeHoles,
     stages.Propagate,
     stages.Temporal,

@@ -209,7 +209,7 @@ def test_node_ids_stay():
     released = {
         f"CombCN_{name}"
         for name in (
-            "LoadModel", "SaveModel", "SampleClip", "PrepareMask", "MakeHoles", "Propagate",
+            "LoadModel", "SaveModel", "SampleClip", "PrepareMask", "FollowMask", "MakeHoles", "Propagate",
             "Temporal", "UpsampleGuidance", "SpatialDetail", "Inpaint", "InpaintVideo",
             "JointTrainer", "Evaluate", "Compare",
         )

@@ -12,7 +12,7 @@ without its windows; guided filter: He, Sun, Tang (ECCV 2010), on a coarser grid
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -31,7 +31,7 @@ MISMATCH = 4 / 255  # difference of colours at which a trace is believed by a fa
 AGE_POWER = 0.4  # of the distance in time from a drawn mask, in how far it is believed
 COLOR_WEIGHT = 1.75  # of the log-likelihood ratio of colours, where motion is unsure
 COLOR_LIMIT = 3.0  # of that ratio
-LAB_BINS = (24, 32, 32)
+LAB_BINS = (32, 48, 48)
 EDGE_PIXELS, EDGE_EPSILON = 4, 3e-4  # radius and regularisation of the guided filter
 
 
@@ -49,7 +49,11 @@ class FollowedMask(NamedTuple):
 
 
 def follow_masks(
-    images: Tensor, masks: Tensor, frames: Sequence[int]
+    images: Tensor,
+    masks: Tensor,
+    frames: Sequence[int],
+    *,
+    tell: Callable[[float, Pixels | None], None] | None = None,
 ) -> tuple[Tensor, list[float]]:
     """Carry masks drawn on some frames to all frames.
 
@@ -57,6 +61,7 @@ def follow_masks(
         images: (T, H, W, 3), uint8, uint16 or float, RGB in [0, 1].
         masks: (N, H, W) or (H, W), 1 on the object; see `check_masks`.
         frames: N numbers of frames, from 0, that the masks belong to.
+        tell: as in `inpaint`.
 
     Returns:
         (T, H, W) bool, the drawn masks where there are any; and for each frame how sure its mask
@@ -79,7 +84,11 @@ def follow_masks(
     drawn = check_masks(masks, len(frames), *images.shape[1:3])
     given = {n: mask.numpy(force=True) for n, mask in zip(frames, drawn, strict=True)}
     pixels = (image.numpy(force=True) for image in images)
-    followed = list(follow(pixels, given))
+    followed = []
+    for one in follow(pixels, given):
+        followed.append(one)
+        if tell is not None:
+            tell(len(followed) / len(images), None)
     found = torch.from_numpy(np.stack([mask for mask, _ in followed]))
     return found.to(images.device), [confidence for _, confidence in followed]
 
