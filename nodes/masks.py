@@ -104,10 +104,8 @@ class PrepareMask(io.ComfyNode):
     ) -> io.NodeOutput:
         frames = to_images(images)
         if (mask is None) == (mask_images is None):
-            given = (
-                "neither mask nor mask_images is" if mask is None else "mask and mask_images are"
-            )
-            raise ValueError(f"{given} connected; connect one of them.")
+            what = "neither mask nor mask_images is" if mask is None else "both masks are"
+            raise ValueError(f"{what} connected; connect one of mask and mask_images.")
         given = _channel(mask_images, channel) if mask is None else to_masks(mask, frames)
         num_frames, height, width = frames.shape[:3]
         hole = (_merged(given, merge, num_frames) >= threshold) != invert
@@ -146,8 +144,8 @@ def _merged(masks: Tensor, merge: str, num_frames: int) -> Tensor:
     if merge == "no":
         if count > 1 and len(masks) == count * num_frames:
             raise ValueError(
-                f"mask has {len(masks)} frames but images has {num_frames}, {count} masks for each; "
-                "choose in merge which of them belong together."
+                f"mask has {len(masks)} frames but images has {num_frames}, {count} masks for "
+                "each; choose in merge which of them belong together."
             )
         return masks
     if len(masks) != count * num_frames:
@@ -173,8 +171,8 @@ class FollowMask(io.ComfyNode):
                 io.Image.Input("images", tooltip="The frames of the video, in order."),
                 io.Mask.Input(
                     "mask",
-                    tooltip="1 on the object: one mask for each number in frames, or one per frame, "
-                    "of which those in frames are used.",
+                    tooltip="1 on the object: one mask for each number in frames, or one per "
+                    "frame, of which those in frames are used.",
                 ),
                 io.String.Input(
                     "frames",

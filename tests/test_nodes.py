@@ -209,8 +209,8 @@ def test_node_ids_stay():
     released = {
         f"CombCN_{name}"
         for name in (
-            "LoadModel", "SaveModel", "SampleClip", "PrepareMask", "FollowMask", "MakeHoles", "Propagate",
-            "Temporal", "UpsampleGuidance", "SpatialDetail", "Inpaint", "InpaintVideo",
+            "LoadModel", "SaveModel", "SampleClip", "PrepareMask", "FollowMask", "MakeHoles",
+            "Propagate", "Temporal", "UpsampleGuidance", "SpatialDetail", "Inpaint", "InpaintVideo",
             "JointTrainer", "Evaluate", "Compare",
         )
     }  # fmt: skip
