@@ -8,6 +8,7 @@ from combcn_core.checkpoint import load_model, read_model_info, save_model
 from combcn_core.data import footage_from_images, scan_footage
 from combcn_core.evaluate import EvaluateConfig, evaluate
 from combcn_core.fill.follow import follow_masks
+from combcn_core.fill.shadows import TakenShadows, take_shadows
 from combcn_core.inference import InferenceModel, prepare
 from combcn_core.inpaint import (
     InpaintConfig,
@@ -38,6 +39,7 @@ __all__ = [
     "Prediction",
     "Report",
     "Score",
+    "TakenShadows",
     "TrainConfig",
     "__version__",
     "coarse_size",
@@ -57,6 +59,7 @@ __all__ = [
     "save_model",
     "scan_footage",
     "self_test",
+    "take_shadows",
     "train",
     "upsample_guidance",
     "write_masks",

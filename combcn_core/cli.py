@@ -339,6 +339,8 @@ def _summary(output: Path, report: Report) -> str:
     }
     shares = [f"{pixels / report.hole_pixels:.1%} {how}" for how, pixels in parts.items() if pixels]
     summary = f"{done}; hole filled {', '.join(shares)}"
+    if report.shadow_pixels:
+        summary += f"; {report.shadow_pixels / report.frames:.0f} pixels of shadow taken a frame"
     if report.peak_memory_bytes is not None:
         summary += f"; peak memory {report.peak_memory_bytes / GIB:.2f} GiB"
     if report.changed_outside_mask is not None:

@@ -60,6 +60,9 @@ class MaskConfig:
     follow_masks: bool = False
     """Carry masks drawn on some frames to all of them: a folder of images, or one, with the
     numbers of their frames in their names."""
+    take_shadows: bool = False
+    """Grow masks by the shadows and reflections of what they cover, where other frames show the
+    ground without."""
 
     def __post_init__(self) -> None:
         if self.mask_objects is not None:

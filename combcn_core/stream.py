@@ -32,6 +32,7 @@ import numpy as np
 import torch
 
 from combcn_core.fill.follow import follow
+from combcn_core.fill.shadows import Small, find_effects
 from combcn_core.flow import is_cut
 from combcn_core.frames import Mask
 from combcn_core.images import differing
@@ -84,6 +85,7 @@ class Report:
         propagated_pixels: seen in other frames and carried over.
         filled_pixels: by the classical fill.
         network_pixels: by the networks.
+        shadow_pixels: of the hole pixels, those that `take_shadows` added, before growing.
         resumed_frames: of those, how many an interrupted run had finished.
         changed_outside_mask: pixels outside the grown masks that differ between the source and the
             written file, both decoded, in images with their alpha. Always 0; None where the format
@@ -101,6 +103,7 @@ class Report:
     propagated_pixels: int
     filled_pixels: int
     network_pixels: int
+    shadow_pixels: int
     resumed_frames: int
     changed_outside_mask: int | None
     seconds: dict[str, float]
@@ -216,6 +219,7 @@ def inpaint_file(
         propagated_pixels=tally.propagated_pixels,
         filled_pixels=tally.filled_pixels,
         network_pixels=tally.network_pixels,
+        shadow_pixels=clip.shadow_pixels,
         resumed_frames=tally.resumed_frames,
         changed_outside_mask=changed,
         seconds=tally.finish(),
@@ -377,6 +381,7 @@ class _Clip:
     shot_start: int  # of the shot that read_start is in
     open_frames: Callable[[int, int], FrameReader]  # from and to a position, half-open
     open_masks: Callable[[ClipInfo], MaskReader]
+    shadow_pixels: int = 0  # in the masks of the frames to write
 
 
 class _SourceFrame(NamedTuple):
@@ -430,16 +435,92 @@ def _open_clip(
         read_stop = stop
     else:
         shot_start = _shot_start(read_start, open_frames)
+    takes = mask_config is not None and mask_config.take_shadows
+    margins = (0, len(indices)) if masks is None or not masks.is_of_range else (start, stop)
+    span = _shadow_span(read_start, read_stop, margins) if takes else (read_start, read_stop)
     if follows:
-        followed = follow_clip(indices, drawn, read_start, read_stop, open_frames)
-        kept = dict(zip(indices[read_start:read_stop], followed, strict=True))
+        followed = follow_clip(indices, drawn, *span, open_frames)
+        kept = dict(zip(indices[span[0] : span[1]], followed, strict=True))
 
         def open_masks(info: ClipInfo) -> MaskReader:
             return keep_masks(kept, info)
 
+    shadow_pixels = 0
+    if takes:
+        open_given = open_masks
+        taken = take_shadows_of_clip(
+            indices, read_start, read_stop, margins, open_frames, open_given
+        )
+        wholes = dict(zip(indices[read_start:read_stop], taken, strict=True))
+        with open_given(info) as given:
+            for index, hole in zip(info.indices, given, strict=True):
+                shadow_pixels += wholes[index].num_pixels - int(hole.sum())
+
+        def open_masks(info: ClipInfo) -> MaskReader:
+            return keep_masks(wholes, info)
+
     return _Clip(
-        whole, info, start, stop, read_start, read_stop, shot_start, open_frames, open_masks
+        *(whole, info, start, stop, read_start, read_stop, shot_start, open_frames, open_masks),
+        shadow_pixels,
     )
+
+
+_SHADOW_FRAMES, _SHADOW_HALO = 48, 32  # looked at together; those before and after them
+
+
+def _shadow_span(start: int, stop: int, margins: tuple[int, int]) -> tuple[int, int]:
+    """The positions that are read for the shadows of frames from start to stop - 1."""
+    first = start - start % _SHADOW_FRAMES - _SHADOW_HALO
+    last = stop - stop % -_SHADOW_FRAMES + _SHADOW_HALO
+    return max(first, margins[0]), min(last, margins[1])
+
+
+def take_shadows_of_clip(
+    indices: Sequence[int],
+    start: int,
+    stop: int,
+    margins: tuple[int, int],
+    open_frames: Callable[[int, int], FrameReader],
+    open_masks: Callable[[ClipInfo], MaskReader],
+) -> list[PackedMask]:
+    """Grow the masks of frames from one position to before another by their shadows.
+
+    Frames are looked at in windows that lie at fixed places of the clip, so that masks come out
+    the same whichever frames are asked for.
+
+    Args:
+        indices: of the frames that decode, in the source.
+        start, stop: positions in `indices`.
+        margins: no frame before and after these is read.
+        open_frames: opens the frames from one position to before another.
+        open_masks: opens their masks.
+    """
+    grown: list[PackedMask] = []
+    unseen: list[int] = []
+    for begin in range(start - start % _SHADOW_FRAMES, stop, _SHADOW_FRAMES):
+        first, last = _shadow_span(begin, begin + _SHADOW_FRAMES, margins)
+        pictures, objects = [], []
+        wholes: list[PackedMask | None] = []  # of the frames that are asked for
+        with open_frames(first, last) as frames, open_masks(frames.info) as masks:
+            small = Small.of(frames.info.height, frames.info.width)
+            for at, (frame, hole) in enumerate(zip(frames, masks, strict=True), first):
+                pictures.append(small.frame(frame.pixels))
+                objects.append(small.mask(hole))
+                inside = max(begin, start) <= at < min(begin + _SHADOW_FRAMES, stop)
+                wholes.append(PackedMask.of(hole) if inside else None)
+        effects, dark = find_effects(np.stack(pictures), np.stack(objects))
+        for at, (effect, whole) in enumerate(zip(effects, wholes, strict=True), first):
+            if whole is not None:
+                grown.append(PackedMask.of(small.enlarged(effect, whole.whole())))
+                if at - first in dark:
+                    unseen.append(indices[at])
+    if unseen:
+        log.warning(
+            "no other frame shows enough of the ground around the mask in %d frames, first %d: "
+            "no shadows were found there.",
+            *(len(unseen), unseen[0]),
+        )
+    return grown
 
 
 def follow_clip(

@@ -31,7 +31,7 @@ MISMATCH = 4 / 255  # difference of colours at which a trace is believed by a fa
 AGE_POWER = 0.4  # of the distance in time from a drawn mask, in how far it is believed
 COLOR_WEIGHT = 1.75  # of the log-likelihood ratio of colours, where motion is unsure
 COLOR_LIMIT = 3.0  # of that ratio
-LAB_BINS = (32, 48, 48)
+LAB_BINS = (48, 64, 64)
 EDGE_PIXELS, EDGE_EPSILON = 4, 3e-4  # radius and regularisation of the guided filter
 
 
