@@ -10,6 +10,7 @@ NODES: list[type[io.ComfyNode]] = [
     sample.SampleClip,
     masks.PrepareMask,
     masks.FollowMask,
+    masks.TakeShadows,
     masks.MakeHoles,
     stages.Propagate,
     stages.Temporal,

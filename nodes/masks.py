@@ -1,4 +1,4 @@
-"""Prepare Mask, Follow Mask and Make Holes."""
+"""Prepare Mask, Follow Mask, Take Shadows and Make Holes."""
 
 import re
 
@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from combcn_core import follow_masks
+from combcn_core import follow_masks, take_shadows
 from combcn_core.holes import HOLE_KINDS, HoleKind, make_holes
 from combcn_core.masks import check_masks, grow
 from combcn_core.pictures import outline_mask
@@ -219,6 +219,50 @@ def _numbers(text: str) -> list[int]:
     if not all(part.isdecimal() for part in parts):
         raise ValueError(f"frames is {text!r}; give numbers from 0, such as 0, 12, 24.")
     return [int(part) for part in parts]
+
+
+class TakeShadows(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CombCN_TakeShadows",
+            display_name="CombCN Take Shadows",
+            category="CombCN",
+            description="Grow the mask by the shadow and the reflection of the object, where other "
+            "frames show the ground without them. It only ever adds.",
+            inputs=[
+                io.Image.Input("images", tooltip="The frames of the video, in order."),
+                io.Mask.Input("mask", tooltip="1 on the whole object: one mask, or one per frame."),
+            ],
+            outputs=[
+                io.Mask.Output(display_name="mask", tooltip="0 or 1, one mask per frame."),
+                io.Image.Output(
+                    display_name="preview",
+                    tooltip="The frames with an outline around the object and what was added.",
+                ),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="How much was added, and where other frames show too little to tell.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images: Tensor, mask: Tensor) -> io.NodeOutput:
+        clip = to_images(images)
+        taken = take_shadows(clip, to_masks(mask, clip), tell=Progress())
+        outlined = [
+            outline_mask(picture, hole)
+            for picture, hole in zip(to_pictures(clip), taken.masks.numpy(), strict=True)
+        ]
+        preview = torch.cat([from_pictures(picture) for picture in outlined])
+        report = f"{sum(taken.added_pixels) / len(clip):.0f} pixels a frame added"
+        if taken.unseen_frames:
+            report += (
+                f"; in {len(taken.unseen_frames)} frames, first {taken.unseen_frames[0]}, no other "
+                "frame shows enough of the ground to tell"
+            )
+        return io.NodeOutput(to_output(taken.masks), preview, report, ui=outline_video(outlined))
 
 
 class MakeHoles(io.ComfyNode):

@@ -42,6 +42,10 @@ NODES = {
         "images:IMAGE mask:MASK frames:STRING",
         "MASK IMAGE STRING",
     ),
+    "CombCN_TakeShadows": (
+        "images:IMAGE mask:MASK",
+        "MASK IMAGE STRING",
+    ),
     "CombCN_MakeHoles": (
         "images:IMAGE kind:COMBO seed:INT",
         "MASK IMAGE",
@@ -337,6 +341,13 @@ def test_prepare_mask_against_library(bench, files):
     graph = source() | {"g": node("CombCN_PrepareMask", images=["i", 0], mask=["m", 0], **form)}
 
     assert torch.equal(bench(graph, ("g", 0)), grow(files["mask"] > 0, 3).float())
+
+
+def test_take_shadows_against_library(bench, files):
+    graph = source() | {"g": node("CombCN_TakeShadows", images=["i", 0], mask=["m", 0])}
+
+    expected = combcn_core.take_shadows(files["images"], files["mask"]).masks
+    assert torch.equal(bench(graph, ("g", 0)), expected.float())
 
 
 @pytest.mark.parametrize("channel", ["red", "luma", "brightest"])
