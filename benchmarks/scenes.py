@@ -42,7 +42,10 @@ class Scene:
         gain: exposure of R, G and B, in the first frame and in the last.
         shutter: share of the time between two frames during which it is open.
         noise: of the sensor, relative to the demo's grain of about 2 levels.
-        faintest: shadow up to this opacity, in [0, 255], is not in the mask.
+        faintest: shadow up to this opacity, in [0, 255], is not in the mask; with 255 a mirror
+            image is not either.
+        lift: of the van above its shadow.
+        mirror: how much of the van a wet lane shows below it, from 0 to 1.
     """
 
     travel: Range = (0.1, 0.4)
@@ -54,6 +57,8 @@ class Scene:
     shutter: float = 0
     noise: float = 0
     faintest: float = 0
+    lift: float = 0
+    mirror: float = 0
 
 
 _STILL: Range = (0.2, 0.2)
@@ -72,6 +77,19 @@ SCENES = {
     "everything": Scene(
         zoom=(1.08, 1.25), shake=0.006, gain=_EVENING, shutter=0.5, noise=2, faintest=110
     ),
+}
+
+
+# The mask is that of the van alone, and what belongs to it lies outside.
+EFFECTS = {
+    "cast": Scene(travel=_STILL, faintest=255),
+    "cast-moving": Scene(faintest=255),
+    "cast-noise": Scene(travel=_STILL, faintest=255, noise=2.5),
+    "cast-light": Scene(travel=_STILL, faintest=255, gain=_EVENING),
+    "detached": Scene(travel=_STILL, faintest=255, lift=0.12),
+    "detached-moving": Scene(faintest=255, lift=0.12, shake=0.006),
+    "mirror": Scene(travel=_STILL, faintest=255, mirror=0.45),
+    "mirror-moving": Scene(faintest=255, mirror=0.45),
 }
 
 
@@ -158,4 +176,13 @@ def _shoot(
         roll=sway(1.1, 2.9, 6.7),
     )
     rear = camera.travel + between(scene.drive)
-    return render_frame(scenery, camera, time, rear, size=scene.size, faintest=scene.faintest)
+    return render_frame(
+        scenery,
+        camera,
+        time,
+        rear,
+        size=scene.size,
+        faintest=scene.faintest,
+        lift=scene.lift,
+        mirror=scene.mirror,
+    )

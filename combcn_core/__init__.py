@@ -7,6 +7,8 @@ hole. See `inpaint` for clips in memory and `inpaint_file` for files of any leng
 from combcn_core.checkpoint import load_model, read_model_info, save_model
 from combcn_core.data import footage_from_images, scan_footage
 from combcn_core.evaluate import EvaluateConfig, evaluate
+from combcn_core.fill.follow import follow_masks
+from combcn_core.fill.shadows import TakenShadows, take_shadows
 from combcn_core.inference import InferenceModel, prepare
 from combcn_core.inpaint import (
     InpaintConfig,
@@ -19,11 +21,12 @@ from combcn_core.inpaint import (
     synthesize_texture,
     upsample_guidance,
 )
+from combcn_core.mask_files import MaskConfig
 from combcn_core.masks import composite
 from combcn_core.networks import CombCN, NetworkConfig
 from combcn_core.scores import Score
 from combcn_core.selftest import Prediction, self_test
-from combcn_core.stream import Report, inpaint_file
+from combcn_core.stream import Report, inpaint_file, write_masks
 from combcn_core.train import TrainConfig, train
 from combcn_core.version import __version__
 
@@ -32,16 +35,19 @@ __all__ = [
     "EvaluateConfig",
     "InferenceModel",
     "InpaintConfig",
+    "MaskConfig",
     "NetworkConfig",
     "Prediction",
     "Report",
     "Score",
+    "TakenShadows",
     "TrainConfig",
     "__version__",
     "coarse_size",
     "composite",
     "evaluate",
     "fill_rest",
+    "follow_masks",
     "footage_from_images",
     "infer_temporal",
     "inpaint",
@@ -55,6 +61,8 @@ __all__ = [
     "scan_footage",
     "self_test",
     "synthesize_texture",
+    "take_shadows",
     "train",
     "upsample_guidance",
+    "write_masks",
 ]

@@ -29,6 +29,7 @@ from tyro.conf import FlagCreatePairsOff, OmitSubcommandPrefixes, Positional, Us
 
 from combcn_core.evaluate import WEIGHTS, EvaluateConfig, evaluate
 from combcn_core.inpaint import InpaintConfig
+from combcn_core.mask_files import MaskConfig
 from combcn_core.memory import share_one_heap
 from combcn_core.segments import GIB
 from combcn_core.train import TrainConfig, TrainingDiverged
@@ -47,7 +48,8 @@ class _Files:
     input: Positional[Annotated[Path, arg(metavar="INPUT")]]
     """Video file, or folder of frames (PNG, JPEG, TIFF, EXR)."""
     mask: Annotated[str, arg(metavar="MASK")]
-    """What to remove, in white: an image, a folder of images, a video; or x,y,w,h in pixels."""
+    """What to remove, in white: an image, a folder of images, a video, an array (.npy, .npz); or
+    x,y,w,h in pixels."""
     output: Annotated[Path, arg(metavar="OUTPUT")]
     """.mp4 (H.264), .mkv (FFV1, lossless), .mov (ProRes), or a folder for PNG or EXR images."""
     frames: Annotated[str | None, arg(metavar="A-B")] = None
@@ -71,7 +73,7 @@ class _Files:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inpaint(InpaintConfig, _Files):
+class Inpaint(InpaintConfig, MaskConfig, _Files):
     """Remove what a mask covers from a video. Pixels outside the mask are not touched."""
 
     network: bool = True
@@ -85,6 +87,33 @@ class Inpaint(InpaintConfig, _Files):
         names = [field.name for field in dataclasses.fields(InpaintConfig)]
         settings = {name: getattr(self, name) for name in names}
         return InpaintConfig(**{**settings, "network": None if self.network else False})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masks(MaskConfig):
+    """Write the masks that `combcn inpaint` would use, one a frame, to be looked at and corrected
+    before anything is removed."""
+
+    input: Positional[Annotated[Path, arg(metavar="SOURCE")]]
+    """Video file, or folder of frames."""
+    mask: Annotated[str, arg(metavar="MASK")]
+    """As `combcn inpaint` takes it."""
+    output: Annotated[Path, arg(metavar="OUTPUT")]
+    """A folder, for PNGs with the numbers of the frames; or .mkv."""
+    follow_masks: Annotated[FlagCreatePairsOff[bool], arg(aliases=("--follow",))] = False
+    """Carry masks drawn on some frames to all of them: a folder of images, or one, with the
+    numbers of their frames in their names."""
+    grow_pixels: int = 0
+    """Grow the masks by so many pixels; negative numbers shrink them."""
+    frames: Annotated[str | None, arg(metavar="A-B")] = None
+    """First and last frame to write a mask for, counted from 0."""
+    fit_mask: FlagCreatePairsOff[bool] = False
+    """Resize a mask that has another size than the frames."""
+    allow_truncated: FlagCreatePairsOff[bool] = False
+    """Go on with what decodes of a damaged file."""
+
+    def __post_init__(self) -> None:
+        pass  # as in `Inpaint`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = tyro.cli(
             Union[  # noqa: UP007 (subcommands carry their names in annotations)
                 Annotated[Inpaint, tyro.conf.subcommand("inpaint")],
+                Annotated[Masks, tyro.conf.subcommand("masks")],
                 Annotated[Demo, tyro.conf.subcommand("demo")],
                 Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
                 Annotated[Train, tyro.conf.subcommand("train")],
@@ -212,6 +242,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         if isinstance(command, Inpaint):
             _inpaint(command)
+        elif isinstance(command, Masks):
+            _masks(command)
         elif isinstance(command, Evaluate):
             _evaluate(command)
         elif isinstance(command, Train):
@@ -247,7 +279,7 @@ def _say(text: str) -> None:
 def _inpaint(command: Inpaint) -> None:
     from combcn_core.stream import inpaint_file
 
-    config = command.config()
+    config, mask_config = command.config(), _mask_config(command)
     frames = None if command.frames is None else _parse_frames(command.frames)
     references = _parse_references(command.reference)
     fps = None if command.fps is None else _parse_rate(command.fps)
@@ -272,6 +304,7 @@ def _inpaint(command: Inpaint) -> None:
             model=model,
             frames=frames,
             references=references,
+            mask_config=mask_config,
             fit_mask=command.fit_mask,
             allow_truncated=command.allow_truncated,
             fps=fps,
@@ -282,6 +315,11 @@ def _inpaint(command: Inpaint) -> None:
     if command.report is not None:
         report.save(command.report)
     print(_summary(command.output, report))
+
+
+def _mask_config(command: MaskConfig) -> MaskConfig:
+    fields = dataclasses.fields(MaskConfig)
+    return MaskConfig(**{field.name: getattr(command, field.name) for field in fields})
 
 
 def _bar(name: str, unit: str = "frame") -> tqdm:
@@ -302,6 +340,8 @@ def _summary(output: Path, report: Report) -> str:
     }
     shares = [f"{pixels / report.hole_pixels:.1%} {how}" for how, pixels in parts.items() if pixels]
     summary = f"{done}; hole filled {', '.join(shares)}"
+    if report.shadow_pixels:
+        summary += f"; {report.shadow_pixels / report.frames:.0f} pixels of shadow taken a frame"
     if report.peak_memory_bytes is not None:
         summary += f"; peak memory {report.peak_memory_bytes / GIB:.2f} GiB"
     if report.changed_outside_mask is not None:
@@ -367,6 +407,36 @@ def _paths(command: Inpaint) -> list[str | Path]:
         command.output,
         *_parse_references(command.reference).values(),
     ]
+
+
+# --- combcn masks ---------------------------------------------------------------------------------
+
+
+def _masks(command: Masks) -> None:
+    from combcn_core.stream import write_masks
+
+    mask_config = _mask_config(command)
+    frames = None if command.frames is None else _parse_frames(command.frames)
+    count = 0
+    with logging_redirect_tqdm(), _bar(command.output.name) as bar:
+
+        def progress(done: int, total: int) -> None:
+            nonlocal count
+            bar.total, count = total, done
+            bar.update(done - bar.n)
+
+        pixels = write_masks(
+            command.input,
+            command.mask,
+            command.output,
+            frames=frames,
+            mask_config=mask_config,
+            fit_mask=command.fit_mask,
+            allow_truncated=command.allow_truncated,
+            grow_pixels=command.grow_pixels,
+            progress=progress,
+        )
+    print(f"{command.output}: masks of {count} frames, {pixels / count:.0f} pixels in each.")
 
 
 # --- combcn demo ----------------------------------------------------------------------------------

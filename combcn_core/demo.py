@@ -209,6 +209,8 @@ def render_frame(
     *,
     size: float = 1,
     faintest: float = 0,
+    lift: float = 0,
+    mirror: float = 0,
 ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """A frame with the van, and without it.
 
@@ -218,7 +220,10 @@ def render_frame(
         time: in [0, 1], of the van's bobbing on its springs.
         rear: x of the van's rear bumper; `camera.travel` is the left edge of the picture.
         size: of the van, relative to the demo's.
-        faintest: shadow up to this opacity, in [0, 255], does not count as touched.
+        faintest: shadow up to this opacity, in [0, 255], does not count as touched; with 255 a
+            mirror image does not either.
+        lift: of the van above its shadow, in frame heights.
+        mirror: how much of the van a wet lane shows below it, from 0 to 1.
 
     Returns:
         (H, W, 3) both, in [0, 255]; and (H, W), where they may differ.
@@ -238,15 +243,22 @@ def render_frame(
     # The sky still lights a shadow, so red fades more than blue.
     fade = shadow.paint[..., 3:] / 255 * np.array([0.74, 0.7, 0.62], np.float32)
     with_van[shadow.rows, shadow.columns] *= 1 - fade
+    line = _VAN_LINE - lift
+    flip = _place(0, 2 * _VAN_LINE) @ np.diag([1, -1, 1])
     middle = (size * _VAN_LENGTH / 2, size * -0.1)
-    parts = [camera.see(scenery.body, _place(rear, _VAN_LINE + bob, pitch, middle) @ scale)]
+    body = _place(rear, line + bob, pitch, middle) @ scale
+    places = [(scenery.body, body)]
     for axle in (_REAR_WHEEL, _FRONT_WHEEL):
-        wheel = _place(rear + axle * size, _VAN_LINE - _WHEEL_RADIUS * size, turn) @ scale
-        parts.append(camera.see(scenery.wheel, wheel))
+        wheel = _place(rear + axle * size, line - _WHEEL_RADIUS * size, turn) @ scale
+        places.append((scenery.wheel, wheel))
+    parts = [camera.see(layer, place) for layer, place in places]
+    mirrored = [camera.see(layer, flip @ place) for layer, place in places] if mirror else []
+    for part in mirrored:
+        part._replace(paint=part.paint * np.float32(mirror)).lay_over(with_van)
     for part in parts:
         part.lay_over(with_van)
     touched[shadow.rows, shadow.columns] |= shadow.paint[..., 3] > faintest
-    for view in parts:
+    for view in parts + (mirrored if faintest < 255 else []):
         touched[view.rows, view.columns] |= (view.paint > 0).any(axis=2)
 
     for layer in scenery.before:

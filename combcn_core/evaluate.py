@@ -39,6 +39,7 @@ from combcn_core.inpaint import (
     inpaint,
     upsample_guidance,
 )
+from combcn_core.mask_files import read_mask
 from combcn_core.masks import composite, grow
 from combcn_core.networks import CombCN
 from combcn_core.pictures import (
@@ -51,7 +52,7 @@ from combcn_core.pictures import (
 )
 from combcn_core.pixels import from_unit, to_unit
 from combcn_core.scores import Score, ScoreBook, Sheet, write_page
-from combcn_core.video import IMAGE_ENDINGS, PathLike, Pixels, open_reader, read_mask
+from combcn_core.video import IMAGE_ENDINGS, PathLike, Pixels, open_reader
 
 Method = Literal["combcn", "no-network", "networks", "3dcn", "2dcn", "telea", "ns"]
 METHODS: tuple[Method, ...] = get_args(Method)

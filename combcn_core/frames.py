@@ -82,6 +82,7 @@ class ClipInfo:
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)  # of the file
     stream_metadata: Mapping[str, str] = field(default_factory=dict, repr=False)  # of its video
     truncated: bool = False  # damaged, and read all the same
+    is_turned: bool = False  # displayed a quarter turn from how it is stored
 
     @property
     def num_frames(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Folders of images as clips, and images as masks."""
+"""Images, and folders of them as clips."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import io
 import os
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,18 +32,18 @@ from combcn_core.frames import (
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".exr")
 
 
-def image_files(path: Path) -> list[Path]:
+def image_files(path: Path, endings: Sequence[str] = IMAGE_ENDINGS) -> list[Path]:
     """The images of a folder in the order of the numbers in their names; or the one image."""
     if path.is_file():
         return [path]
     files = [
         file
         for file in path.iterdir()
-        if file.suffix.lower() in IMAGE_ENDINGS and not file.name.startswith(".")
+        if file.suffix.lower() in endings and not file.name.startswith(".")
     ]
     if not files:
-        endings = ", ".join(IMAGE_ENDINGS)
-        raise ValueError(f"folder {path} has no images ({endings}); give one that has.")
+        kinds = ", ".join(endings)
+        raise ValueError(f"folder {path} has no images ({kinds}); give one that has.")
     # Splitting at numbers alternates text and digits, so like is compared with like.
     return sorted(
         files,
@@ -54,7 +54,7 @@ def image_files(path: Path) -> list[Path]:
     )
 
 
-def _read_image(path: Path) -> NDArray[Any]:
+def read_image(path: Path) -> NDArray[Any]:
     """Decode an image that is no EXR: (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16."""
     data = path.read_bytes()  # cv2.imread cannot open all names on Windows
     ending = path.suffix.lower()
@@ -62,13 +62,14 @@ def _read_image(path: Path) -> NDArray[Any]:
     size = _stated_size(data)
     if size is not None:
         check_frame_size(*size, path)
-    if size is None:  # cv2 reads many more kinds, of whose headers nothing is known here
+    is_other = data[:2] in (b"BM", b"RI") and ending not in (".bmp", ".webp")
+    if size is None or is_other:  # cv2 reads more kinds, of whose headers nothing is known here
         pass
     elif ending in (".tif", ".tiff") and _misleads_cv2(_tiff_tags(data)):
         image = _decode_tiff(path, data)
     elif ending != ".png" or b"IEND" in data:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-        if ending == ".png" and _png_has_alpha(data):
+        if ending in (".webp", ".bmp") or (ending == ".png" and _png_has_alpha(data)):
             flags = cv2.IMREAD_UNCHANGED
         with contextlib.suppress(cv2.error):
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -83,7 +84,7 @@ def _read_image(path: Path) -> NDArray[Any]:
 
 
 def _stated_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) in the header of a PNG, JPEG or TIFF; None for what is none of these."""
+    """(width, height) in the header of a PNG, JPEG, TIFF, BMP or WebP; None for what is none."""
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     if data[:3] == b"\xff\xd8\xff":
@@ -91,6 +92,35 @@ def _stated_size(data: bytes) -> tuple[int, int] | None:
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         tags = _tiff_tags(data)
         return tags.get(_WIDTH, 0), tags.get(_HEIGHT, 0)
+    if data[:2] == b"BM":
+        return _bmp_size(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _webp_size(data)
+    return None
+
+
+def _bmp_size(data: bytes) -> tuple[int, int] | None:
+    """Of headers since Windows 3; rows from top to bottom have a negative height."""
+    if int.from_bytes(data[14:18], "little") < 40:
+        return None
+    width, height = (int.from_bytes(data[at : at + 4], "little", signed=True) for at in (18, 22))
+    return abs(width), abs(height)
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    """Of the first chunk. Source: RFC 9649, section 2; RFC 6386, section 9.1, for lossy ones."""
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(data[at : at + size], "little")
+
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return number(24, 3) + 1, number(27, 3) + 1
+    if kind == b"VP8L":
+        bits = number(21, 4)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        return number(26, 2) & 0x3FFF, number(28, 2) & 0x3FFF
     return None
 
 
@@ -112,6 +142,19 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 def _png_has_alpha(data: bytes) -> bool:
     """By the type of its pixels, or transparency of some colours, which is said before these."""
     return data[25:26] in (b"\4", b"\6") or b"tRNS" in data[: data.find(b"IDAT")]
+
+
+def png_palette(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+    """The palette of a PNG, (256, 3) RGB, and the entry of each pixel, (H, W); None without one."""
+    with path.open("rb") as file:
+        if file.read(26)[:8] != b"\x89PNG\r\n\x1a\n":
+            return None
+        file.seek(25)
+        if file.read(1) != b"\3":
+            return None
+    with av.open(str(path.absolute()), "r", format="png_pipe") as container:
+        entries, colors = next(container.decode(video=0)).to_ndarray()
+    return colors[:, 1:], entries  # alpha comes first
 
 
 _WIDTH, _HEIGHT, _PHOTOMETRIC = 256, 257, 262
@@ -202,7 +245,7 @@ class ImageReader(FrameReader):
         if is_exr(file):
             pixels, stored = exr.read(file)
         else:
-            image = _read_image(file)
+            image = read_image(file)
             pixels = np.ascontiguousarray(image[..., :3])
             stored = image if image.shape[2] == 4 else None
         return Frame(pixels, index, None, file.stem, stored)
@@ -245,23 +288,6 @@ def differing(source: Frame, written: Frame) -> Mask:
     return (first != second).any(axis=2)
 
 
-def threshold(image: NDArray[Any]) -> Mask:
-    """(H, W, C), unsigned integers or floats -> (H, W), True at half of the range or more."""
-    largest = image.max(axis=2)
-    if np.issubdtype(image.dtype, np.floating):
-        return largest >= 0.5
-    return largest > np.iinfo(image.dtype).max // 2
-
-
-def image_mask(path: Path) -> Mask:
-    """The hole that an image means; see `read_mask`."""
-    image = exr.read_levels(path) if is_exr(path) else _read_image(path)
-    color, alpha = image[..., :3], image[..., 3:]
-    if alpha.size and (color == color[0, 0]).all() and alpha.min() < alpha.max():
-        return threshold(alpha)
-    return threshold(color)
-
-
 class ImageWriter(FrameWriter):
     """Writes a folder of images; see `open_writer`."""
 
@@ -285,7 +311,7 @@ class ImageWriter(FrameWriter):
             return
         stored = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
         if info.has_alpha:
-            source = _read_image(self._sources[index])
+            source = read_image(self._sources[index])
             stored = np.dstack([stored, source[..., 3:]])
         encoded, data = cv2.imencode(".png", stored)
         assert encoded

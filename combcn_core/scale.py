@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from combcn_core.checkpoint import WEIGHTS_FOLDER, load_model
 from combcn_core.inpaint import InpaintConfig
+from combcn_core.mask_files import MaskConfig
 from combcn_core.networks import CombCN
 from combcn_core.stream import inpaint_file, keep_segments, list_segments
 from combcn_core.version import __version__
@@ -27,6 +28,7 @@ from combcn_core.version import __version__
 Engine = Literal["local", "ray"]
 
 _SETTINGS = get_type_hints(InpaintConfig)
+_MASK_SETTINGS = get_type_hints(MaskConfig)
 _FILE_OPTIONS = {
     "frames": tuple[int, int],
     "references": dict[int, str],
@@ -35,7 +37,7 @@ _FILE_OPTIONS = {
     "fps": Fraction,
     "weights": str,
 }
-_OPTIONS = {**_SETTINGS, **_FILE_OPTIONS}
+_OPTIONS = {**_SETTINGS, **_MASK_SETTINGS, **_FILE_OPTIONS}
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Row:
 
     Attributes:
         input, mask, output: as `combcn inpaint` takes them; relative to the manifest's folder.
-        options: fields of `InpaintConfig`, and frames ([first, last]), references ({number: path}),
-            fit_mask, allow_truncated, fps, weights.
+        options: fields of `InpaintConfig` and `MaskConfig`, and frames ([first, last]), references
+            ({number: path}), fit_mask, allow_truncated, fps, weights.
     """
 
     input: str
@@ -62,9 +64,15 @@ class Row:
         """
         return InpaintConfig(**{k: v for k, v in self.options.items() if k in _SETTINGS})
 
+    @property
+    def mask_config(self) -> MaskConfig:
+        """How its mask is to be understood. Raises as `config`."""
+        return MaskConfig(**{k: v for k, v in self.options.items() if k in _MASK_SETTINGS})
+
     def arguments(self, *names: str) -> dict[str, Any]:
-        """Those of the options that functions of stream.py take by these names."""
-        found = {name: self.options[name] for name in names if name in self.options}
+        """Those of the options that functions of stream.py take by these names, and the mask's."""
+        found: dict[str, Any] = {"mask_config": self.mask_config}
+        found |= {name: self.options[name] for name in names if name in self.options}
         if "frames" in found:
             found["frames"] = tuple(found["frames"])
         if "references" in found:

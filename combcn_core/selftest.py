@@ -27,6 +27,7 @@ from torch import Tensor
 from combcn_core import metrics
 from combcn_core.inference import Model
 from combcn_core.inpaint import InpaintConfig, inpaint, propagate
+from combcn_core.mask_files import read_mask
 from combcn_core.masks import check_masks, grow
 from combcn_core.pictures import (
     Image,
@@ -39,7 +40,7 @@ from combcn_core.pictures import (
 from combcn_core.pixels import from_unit, to_unit
 from combcn_core.progress import Tell, part_of
 from combcn_core.scores import write_html, write_text
-from combcn_core.video import PathLike, open_reader, read_mask
+from combcn_core.video import PathLike, open_reader
 
 MAX_FRAMES = 96
 SEEDS = (0, 1, 2)

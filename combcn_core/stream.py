@@ -32,9 +32,13 @@ import numpy as np
 import torch
 
 from combcn_core.fill.cuts import is_cut
+from combcn_core.fill.follow import follow
+from combcn_core.fill.shadows import Small, find_effects
+from combcn_core.frames import Mask
 from combcn_core.images import differing
 from combcn_core.inpaint import InpaintConfig, Seen, SegmentResult, ShotInpainter
 from combcn_core.jobs import default_memory_bytes
+from combcn_core.mask_files import MaskConfig, MaskReader, keep_masks, read_drawn, read_mask
 from combcn_core.masks import PackedMask, PackedMasks, grow
 from combcn_core.memory import (
     LEAST_NETWORK_BYTES,
@@ -53,13 +57,10 @@ from combcn_core.version import __version__
 from combcn_core.video import (
     ClipInfo,
     FrameReader,
-    Mask,
-    MaskReader,
     PathLike,
     Pixels,
     open_reader,
     open_writer,
-    read_mask,
 )
 
 log = logging.getLogger("combcn")
@@ -86,6 +87,7 @@ class Report:
         filled_pixels: by the classical fill.
         network_pixels: by the networks.
         synthesized_pixels: of the last two, those that got texture from what is known around them.
+        shadow_pixels: of the hole pixels, those that `take_shadows` added, before growing.
         resumed_frames: of those, how many an interrupted run had finished.
         changed_outside_mask: pixels outside the grown masks that differ between the source and the
             written file, both decoded, in images with their alpha. Always 0; None where the format
@@ -104,6 +106,7 @@ class Report:
     filled_pixels: int
     network_pixels: int
     synthesized_pixels: int
+    shadow_pixels: int
     resumed_frames: int
     changed_outside_mask: int | None
     seconds: dict[str, float]
@@ -131,6 +134,7 @@ def inpaint_file(
     model: CombCN | None = None,
     frames: tuple[int, int] | None = None,
     references: Mapping[int, PathLike] | None = None,
+    mask_config: MaskConfig | None = None,
     fit_mask: bool = False,
     allow_truncated: bool = False,
     fps: Fraction | None = None,
@@ -152,6 +156,7 @@ def inpaint_file(
             masks for these frames only, they count as the whole clip.
         references: frame number -> picture of that frame without the object. Its pixels stand in
             the hole of that frame, and the holes of other frames are filled from them.
+        mask_config: how the mask is to be understood; the defaults of `MaskConfig` if None.
         fit_mask: resize masks to the clip.
         allow_truncated: go on with what decodes of a damaged file.
         fps: frames per second of a folder of images that becomes a video.
@@ -174,7 +179,8 @@ def inpaint_file(
     tally = _Tally()
     run = _Run.open(
         input, mask, output, config or InpaintConfig(), model, frames, references,
-        fit_mask=fit_mask, allow_truncated=allow_truncated, memory_limit_gib=memory_limit_gib,
+        mask_config=mask_config, fit_mask=fit_mask, allow_truncated=allow_truncated,
+        memory_limit_gib=memory_limit_gib,
     )  # fmt: skip
     clip, config = run.clip, run.config
     num_written, num_frames = 0, clip.stop - clip.start
@@ -217,6 +223,7 @@ def inpaint_file(
         filled_pixels=tally.filled_pixels,
         network_pixels=tally.network_pixels,
         synthesized_pixels=tally.synthesized_pixels,
+        shadow_pixels=clip.shadow_pixels,
         resumed_frames=tally.resumed_frames,
         changed_outside_mask=changed,
         seconds=tally.finish(),
@@ -236,6 +243,7 @@ def inpaint_file(
             "memory_limit_gib": memory_limit_gib,
             "resume": resume,
             "model": model is not None,
+            **asdict(mask_config or MaskConfig()),
             **asdict(config),
         },
     )
@@ -248,6 +256,7 @@ def list_segments(
     config: InpaintConfig | None = None,
     model: CombCN | None = None,
     frames: tuple[int, int] | None = None,
+    mask_config: MaskConfig | None = None,
     fit_mask: bool = False,
     allow_truncated: bool = False,
 ) -> list[tuple[int, int]]:
@@ -257,7 +266,8 @@ def list_segments(
     """
     run = _Run.open(
         input, mask, None, config or InpaintConfig(), model, frames, {},
-        fit_mask=fit_mask, allow_truncated=allow_truncated, memory_limit_gib=None,
+        mask_config=mask_config, fit_mask=fit_mask, allow_truncated=allow_truncated,
+        memory_limit_gib=None,
     )  # fmt: skip
     clip = run.clip
     with clip.open_frames(clip.start, clip.stop) as pictures:
@@ -284,6 +294,7 @@ def keep_segments(
     config: InpaintConfig | None = None,
     model: CombCN | None = None,
     references: Mapping[int, PathLike] | None = None,
+    mask_config: MaskConfig | None = None,
     fit_mask: bool = False,
     allow_truncated: bool = False,
 ) -> int:
@@ -303,7 +314,8 @@ def keep_segments(
     tally = _Tally()
     run = _Run.open(
         input, mask, output, config or InpaintConfig(), model, frames, references,
-        fit_mask=fit_mask, allow_truncated=allow_truncated, memory_limit_gib=None,
+        mask_config=mask_config, fit_mask=fit_mask, allow_truncated=allow_truncated,
+        memory_limit_gib=None,
     )  # fmt: skip
     store = SegmentStore(Path(output), run.config, model)
     with closing(_read(run.clip, run.config.grow_pixels, references, digests=True)) as source:
@@ -311,6 +323,50 @@ def keep_segments(
         for _ in filling.fill(run.jobs(source), None):
             pass
     return run.clip.stop - run.clip.start - tally.resumed_frames
+
+
+def write_masks(
+    input: PathLike,
+    mask: PathLike,
+    output: PathLike,
+    *,
+    frames: tuple[int, int] | None = None,
+    mask_config: MaskConfig | None = None,
+    fit_mask: bool = False,
+    allow_truncated: bool = False,
+    grow_pixels: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Write the masks that `inpaint_file` would use, one a frame, to be looked at and corrected.
+
+    Args:
+        input, mask, frames, mask_config, fit_mask, allow_truncated: as in `inpaint_file`.
+        output: a folder, for PNGs with the numbers of the frames; or .mkv.
+        grow_pixels: grow the masks by so much; negative numbers shrink them.
+        progress: called with the number of masks written so far and of all, after each.
+
+    Returns:
+        The hole pixels in all masks.
+
+    Raises:
+        ValueError: an input that cannot be used, an output that cannot be written.
+    """
+    clip = _open_clip(
+        input, mask, frames, 0, mask_config=mask_config, fit_mask=fit_mask,
+        allow_truncated=allow_truncated,
+    )  # fmt: skip
+    _check_output(output, [input, mask])
+    info = clip.info
+    form = ClipInfo(info.width, info.height, info.fps, indices=info.indices, names=info.names)
+    hole_pixels, total = 0, clip.stop - clip.start
+    with clip.open_masks(info) as masks, open_writer(output, form) as writer:
+        for count, hole in enumerate(_grown(masks, grow_pixels), 1):
+            gray = hole.whole().astype(np.uint8) * np.uint8(255)
+            writer.write(np.repeat(gray[..., None], 3, axis=2))
+            hole_pixels += hole.num_pixels
+            if progress is not None:
+                progress(count, total)
+    return hole_pixels
 
 
 # --- what is read ---------------------------------------------------------------------------------
@@ -329,6 +385,7 @@ class _Clip:
     shot_start: int  # of the shot that read_start is in
     open_frames: Callable[[int, int], FrameReader]  # from and to a position, half-open
     open_masks: Callable[[ClipInfo], MaskReader]
+    shadow_pixels: int = 0  # in the masks of the frames to write
 
 
 class _SourceFrame(NamedTuple):
@@ -348,6 +405,7 @@ def _open_clip(
     frames: tuple[int, int] | None,
     halo: int,
     *,
+    mask_config: MaskConfig | None,
     fit_mask: bool,
     allow_truncated: bool,
 ) -> _Clip:
@@ -365,22 +423,143 @@ def _open_clip(
         return open_reader(input, frames=span, allow_truncated=allow_truncated)
 
     def open_masks(info: ClipInfo) -> MaskReader:
-        return read_mask(mask, info, fit_mask=fit_mask, allow_truncated=allow_truncated)
+        return read_mask(
+            mask, info, config=mask_config, fit_mask=fit_mask, allow_truncated=allow_truncated
+        )
 
-    open_masks(info)
+    follows = mask_config is not None and mask_config.follow_masks
+    if follows:
+        drawn = read_drawn(mask, whole, config=mask_config, fit_mask=fit_mask)
+    masks = None if follows else open_masks(info)
     start = bisect_left(indices, info.indices[0])
     stop = start + len(info.indices)
     read_start, read_stop = max(start - halo, 0), min(stop + halo, len(indices))
-    try:
-        open_masks(whole)
-    except ValueError:  # masks for the frames to write alone: no others can be used
+    if masks is not None and masks.is_of_range:  # no other frames can be used
         read_start = shot_start = start
         read_stop = stop
     else:
         shot_start = _shot_start(read_start, open_frames)
+    takes = mask_config is not None and mask_config.take_shadows
+    margins = (0, len(indices)) if masks is None or not masks.is_of_range else (start, stop)
+    span = _shadow_span(read_start, read_stop, margins) if takes else (read_start, read_stop)
+    if follows:
+        followed = follow_clip(indices, drawn, *span, open_frames)
+        kept = dict(zip(indices[span[0] : span[1]], followed, strict=True))
+
+        def open_masks(info: ClipInfo) -> MaskReader:
+            return keep_masks(kept, info)
+
+    shadow_pixels = 0
+    if takes:
+        open_given = open_masks
+        taken = take_shadows_of_clip(
+            indices, read_start, read_stop, margins, open_frames, open_given
+        )
+        wholes = dict(zip(indices[read_start:read_stop], taken, strict=True))
+        with open_given(info) as given:
+            for index, hole in zip(info.indices, given, strict=True):
+                shadow_pixels += wholes[index].num_pixels - int(hole.sum())
+
+        def open_masks(info: ClipInfo) -> MaskReader:
+            return keep_masks(wholes, info)
+
     return _Clip(
-        whole, info, start, stop, read_start, read_stop, shot_start, open_frames, open_masks
+        *(whole, info, start, stop, read_start, read_stop, shot_start, open_frames, open_masks),
+        shadow_pixels,
     )
+
+
+_SHADOW_FRAMES, _SHADOW_HALO = 48, 32  # looked at together; those before and after them
+
+
+def _shadow_span(start: int, stop: int, margins: tuple[int, int]) -> tuple[int, int]:
+    """The positions that are read for the shadows of frames from start to stop - 1."""
+    first = start - start % _SHADOW_FRAMES - _SHADOW_HALO
+    last = stop - stop % -_SHADOW_FRAMES + _SHADOW_HALO
+    return max(first, margins[0]), min(last, margins[1])
+
+
+def take_shadows_of_clip(
+    indices: Sequence[int],
+    start: int,
+    stop: int,
+    margins: tuple[int, int],
+    open_frames: Callable[[int, int], FrameReader],
+    open_masks: Callable[[ClipInfo], MaskReader],
+) -> list[PackedMask]:
+    """Grow the masks of frames from one position to before another by their shadows.
+
+    Frames are looked at in windows that lie at fixed places of the clip, so that masks come out
+    the same whichever frames are asked for.
+
+    Args:
+        indices: of the frames that decode, in the source.
+        start, stop: positions in `indices`.
+        margins: no frame before and after these is read.
+        open_frames: opens the frames from one position to before another.
+        open_masks: opens their masks.
+    """
+    grown: list[PackedMask] = []
+    unseen: list[int] = []
+    for begin in range(start - start % _SHADOW_FRAMES, stop, _SHADOW_FRAMES):
+        first, last = _shadow_span(begin, begin + _SHADOW_FRAMES, margins)
+        pictures, objects = [], []
+        wholes: list[PackedMask | None] = []  # of the frames that are asked for
+        with open_frames(first, last) as frames, open_masks(frames.info) as masks:
+            small = Small.of(frames.info.height, frames.info.width)
+            for at, (frame, hole) in enumerate(zip(frames, masks, strict=True), first):
+                pictures.append(small.frame(frame.pixels))
+                objects.append(small.mask(hole))
+                inside = max(begin, start) <= at < min(begin + _SHADOW_FRAMES, stop)
+                wholes.append(PackedMask.of(hole) if inside else None)
+        effects, dark = find_effects(np.stack(pictures), np.stack(objects))
+        for at, (effect, whole) in enumerate(zip(effects, wholes, strict=True), first):
+            if whole is not None:
+                grown.append(PackedMask.of(small.enlarged(effect, whole.whole())))
+                if at - first in dark:
+                    unseen.append(indices[at])
+    if unseen:
+        log.warning(
+            "no other frame shows enough of the ground around the mask in %d frames, first %d: "
+            "no shadows were found there.",
+            *(len(unseen), unseen[0]),
+        )
+    return grown
+
+
+def follow_clip(
+    indices: Sequence[int],
+    drawn: Mapping[int, Mask],
+    start: int,
+    stop: int,
+    open_frames: Callable[[int, int], FrameReader],
+) -> list[PackedMask]:
+    """Carry drawn masks to the frames of a clip from one position to before another.
+
+    They come out the same whichever frames are asked for.
+
+    Args:
+        indices: of the frames that decode, in the source.
+        drawn: index of a frame -> its mask.
+        start, stop: positions in `indices`.
+        open_frames: opens the frames from one position to before another.
+    """
+    known = {at: drawn[index] for at, index in enumerate(indices) if index in drawn}
+    begin = max((at for at in known if at <= start), default=start)
+    end = min((at + 1 for at in known if at + 1 >= stop), default=stop)
+    near = {at - begin: mask for at, mask in known.items() if begin <= at < end}
+    found: list[PackedMask] = []
+    doubtful: list[tuple[float, int]] = []
+    with open_frames(begin, end) as frames:
+        pixels = (frame.pixels for frame in frames)
+        for at, (hole, confidence) in enumerate(follow(pixels, near), begin):
+            if start <= at < stop:
+                found.append(PackedMask.of(hole))
+                doubtful.append((confidence, indices[at]))
+    worst = [f"{number} ({sure:.2f})" for sure, number in sorted(doubtful)[:5] if sure < 1]
+    if worst:
+        log.info("masks followed; least sure in frames %s: draw one there.", ", ".join(worst))
+    return found
 
 
 def _shot_start(position: int, open_frames: Callable[[int, int], FrameReader]) -> int:
@@ -462,13 +641,20 @@ class _Run:
         frames: tuple[int, int] | None,
         references: Mapping[int, PathLike],
         *,
+        mask_config: MaskConfig | None,
         fit_mask: bool,
         allow_truncated: bool,
         memory_limit_gib: float | None,
     ) -> _Run:
         inpainter = ShotInpainter(config, model)
         clip = _open_clip(
-            input, mask, frames, inpainter.halo, fit_mask=fit_mask, allow_truncated=allow_truncated
+            input,
+            mask,
+            frames,
+            inpainter.halo,
+            mask_config=mask_config,
+            fit_mask=fit_mask,
+            allow_truncated=allow_truncated,
         )
         _check_references(references, clip.whole)
         if output is not None:

@@ -1,8 +1,8 @@
 """Frames and sound of video files and image folders, read and written as a stream.
 
-`open_reader` yields upright RGB frames one at a time, `read_mask` the holes that go with them, and
-`open_writer` takes the finished frames and brings along all else that the source has: rate, time
-stamps, colour tags, names, metadata and sound. Nothing here holds more than a few frames.
+`open_reader` yields upright RGB frames one at a time, and `open_writer` takes the finished ones and
+brings along all else that the source has: rate, time stamps, colour tags, names, metadata and
+sound. Nothing here holds more than a few frames.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import itertools
 import logging
 import os
 import re
@@ -29,6 +28,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
@@ -42,10 +42,8 @@ from combcn_core.frames import (
     Frame,
     FrameReader,
     FrameWriter,
-    Mask,
     PathLike,
     Pixels,
-    Reader,
     check_frame_size,
     select_frames,
 )
@@ -53,9 +51,6 @@ from combcn_core.images import (
     IMAGE_ENDINGS,
     ImageReader,
     ImageWriter,
-    image_files,
-    image_mask,
-    threshold,
 )
 
 __all__ = [
@@ -65,18 +60,20 @@ __all__ = [
     "Frame",
     "FrameReader",
     "FrameWriter",
-    "MaskReader",
     "count_frames",
     "open_reader",
     "open_writer",
-    "read_mask",
 ]
 
 log = logging.getLogger("combcn")
 
 
 def open_reader(
-    path: PathLike, *, frames: tuple[int, int] | None = None, allow_truncated: bool = False
+    path: PathLike,
+    *,
+    frames: tuple[int, int] | None = None,
+    allow_truncated: bool = False,
+    with_alpha: bool = False,
 ) -> FrameReader:
     """Open a video file, a folder of images (in the order of their numbers), or one image.
 
@@ -97,6 +94,7 @@ def open_reader(
             frame before the first one, and yields what reading the whole clip would.
         allow_truncated: read what decodes of a damaged file. Frames that do not decode are left
             out, of `info.indices` too. Decodes everything once more.
+        with_alpha: where a video has alpha, `stored` of its frames is RGBA.
 
     Raises:
         ValueError: missing, not a video, no frames, a range outside the clip, images that differ
@@ -104,10 +102,10 @@ def open_reader(
             `allow_truncated` (while iterating, where only decoding shows it).
     """
     path = Path(path)
-    _check_exists(path, "give a video file or a folder of images")
+    check_exists(path, "give a video file or a folder of images")
     if path.is_dir() or path.suffix.lower() in IMAGE_ENDINGS:
         return ImageReader(path, frames)
-    return _VideoReader(path, frames, allow_truncated)
+    return _VideoReader(path, frames, allow_truncated, with_alpha)
 
 
 def count_frames(path: PathLike) -> int:
@@ -118,57 +116,6 @@ def count_frames(path: PathLike) -> int:
     total = open_reader(path).info.total_frames
     assert total is not None
     return total
-
-
-def read_mask(
-    source: PathLike, info: ClipInfo, *, fit_mask: bool = False, allow_truncated: bool = False
-) -> MaskReader:
-    """Open the holes of a clip: one image for all frames, a folder of images, a video, or a box.
-
-    A pixel is hole where its largest channel reaches half of the range (128 of 255, 32768 of
-    65535, 0.5 in EXR), so white, red, soft and compressed masks all work. Alpha counts only in an
-    image whose colour is the same everywhere: opaque is hole then.
-
-    Args:
-        source: a path, or "x,y,w,h" in pixels of the frame as displayed.
-        info: of the clip's reader. If that reads a range of frames, masks for the whole clip are
-            cut to it; masks for the range alone do as well.
-        fit_mask: resize masks to the clip, nearest neighbour.
-        allow_truncated: as in `open_reader`, for a mask that is a video.
-
-    Raises:
-        ValueError: missing or unreadable; sizes differ without `fit_mask`; as many frames as
-            neither one nor the clip has; a box without area or beyond the frame.
-    """
-    if re.fullmatch(r"\s*-?\d+\s*(,\s*-?\d+\s*){3}", str(source)):
-        box = _box_mask(str(source), info)
-        return MaskReader(lambda: itertools.repeat(box), info, fit_mask)
-    path = Path(source)
-    _check_exists(path, "give an image, a folder of images, a video, or x,y,w,h")
-    masks: Callable[[Sequence[int]], Iterator[Mask]]
-    if path.is_dir() or path.suffix.lower() in IMAGE_ENDINGS:
-        files = image_files(path)
-        num_masks = len(files)
-
-        def masks(positions: Sequence[int]) -> Iterator[Mask]:
-            return (image_mask(files[position]) for position in positions)
-
-    else:
-        total = open_reader(path, allow_truncated=allow_truncated).info.total_frames
-        assert total is not None
-        num_masks = total
-
-        def masks(positions: Sequence[int]) -> Iterator[Mask]:
-            wanted = frozenset(positions)
-            span = (min(wanted), max(wanted))
-            video = open_reader(path, frames=span, allow_truncated=allow_truncated)
-            return (threshold(frame.pixels) for frame in video if frame.index in wanted)
-
-    if num_masks == 1:
-        still = next(masks([0]))
-        return MaskReader(lambda: itertools.repeat(still), info, fit_mask)
-    chosen = _mask_positions(num_masks, info)
-    return MaskReader(lambda: masks(chosen), info, fit_mask)
 
 
 def open_writer(
@@ -244,38 +191,7 @@ def open_writer(
     return _VideoWriter(path, info, rate, form, scratch)
 
 
-class MaskReader(Reader[Mask]):
-    """Yields a (H, W) bool array for each frame of the clip, True inside the hole.
-
-    Never ends if the length of the clip is not known. The arrays are not to be written into: a
-    mask that stands still is one array.
-    """
-
-    def __init__(self, masks: Callable[[], Iterator[Mask]], info: ClipInfo, fit_mask: bool) -> None:
-        super().__init__()
-        self._masks = masks
-        self._info = info
-        self._fit_mask = fit_mask
-        self._fitted(next(masks()))  # so that a wrong size shows before any work is done
-
-    def _items(self) -> Generator[Mask, None, None]:
-        for mask in itertools.islice(self._masks(), self._info.num_frames):
-            yield self._fitted(mask)
-
-    def _fitted(self, mask: Mask) -> Mask:
-        size = (self._info.width, self._info.height)
-        if mask.shape == size[::-1]:
-            return mask
-        if not self._fit_mask:
-            raise ValueError(
-                f"mask is {mask.shape[1]}x{mask.shape[0]} but the clip is {size[0]}x{size[1]}; "
-                "pass a mask of that size, or have it resized (--fit-mask, resize_mask)."
-            )
-        resized = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
-        return resized.astype(bool)
-
-
-def _check_exists(path: Path, hint: str) -> None:
+def check_exists(path: Path, hint: str) -> None:
     if not os.path.exists(path):  # no error for a name that is too long
         raise ValueError(f"{path} does not exist; {hint}.")
 
@@ -479,13 +395,23 @@ class _Scan:
 class _Decoder:
     """Decodes a stream and notices what is broken."""
 
-    def __init__(self, stream: VideoStream, from_pts: int | None = None) -> None:
+    def __init__(
+        self, stream: VideoStream, from_pts: int | None = None, with_alpha: bool = False
+    ) -> None:
         # With threads, FFmpeg's decoders of these lose, or find at random, what is broken.
         concealing = ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video")
         name = stream.codec_context.name
         stream.thread_type = "NONE" if name in concealing else "SLICE"
         stream.codec_context.options["max_pixels"] = str(MAX_FRAME_PIXELS)  # of any later frame
         self._stream = stream
+        self._context = stream.codec_context
+        if with_alpha and stream.metadata.get("alpha_mode") == "1":
+            # FFmpeg's own decoders of VP8 and VP9 leave alpha out.
+            library = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(name, "")
+            if library in av.codecs_available:
+                context = VideoCodecContext.create(library, "r")
+                assert isinstance(context, VideoCodecContext)
+                self._context = context
         self._from_pts = from_pts
         self._has_checksums: bool | None = None if name == "ffv1" else False
         self.first: VideoFrame | None = None
@@ -497,7 +423,7 @@ class _Decoder:
             self.damaged = True
             return []
         try:
-            frames = self._stream.codec_context.decode(packet)
+            frames = self._context.decode(packet)
         except av.FFmpegError:
             # A clip cut out of a broadcast begins with frames whose key frame is missing.
             if self.first is not None or packet is None or packet.is_keyframe:
@@ -734,6 +660,7 @@ def _describe(
         time_base=stream.time_base,
         pts=None if constant else tuple(pts),
         has_sound=bool(container.streams.audio),
+        is_turned=_orientation(first)[0] == 0,
         metadata=dict(tags[key] for key in tags.keys() - _CONTAINER_TAGS),
         stream_metadata={key: stream_tags[key] for key in stream_tags.keys() & _STREAM_TAGS},
     )
@@ -770,6 +697,18 @@ def _unrounded(rate: Fraction) -> Fraction:
     return ntsc if abs(ntsc / rate - 1) < 9e-7 else rate
 
 
+def _has_alpha(frame: VideoFrame) -> bool:
+    name = frame.format.name
+    return name.startswith(("yuva", "gbrap", "ya", "pal8")) or name in _RGBA
+
+
+# fmt: off
+_RGBA = frozenset((
+    "rgba", "bgra", "argb", "abgr", "rgba64le", "rgba64be", "bgra64le", "bgra64be",
+))
+# fmt: on
+
+
 def _orientation(frame: VideoFrame) -> tuple[int, int, int, int]:
     """The signs of a, b, c, d of the display matrix, which says x' = ax + cy, y' = bx + dy."""
     data: Any = frame.side_data.get("DISPLAYMATRIX")
@@ -784,7 +723,7 @@ def _orientation(frame: VideoFrame) -> tuple[int, int, int, int]:
 def _upright(pixels: Pixels, orientation: tuple[int, int, int, int]) -> Pixels:
     a, b, c, d = orientation
     if a == 0:
-        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
     return np.ascontiguousarray(pixels[::d, ::a])
 
 
@@ -813,7 +752,13 @@ def _damage(path: Path, num_decoded: int, num_stated: int) -> ValueError:
 
 
 class _VideoReader(FrameReader):
-    def __init__(self, path: Path, frames: tuple[int, int] | None, allow_truncated: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        frames: tuple[int, int] | None,
+        allow_truncated: bool,
+        with_alpha: bool = False,
+    ) -> None:
         super().__init__()
         scan = _scan(path, decode_all=allow_truncated)
         if scan.damaged and not allow_truncated:
@@ -832,6 +777,7 @@ class _VideoReader(FrameReader):
         self._path = path
         self._scan = scan
         self._allow_truncated = allow_truncated
+        self._with_alpha = with_alpha
         self.info = replace(
             info,
             path=path,
@@ -855,9 +801,9 @@ class _VideoReader(FrameReader):
                 if num_yielded == 0 and start is not None and index > first:
                     break  # a stream that is refreshed bit by bit shows nothing at first
                 if index >= first:
-                    yield Frame(
-                        self._pixels(frame, index, reformatter), index, frame.pts, f"{index:06d}"
-                    )
+                    pixels = self._pixels(frame, index, reformatter)
+                    stored = self._rgba(pixels, frame) if self._with_alpha else None
+                    yield Frame(pixels, index, frame.pts, f"{index:06d}", stored)
                     num_yielded += 1
             if num_yielded:
                 break
@@ -873,7 +819,7 @@ class _VideoReader(FrameReader):
             assert isinstance(stream, VideoStream)
             if start is not None:
                 container.seek(start, stream=stream)
-            decoder = _Decoder(stream, from_pts=start)
+            decoder = _Decoder(stream, from_pts=start, with_alpha=self._with_alpha)
             index = -1
             for count, frame in enumerate(decoder.decode_all(container)):
                 if decoder.damaged and not self._allow_truncated:
@@ -888,6 +834,14 @@ class _VideoReader(FrameReader):
             if decoder.damaged and not self._allow_truncated:
                 raise _damage(self._path, index + 1, scan.num_stated)
 
+    def _rgba(self, pixels: Pixels, frame: VideoFrame) -> Pixels | None:
+        """Pixels with the alpha of their frame; None where it has none."""
+        if not _has_alpha(frame):
+            return None
+        packed = "rgba" if pixels.dtype == np.uint8 else "rgba64le"
+        alpha = frame.reformat(format=packed).to_ndarray()[..., 3]
+        return np.dstack([pixels, _upright(alpha, self._scan.orientation)])
+
     def _pixels(self, frame: VideoFrame, index: int, reformatter: VideoReformatter) -> Pixels:
         pixels = _frame_to_pixels(frame, self.info.color, reformatter)
         pixels = _upright(pixels, self._scan.orientation)
@@ -898,36 +852,6 @@ class _VideoReader(FrameReader):
                 f"{shape} {self.info.dtype}; cut the clip where its format changes."
             )
         return pixels
-
-
-# Masks
-
-
-def _box_mask(text: str, info: ClipInfo) -> Mask:
-    x, y, width, height = (int(part) for part in text.split(","))
-    inside = 0 <= x < x + width <= info.width and 0 <= y < y + height <= info.height
-    if not inside:
-        raise ValueError(
-            f"mask box {text} (x,y,w,h) does not lie in the frame, which is "
-            f"{info.width}x{info.height}; give one that does."
-        )
-    mask = np.zeros((info.height, info.width), bool)
-    mask[y : y + height, x : x + width] = True
-    return mask
-
-
-def _mask_positions(num_masks: int, info: ClipInfo) -> Sequence[int]:
-    """Which masks of several go with the frames that the clip's reader yields."""
-    total = info.total_frames
-    # A mask made for the whole clip is longer than what is left of a clip cut short.
-    whole = num_masks == total or (info.truncated and total is not None and num_masks > total)
-    if info.indices is not None and whole:
-        return info.indices
-    if num_masks == info.num_frames or total is None:
-        return range(num_masks)
-    raise ValueError(
-        f"mask has {num_masks} frames but the clip has {total}; pass one image, or one per frame."
-    )
 
 
 # Writing

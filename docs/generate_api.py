@@ -72,7 +72,8 @@ def parse(path: Path) -> ast.Module:
 
 def describe(node: Definition, path: Path) -> Iterator[str]:
     """A definition's signature, its docstring, its fields and its public methods."""
-    yield f"In [`{path.name}`](../combcn_core/{path.name}).\n\n"
+    place = path.relative_to(PACKAGE).as_posix()
+    yield f"In [`{place}`](../combcn_core/{place}).\n\n"
     if isinstance(node, ast.FunctionDef):
         yield f"```python\n{signature(node)}\n```\n\n"
         yield from prose(node)

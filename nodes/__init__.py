@@ -9,6 +9,8 @@ NODES: list[type[io.ComfyNode]] = [
     models.SaveModel,
     sample.SampleClip,
     masks.PrepareMask,
+    masks.FollowMask,
+    masks.TakeShadows,
     masks.MakeHoles,
     stages.Propagate,
     stages.Temporal,

@@ -1,15 +1,24 @@
-"""Prepare Mask and Make Holes."""
+"""Prepare Mask, Follow Mask, Take Shadows and Make Holes."""
+
+import re
 
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from combcn_core import follow_masks, take_shadows
 from combcn_core.holes import HOLE_KINDS, HoleKind, make_holes
 from combcn_core.masks import check_masks, grow
 from combcn_core.pictures import outline_mask
 
+from .previews import outline_video
+from .progress import Progress
 from .sockets import from_pictures, to_images, to_masks, to_output, to_pictures
+
+MERGES = ("no", "objects of each frame", "frames of each object")
+CHANNELS = {"brightest": None, "luma": None, "red": 0, "green": 1, "blue": 2, "alpha": 3}
+_LUMA = (0.2126, 0.7152, 0.0722)  # of BT.709
 
 
 class PrepareMask(io.ComfyNode):
@@ -24,7 +33,14 @@ class PrepareMask(io.ComfyNode):
             inputs=[
                 io.Image.Input("images", tooltip="The frames the mask belongs to."),
                 io.Mask.Input(
-                    "mask", tooltip="1 on what is to be removed: one mask, or one per frame."
+                    "mask",
+                    optional=True,
+                    tooltip="1 on what is to be removed: one mask, or one per frame.",
+                ),
+                io.Image.Input(
+                    "mask_images",
+                    optional=True,
+                    tooltip="Masks that come as images, in place of mask; see channel.",
                 ),
                 io.Int.Input(
                     "grow_pixels",
@@ -51,6 +67,19 @@ class PrepareMask(io.ComfyNode):
                     default=False,
                     tooltip="Resize a mask of another size than the frames.",
                 ),
+                io.Combo.Input(
+                    "merge",
+                    options=list(MERGES),
+                    default="no",
+                    tooltip="Make one mask per frame of several: of segmenters that give the "
+                    "objects of each frame one after the other, or the frames of each object.",
+                ),
+                io.Combo.Input(
+                    "channel",
+                    options=list(CHANNELS),
+                    default="brightest",
+                    tooltip="What of mask_images is the mask. Alpha is 1 where an image is opaque.",
+                ),
             ],
             outputs=[
                 io.Mask.Output(display_name="mask", tooltip="0 or 1, one mask per frame."),
@@ -64,16 +93,22 @@ class PrepareMask(io.ComfyNode):
     def execute(
         cls,
         images: Tensor,
-        mask: Tensor,
         grow_pixels: int,
         threshold: float,
         invert: bool,
         resize: bool,
+        merge: str = "no",
+        channel: str = "brightest",
+        mask: Tensor | None = None,
+        mask_images: Tensor | None = None,
     ) -> io.NodeOutput:
         frames = to_images(images)
-        given = to_masks(mask, frames)
+        if (mask is None) == (mask_images is None):
+            what = "neither mask nor mask_images is" if mask is None else "both masks are"
+            raise ValueError(f"{what} connected; connect one of mask and mask_images.")
+        given = _channel(mask_images, channel) if mask is None else to_masks(mask, frames)
         num_frames, height, width = frames.shape[:3]
-        hole = (given >= threshold) != invert
+        hole = (_merged(given, merge, num_frames) >= threshold) != invert
         if resize:
             layers = hole.reshape(-1, 1, *hole.shape[-2:]).float()
             hole = interpolate(layers, (height, width), mode="nearest-exact")[:, 0] > 0
@@ -83,7 +118,151 @@ class PrepareMask(io.ComfyNode):
             for frame, hole in zip(to_pictures(frames), holes.numpy(force=True), strict=True)
         ]
         preview = torch.cat([from_pictures(picture) for picture in outlined])
-        return io.NodeOutput(to_output(holes), preview)
+        return io.NodeOutput(to_output(holes), preview, ui=outline_video(outlined))
+
+
+def _channel(images: Tensor, channel: str) -> Tensor:
+    """(T, H, W) of an IMAGE."""
+    if channel == "brightest":
+        return images[..., :3].amax(dim=-1).cpu().float()
+    if channel == "luma":
+        return images[..., :3].cpu().float() @ torch.tensor(_LUMA)
+    place = CHANNELS[channel]
+    if place >= images.shape[-1]:
+        raise ValueError(f"mask_images have no {channel}; connect images with it, or choose luma.")
+    return images[..., place].cpu().float()
+
+
+def _merged(masks: Tensor, merge: str, num_frames: int) -> Tensor:
+    """The union of the masks of each frame.
+
+    Raises:
+        ValueError: their number is no multiple of that of the frames.
+    """
+    masks = masks.reshape(-1, *masks.shape[-2:])
+    count = len(masks) // num_frames
+    if merge == "no":
+        if count > 1 and len(masks) == count * num_frames:
+            raise ValueError(
+                f"mask has {len(masks)} frames but images has {num_frames}, {count} masks for "
+                "each; choose in merge which of them belong together."
+            )
+        return masks
+    if len(masks) != count * num_frames:
+        raise ValueError(
+            f"mask has {len(masks)} frames, which is no multiple of the {num_frames} of images; "
+            "connect the masks of all objects in all frames."
+        )
+    axis = 1 if merge == MERGES[1] else 0
+    shape = (num_frames, count) if axis else (count, num_frames)
+    return masks.reshape(*shape, *masks.shape[1:]).amax(dim=axis)
+
+
+class FollowMask(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CombCN_FollowMask",
+            display_name="CombCN Follow Mask",
+            category="CombCN",
+            description="Carry masks drawn on some frames to all frames, along the motion in the "
+            "picture and fitted to the object's edge. Says where it is least sure.",
+            inputs=[
+                io.Image.Input("images", tooltip="The frames of the video, in order."),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="1 on the object: one mask for each number in frames, or one per "
+                    "frame, of which those in frames are used.",
+                ),
+                io.String.Input(
+                    "frames",
+                    default="0",
+                    tooltip="The frames that the masks were drawn on, counted from 0: 0, 12, 24.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output(display_name="mask", tooltip="0 or 1, one mask per frame."),
+                io.Image.Output(
+                    display_name="preview", tooltip="The frames with an outline around the object."
+                ),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="The frames in which it is least sure, from 0 to 1: draw one there.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images: Tensor, mask: Tensor, frames: str) -> io.NodeOutput:
+        clip = to_images(images)
+        given = to_masks(mask, clip)
+        given = given.reshape(-1, *given.shape[-2:])
+        numbers = _numbers(frames)
+        if len(given) == len(clip) != len(numbers) and max(numbers) < len(clip):
+            given = given[numbers]
+        progress = Progress()
+        masks, confidence = follow_masks(clip, given, numbers, tell=progress)
+        outlined = [
+            outline_mask(picture, hole)
+            for picture, hole in zip(to_pictures(clip), masks.numpy(), strict=True)
+        ]
+        preview = torch.cat([from_pictures(picture) for picture in outlined])
+        worst = sorted((sure, number) for number, sure in enumerate(confidence) if sure < 1)[:8]
+        report = ", ".join(f"{number} ({sure:.2f})" for sure, number in worst)
+        report = f"least sure in frames {report}" if report else "sure everywhere"
+        return io.NodeOutput(to_output(masks), preview, report, ui=outline_video(outlined))
+
+
+def _numbers(text: str) -> list[int]:
+    """Numbers of frames, from text such as "0, 12 24"."""
+    parts = re.split(r"[,;\s]+", text.strip())
+    if not all(part.isdecimal() for part in parts):
+        raise ValueError(f"frames is {text!r}; give numbers from 0, such as 0, 12, 24.")
+    return [int(part) for part in parts]
+
+
+class TakeShadows(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CombCN_TakeShadows",
+            display_name="CombCN Take Shadows",
+            category="CombCN",
+            description="Grow the mask by the shadow and the reflection of the object, where other "
+            "frames show the ground without them. It only ever adds.",
+            inputs=[
+                io.Image.Input("images", tooltip="The frames of the video, in order."),
+                io.Mask.Input("mask", tooltip="1 on the whole object: one mask, or one per frame."),
+            ],
+            outputs=[
+                io.Mask.Output(display_name="mask", tooltip="0 or 1, one mask per frame."),
+                io.Image.Output(
+                    display_name="preview",
+                    tooltip="The frames with an outline around the object and what was added.",
+                ),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="How much was added, and where other frames show too little to tell.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images: Tensor, mask: Tensor) -> io.NodeOutput:
+        clip = to_images(images)
+        taken = take_shadows(clip, to_masks(mask, clip), tell=Progress())
+        outlined = [
+            outline_mask(picture, hole)
+            for picture, hole in zip(to_pictures(clip), taken.masks.numpy(), strict=True)
+        ]
+        preview = torch.cat([from_pictures(picture) for picture in outlined])
+        report = f"{sum(taken.added_pixels) / len(clip):.0f} pixels a frame added"
+        if taken.unseen_frames:
+            report += (
+                f"; in {len(taken.unseen_frames)} frames, first {taken.unseen_frames[0]}, no other "
+                "frame shows enough of the ground to tell"
+            )
+        return io.NodeOutput(to_output(taken.masks), preview, report, ui=outline_video(outlined))
 
 
 class MakeHoles(io.ComfyNode):

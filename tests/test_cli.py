@@ -120,6 +120,30 @@ def mask_of_other_size(folder):
     return "clip.mkv --mask small.png --output result.mp4", "mask is 32x24 but the clip is 64x48"
 
 
+def mask_that_is_dark(folder):
+    write_pngs(folder / "dark", [(frame > 200) * np.uint8(100) for frame in moving_frames()])
+    return "clip.mkv --mask dark --output result.mp4", "the largest value in mask dark is 100"
+
+
+def mask_without_alpha(folder):
+    return (
+        "clip.mkv --mask mask.png --mask-channel alpha --output result.mp4",
+        "mask mask.png has no alpha; leave --mask-channel out",
+    )
+
+
+def mask_objects_that_are_no_numbers(folder):
+    return (
+        "clip.mkv --mask mask.png --mask-objects van --output result.mp4",
+        "mask objects are van; give numbers above 0",
+    )
+
+
+def masks_of_several_objects(folder):
+    write_pngs(folder / "masks", np.concatenate([moving_frames(), moving_frames()]))
+    return "clip.mkv --mask masks --output result.mp4", "merge the 2 of each frame into one"
+
+
 def mask_over_everything(folder):
     return "clip.mkv --mask whole.png --output result.mp4", "covers the whole frame"
 
@@ -247,6 +271,10 @@ MISTAKES = [
     mask_not_there,
     mask_of_other_length,
     mask_of_other_size,
+    mask_that_is_dark,
+    mask_without_alpha,
+    mask_objects_that_are_no_numbers,
+    masks_of_several_objects,
     mask_over_everything,
     mask_grown_over_everything,
     box_outside,

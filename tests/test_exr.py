@@ -16,8 +16,9 @@ import torch
 from combcn_core import CombCN, NetworkConfig, exr
 from combcn_core.frames import ClipInfo
 from combcn_core.inpaint import InpaintConfig
+from combcn_core.mask_files import read_mask
 from combcn_core.stream import inpaint_file
-from combcn_core.video import open_reader, open_writer, read_mask
+from combcn_core.video import open_reader, open_writer
 
 if "COMBCN_CI" not in os.environ:
     pytest.importorskip("OpenEXR")

@@ -13,8 +13,9 @@ import tifffile
 from PIL import Image
 
 from combcn_core import images
+from combcn_core.mask_files import read_mask
 from combcn_core.stream import inpaint_file
-from combcn_core.video import ClipInfo, open_reader, read_mask
+from combcn_core.video import ClipInfo, open_reader
 
 HEIGHT, WIDTH = 37, 49
 

@@ -18,7 +18,8 @@ import pytest
 import tifffile
 
 from combcn_core.frames import MAX_FRAME_PIXELS, ClipInfo, check_frame_size
-from combcn_core.video import open_reader, read_mask
+from combcn_core.mask_files import read_mask
+from combcn_core.video import open_reader
 
 HEIGHT, WIDTH = 300, 320  # two bytes each, so that larger numbers fit where they stand
 LONG_SIDE = 12_000  # 144 million pixels, which FFmpeg would take

@@ -209,9 +209,9 @@ def test_node_ids_stay():
     released = {
         f"CombCN_{name}"
         for name in (
-            "LoadModel", "SaveModel", "SampleClip", "PrepareMask", "MakeHoles", "Propagate",
-            "Temporal", "UpsampleGuidance", "SpatialDetail", "Inpaint", "InpaintVideo",
-            "JointTrainer", "Evaluate", "Compare",
+            "LoadModel", "SaveModel", "SampleClip", "PrepareMask", "FollowMask", "TakeShadows",
+            "MakeHoles", "Propagate", "Temporal", "UpsampleGuidance", "SpatialDetail", "Inpaint",
+            "InpaintVideo", "JointTrainer", "Evaluate", "Compare",
         )
     }  # fmt: skip
     assert released <= set(node_ids())

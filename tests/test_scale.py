@@ -121,6 +121,10 @@ def test_read_manifest_resolves_paths_by_its_own_folder(tmp_path):
         ('{"input": "a", "mask": "b", "output": "c", "options": {"raech": 3}}', "raech"),
         ('{"input": "a", "mask": "b", "output": "c", "options": {"reach": 0}}', "reach is 0"),
         ('{"input": "a", "mask": "b", "output": "c", "options": 4}', "line 2"),
+        (
+            '{"input": "a", "mask": "b", "output": "c", "options": {"mask_objects": "x"}}',
+            "line 2 .*mask objects are x",
+        ),
         ('{"input": "a", "mask": "b", "output": "first"}', "two rows"),
         ('{"input": "a", "mask": "b", "output": "x/../first"}', "two rows"),
         ('{"input": "a\\u0000", "mask": "b", "output": "c"}', r"input is 'a\\x00'; give a path"),
@@ -146,6 +150,10 @@ def test_read_manifest_rejects(tmp_path, line, says):
         *({"fps": value} for value in ("x", "1/0", 0, -24, True, [24], "inf", 1e999)),
         *({"weights": value} for value in (1, "a\0.safetensors", [])),
         {"fit_mask": "false"},
+        {"invert_mask": 1},
+        {"mask_channel": "violet"},
+        {"mask_missing": None},
+        {"mask_objects": [1, 8]},
         {"allow_truncated": 0},
     ],
     ids=json.dumps,
@@ -161,7 +169,12 @@ def test_read_manifest_rejects_options_of_other_types(tmp_path, options):
 
 @pytest.mark.parametrize(
     "options",
-    [{"network": None}, {"network": False}, {"fps": 25}, {"fps": "24000/1001"}, {"references": {}}],
+    [
+        *({"network": None}, {"network": False}, {"references": {}}),
+        *({"fps": 25}, {"fps": "24000/1001"}),
+        {"mask_channel": "alpha", "mask_objects": "1,8", "mask_missing": "empty"},
+        {"mask_objects": None, "invert_mask": True},
+    ],
     ids=json.dumps,
 )
 def test_read_manifest_takes_options(tmp_path, options):

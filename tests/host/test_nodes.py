@@ -34,8 +34,17 @@ NODES = {
         "IMAGE MASK IMAGE AUDIO FLOAT",
     ),
     "CombCN_PrepareMask": (
-        "images:IMAGE mask:MASK grow_pixels:INT threshold:FLOAT invert:BOOLEAN resize:BOOLEAN",
+        "images:IMAGE grow_pixels:INT threshold:FLOAT invert:BOOLEAN resize:BOOLEAN merge:COMBO "
+        "channel:COMBO mask:MASK? mask_images:IMAGE?",
         "MASK IMAGE",
+    ),
+    "CombCN_FollowMask": (
+        "images:IMAGE mask:MASK frames:STRING",
+        "MASK IMAGE STRING",
+    ),
+    "CombCN_TakeShadows": (
+        "images:IMAGE mask:MASK",
+        "MASK IMAGE STRING",
     ),
     "CombCN_MakeHoles": (
         "images:IMAGE kind:COMBO seed:INT",
@@ -328,9 +337,52 @@ def test_make_holes_against_library(kind, bench):
 
 def test_prepare_mask_against_library(bench, files):
     form = {"grow_pixels": 3, "threshold": 0.5, "invert": False, "resize": False}
+    form |= {"merge": "no", "channel": "brightest"}
     graph = source() | {"g": node("CombCN_PrepareMask", images=["i", 0], mask=["m", 0], **form)}
 
     assert torch.equal(bench(graph, ("g", 0)), grow(files["mask"] > 0, 3).float())
+
+
+def test_take_shadows_against_library(bench, files):
+    graph = source() | {"g": node("CombCN_TakeShadows", images=["i", 0], mask=["m", 0])}
+
+    expected = combcn_core.take_shadows(files["images"], files["mask"]).masks
+    assert torch.equal(bench(graph, ("g", 0)), expected.float())
+
+
+@pytest.mark.parametrize("channel", ["red", "luma", "brightest"])
+def test_prepare_mask_from_a_channel_of_images(channel, bench, files):
+    form = {"grow_pixels": 0, "threshold": 0.5, "invert": True, "resize": False, "merge": "no"}
+    inputs = {"images": ["i", 0], "mask_images": ["i", 0], "channel": channel}
+    graph = source() | {"g": node("CombCN_PrepareMask", **inputs, **form)}
+
+    values = {
+        "red": files["images"][..., 0],
+        "luma": files["images"] @ torch.tensor([0.2126, 0.7152, 0.0722]),
+        "brightest": files["images"].amax(-1),
+    }[channel]
+    assert torch.equal(bench(graph, ("g", 0)), (values < 0.5).float())
+
+
+def test_prepare_mask_merges_objects(bench, files):
+    form = {"grow_pixels": 0, "threshold": 0.5, "invert": False, "resize": False}
+    form |= {"merge": "objects of each frame", "channel": "brightest"}
+    graph = source() | {
+        "b": node("RepeatImageBatch", image=["i", 0], amount=2),
+        "c": node("ImageToMask", image=["b", 0], channel="red"),
+        "g": node("CombCN_PrepareMask", images=["i", 0], mask=["c", 0], **form),
+    }
+
+    red = files["images"][..., 0].repeat(2, 1, 1).reshape(FRAMES, 2, HEIGHT, WIDTH)
+    assert torch.equal(bench(graph, ("g", 0)), (red.amax(dim=1) >= 0.5).float())
+
+
+def test_follow_mask_against_library(bench, files):
+    form = {"images": ["i", 0], "mask": ["m", 0], "frames": "0, 3"}
+    graph = source() | {"g": node("CombCN_FollowMask", **form)}
+
+    expected, _ = combcn_core.follow_masks(files["images"], files["mask"][[0, 3]], [0, 3])
+    assert torch.equal(bench(graph, ("g", 0)), expected.float())
 
 
 def test_sample_clip_against_library(bench):

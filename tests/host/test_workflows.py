@@ -17,6 +17,7 @@ from .host import PACK
 FOLDER = PACK / "workflows"
 NAMES = [
     "quick_removal",
+    "draw_one_mask",
     "three_stages",
     "propagation_first",
     "paint_one_frame",
