@@ -34,7 +34,7 @@ MAX_LEVEL_STEP = 0.05  # what is larger is an edge out of place, not a differenc
 
 # Costs of a source: the gap to the truth that is to be expected, in grey levels of 255, as fitted
 # on clips split off from training footage; and the error in pixels that stands for one.
-MAX_COST = 30.0  # what fits worse is left to others
+MAX_COST = 24.0  # what fits worse is left to others
 MAX_SOURCES, SECOND_COST = 8, 2.0
 FRAME_COST = 0.05  # of every frame between source and target: nearer ones are more alike
 LEAST_RING_CELLS = 30  # that judge a source
