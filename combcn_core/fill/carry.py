@@ -219,7 +219,8 @@ class Sight(NamedTuple):
         """This one where it is sure, the other one, of the same hole, where not."""
         share = np.where(other.sure > 0, self.sure, np.sign(self.sure))
         shares = np.stack([share, 1 - share])
-        pixels = _mixed([self.pixels, other.pixels], shares)
+        shown = [self.sure > 0, other.sure > 0]
+        pixels = _mixed([self.pixels, other.pixels], shown, shares)
         return Sight(self.box, pixels, np.maximum(self.sure > 0, other.sure))
 
 
@@ -259,41 +260,46 @@ def carry(
     inside = crop(hole, box)
     pixels = to_unit(frame.crop(box))
     far = np.float32(2 * ANCHOR_STEP)
-    distances, sights = [], []
+    distances, sights, shown = [], [], []
     for path, found in zip(paths, colors, strict=True):
         some = (path.source >= 0) & np.isfinite(path.error)
         place = path.rows[some] - box.top, path.columns[some] - box.left
         distance = np.full(inside.shape, far, np.float32)
         distance[place] = np.abs(path.source[some] - t)
-        # What is not reached is hidden, and must not be read.
-        shown = (~inside | (distance < far)).astype(np.float32)
-        sight = np.where(shown[..., None] > 0, pixels, 0)
+        sight = pixels.copy()
         sight[place] = found[some]
         step = np.clip(pixels - sight, -MAX_LEVEL_STEP, MAX_LEVEL_STEP)
         ring = ((distance < far) & ~inside).astype(np.float32) * np.float32(LEVEL_WEIGHT)
-        sights.append(push_pull(sight + push_pull(step, ring), shown))
+        sights.append(sight + push_pull(step, ring))
+        shown.append(~inside | (distance < far))
         distances.append(distance)
     nearest = np.min(distances, 0, initial=far)
     if not distances or (nearest == far).all():
         return Sight.nothing(hole)
     shares = np.maximum(1 - (np.array(distances) - nearest) / PASSING_FRAMES, 0)
-    sure = np.where(shares.max(0) < 1, 1, (CARRY_FRAMES - nearest) / PASSING_FRAMES)
+    shares[:, nearest == far] = np.eye(len(shares))[:, :1]  # nothing to be mixed
+    sure = (CARRY_FRAMES - nearest) / PASSING_FRAMES
     both = (np.array(distances) < far).sum(0) > 1
     sure = np.where(both | (nearest == far), nearest < far, np.clip(sure, 0.01, 1))
-    return Sight(box, _mixed(sights, shares / shares.sum(0)), sure.astype(np.float32))
+    return Sight(box, _mixed(sights, shown, shares / shares.sum(0)), sure.astype(np.float32))
 
 
-def _mixed(pictures: Sequence[Array], shares: Array) -> Array:
+def _mixed(pictures: Sequence[Array], shown: Sequence[Mask], shares: Array) -> Array:
     """A weighted mean of pictures, without the loss of contrast that a mean of textures has.
 
     Args:
         pictures: (h, w, 3) each.
+        shown: (h, w) each, where they are to be read.
         shares: one (h, w) for each; their sum is 1.
     """
-    mean: Array = np.einsum("shw,shwc->hwc", shares, np.stack(pictures)).astype(np.float32)
-    passing = shares.max(0) < 1
+    passing = (shares.max(0) < 1) & np.logical_or.reduce(shown)
     if not passing.any():
-        return mean
+        return np.where(shares[0][..., None] > 0, pictures[0], pictures[-1])
+    pictures = [
+        push_pull(picture, there.astype(np.float32))
+        for picture, there in zip(pictures, shown, strict=True)
+    ]
+    mean: Array = np.einsum("shw,shwc->hwc", shares, np.stack(pictures)).astype(np.float32)
 
     def detail_of(picture: Array) -> tuple[Array, Array]:
         detail = picture - cv2.GaussianBlur(picture, (0, 0), 3.0)
