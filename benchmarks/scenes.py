@@ -57,7 +57,7 @@ class Scene:
     shutter: float = 0
     noise: float = 0
     faintest: float = 0
-    lift: float = 0
+    lift: Range = (0, 0)
     mirror: float = 0
 
 
@@ -86,8 +86,9 @@ EFFECTS = {
     "cast-moving": Scene(faintest=255),
     "cast-noise": Scene(travel=_STILL, faintest=255, noise=2.5),
     "cast-light": Scene(travel=_STILL, faintest=255, gain=_EVENING),
-    "detached": Scene(travel=_STILL, faintest=255, lift=0.12),
-    "detached-moving": Scene(faintest=255, lift=0.12, shake=0.006),
+    "detached": Scene(travel=_STILL, faintest=255, lift=(0.12, 0.12)),
+    "detached-moving": Scene(faintest=255, lift=(0.12, 0.12), shake=0.006),
+    "leap": Scene(travel=_STILL, faintest=255, lift=(-0.01, 0.2)),
     "mirror": Scene(travel=_STILL, faintest=255, mirror=0.45),
     "mirror-moving": Scene(faintest=255, mirror=0.45),
 }
@@ -183,6 +184,6 @@ def _shoot(
         rear,
         size=scene.size,
         faintest=scene.faintest,
-        lift=scene.lift,
+        lift=between(scene.lift),
         mirror=scene.mirror,
     )

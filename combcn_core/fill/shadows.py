@@ -23,14 +23,15 @@ from combcn_core.pixels import Array, Mask, Pixels, to_unit
 from combcn_core.progress import Tell
 
 ROWS = 240  # lengths below are pixels of a frame of so many rows, and frames are made that small
-REACH_PIXELS = 40  # from the mask, within which effects are looked for
+REACH_PIXELS = 48  # from the mask, within which effects are looked for
 DARK = 8 / 255  # added before ratios are taken, so that noise in the dark counts little
 LEAST_RATIO, SURE_RATIO = 0.05, 0.12  # of logarithms: to count as a difference, to start one
-SPREAD = 0.9  # of a difference that is none: its deviation over its mean, nearby
+SPREAD = 0.75  # of a difference that is none: its deviation over its mean, nearby
 NEAR_PIXELS = 3  # a gap this wide still touches
 STEADY_FRAMES = 4  # on each side that a difference is looked for in, where the object was
 EDGE_PIXELS = 2  # added around what was found, for soft edges
 EVEN_LIGHT = 0.04  # of logarithms, from the median of all frames: less is left alone
+COMPARED_FRAMES, LEAST_FIT = (-6, -3, 3, 6), 0.4  # overlap with what differs there
 LEAST_SHARE = 0.01  # of the object's pixels: less is noise
 SEEN_SHARE = 0.3  # of the surroundings that other frames must show
 
@@ -146,7 +147,11 @@ def find_effects(
         _steady(number, differing, sure, boxes) if objects[number].any() else differing[number]
         for number in range(len(frames))
     ]
-    kept = [_belonging(found, mask, unit) for found, mask in zip(steady, objects, strict=True)]
+    parts = [_parts(found, mask, unit) for found, mask in zip(steady, objects, strict=True)]
+    kept = [
+        _moving_along(number, labels, parts, sure, boxes, unit)
+        for number, labels in enumerate(parts)
+    ]
     edge = _disk(EDGE_PIXELS * unit)
     effects = []
     for found, where, mask in zip(kept, looked, objects, strict=True):
@@ -213,26 +218,28 @@ def _steady(
     """What differs in most frames nearby, once they are moved so that the object stays in place."""
     height, width = differing[number].shape
     x, y, columns, rows = boxes[number]
-    votes, voters = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
+    votes, voters = (
+        np.zeros((2, height, width), np.float32),
+        np.zeros((2, height, width), np.float32),
+    )
     first = max(number - STEADY_FRAMES, 0)
     for other in range(first, min(number + STEADY_FRAMES + 1, len(differing))):
         there_x, there_y, there_columns, there_rows = boxes[other]
         if not there_columns:
             continue
-        shift = np.array(
-            [
-                [1, 0, x + columns / 2 - there_x - there_columns / 2],
-                [0, 1, y + rows - there_y - there_rows],
-            ],
-            np.float32,
-        )
-        for image, into in ((differing[other], votes), (sure[other], voters)):
-            into += cv2.warpAffine(image.astype(np.float32), shift, (width, height))
-    return (votes > 0.5 * np.maximum(voters, 1)) & (voters > 1)
+        right = x + columns / 2 - there_x - there_columns / 2
+        down = y + rows - there_y - there_rows
+        # The shadow of what jumps stays on the ground.
+        for way, drop in enumerate((down, 0)):
+            shift = np.array([[1, 0, right], [0, 1, drop]], np.float32)
+            for image, into in ((differing[other], votes), (sure[other], voters)):
+                into[way] += cv2.warpAffine(image.astype(np.float32), shift, (width, height))
+    agreed = (votes > 0.5 * np.maximum(voters, 1)) & (voters > 1)
+    return agreed[0] | agreed[1]
 
 
-def _belonging(found: Mask, mask: Mask, unit: float) -> Mask:
-    """Those parts that are large enough; small holes in them are closed."""
+def _parts(found: Mask, mask: Mask, unit: float) -> Array:
+    """Those parts that are large enough, with small holes closed: (H, W), numbered from 1."""
     opened = cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_OPEN, _disk(unit))
     closed = cv2.morphologyEx(opened, cv2.MORPH_CLOSE, _disk(4 * unit))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(closed)
@@ -244,4 +251,46 @@ def _belonging(found: Mask, mask: Mask, unit: float) -> Mask:
         for part in range(1, len(stats))
         if stats[part, cv2.CC_STAT_AREA] >= least * (1 if touching[part] else 4)
     ]
-    return np.isin(labels, keeps)
+    numbers = np.zeros(len(stats), np.int32)
+    numbers[keeps] = np.arange(1, len(keeps) + 1)
+    return numbers[labels]
+
+
+def _moving_along(
+    number: int,
+    labels: Array,
+    parts: Sequence[Array],
+    sure: Array,
+    boxes: Sequence[Sequence[int]],
+    unit: float,
+) -> Mask:
+    """Those parts that other frames have too where the object went, rather than in place."""
+    height, width = labels.shape
+    x, y, columns, rows = boxes[number]
+    kept = np.zeros((height, width), bool)
+    for part in range(1, int(labels.max()) + 1):
+        here = labels == part
+        area = cv2.dilate(here.astype(np.uint8), _disk(10 * unit)) > 0
+        along, in_place = [], []
+        for step in COMPARED_FRAMES:
+            other = number + step
+            if not 0 <= other < len(parts) or not boxes[other][2]:
+                continue
+            there = np.stack([parts[other] > 0, sure[other]]).astype(np.float32)
+            right = x + columns / 2 - boxes[other][0] - boxes[other][2] / 2
+            down = y + rows - boxes[other][1] - boxes[other][3]
+            fits = []
+            for shift in ((right, down), (right, 0), (0, 0)):
+                move = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
+                moved, seen = (cv2.warpAffine(one, move, (width, height)) > 0.5 for one in there)
+                where = area & seen & sure[number]
+                both = int((moved & here & where).sum())
+                fits.append(both / max(int(((moved | here) & where).sum()), 1))
+            along.append(max(fits[:2]))
+            in_place.append(fits[2])
+        if not along:
+            continue
+        fit = float(np.mean(along))
+        if fit >= LEAST_FIT and fit >= float(np.mean(in_place)) - 0.02:
+            kept |= here
+    return kept
