@@ -291,6 +291,18 @@ def test_untrained_residual_networks_score_like_no_network(data, tmp_path):
         assert ours.key != theirs.key
 
 
+def test_smooth_is_what_untrained_residual_networks_return():
+    images, holes = clip_and_hole()
+    model = model_of(input_fill="classical")  # its last layers start at zero
+    for layer in (model.temporal.layers["12"], model.detail.layers["17"]):
+        for parameter in layer.parameters():
+            torch.nn.init.zeros_(parameter)
+    config = EvaluateConfig(precision="fp32")
+    networks = fill("networks", images, holes, model, config).int()
+    smooth = fill("smooth", images, holes, None, config).int()
+    assert (networks - smooth).abs().max() <= 1  # float32 may round
+
+
 def test_2dcn_takes_its_own_weights(data, tmp_path):
     plain = model_of(3, guidance=False)
     config = EvaluateConfig(methods=("2dcn",), holes=("box",), seeds=(0,))
@@ -306,7 +318,7 @@ def test_methods_without_weights_are_left_out_and_said_once(data, tmp_path, capl
     caplog.set_level("INFO", logger="combcn")
     config = EvaluateConfig(holes=("box",), seeds=(0,))
     scores = evaluate(data, tmp_path / "out", config)
-    assert [score.method for score in scores] == ["no-network", "telea", "ns"] * 2
+    assert [score.method for score in scores] == ["no-network", "smooth", "telea", "ns"] * 2
     (record,) = caplog.records
     assert "combcn, networks, 3dcn, 2dcn" in record.getMessage()
 
