@@ -54,7 +54,7 @@ from combcn_core.pixels import from_unit, to_unit
 from combcn_core.scores import Score, ScoreBook, Sheet, write_page
 from combcn_core.video import IMAGE_ENDINGS, PathLike, Pixels, open_reader
 
-Method = Literal["combcn", "no-network", "networks", "3dcn", "2dcn", "telea", "ns"]
+Method = Literal["combcn", "no-network", "networks", "3dcn", "2dcn", "smooth", "telea", "ns"]
 METHODS: tuple[Method, ...] = get_args(Method)
 # What each needs to be given, as the command and as `evaluate` call it.
 WEIGHTS: Mapping[Method, str] = {
@@ -93,8 +93,8 @@ class EvaluateConfig:
 
     methods: tuple[Method, ...] = ()
     """What to compare: combcn (what `combcn inpaint` does), no-network (the same without networks),
-    networks (3DCN and CombCN alone, as in the paper), 3dcn, 2dcn, telea, ns (Navier-Stokes). None
-    named: all that there are weights for."""
+    networks (3DCN and CombCN alone, as in the paper), 3dcn, 2dcn, smooth (the fill that networks
+    may start from), telea, ns (Navier-Stokes). None named: all that there are weights for."""
     holes: tuple[Hole, ...] = ("box", "moving-box", "blob")
     """Kinds of holes. removal: the masks of clips that have masks/ and background.png."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -426,6 +426,8 @@ def fill(
         return inpaint(images, holes, model, pipeline)
     if method == "no-network":
         return inpaint(images, holes, None, pipeline)
+    if method == "smooth":
+        return fill_rest(images, holes)
     if method in CLASSICAL:
         return _fill_classically(images, holes, CLASSICAL[method])
     assert model is not None

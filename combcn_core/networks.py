@@ -188,6 +188,7 @@ class CombCN(nn.Module):
 
         Raises:
             ValueError: configurations that differ in more than `guidance`, or `temporal` has none.
+                The mean pixel may differ where both start from a classical fill: it only pads then.
         """
         if not temporal.config.guidance:
             raise ValueError(
@@ -195,6 +196,8 @@ class CombCN(nn.Module):
                 "was trained with guidance"
             )
         wanted = dataclasses.replace(detail.config, guidance=True)
+        if wanted.input_fill == "classical":
+            wanted = dataclasses.replace(wanted, mean_pixel=temporal.config.mean_pixel)
         if temporal.config != wanted:
             raise ValueError(
                 f"3DCN is of a model with {temporal.config}, CombCN of one with {detail.config}; "

@@ -29,7 +29,7 @@ from combcn_core.evaluate import EvaluateConfig, evaluate, fill, find_clips
 from combcn_core.holes import make_holes
 from combcn_core.inpaint import InpaintConfig, inpaint
 from combcn_core.networks import CombCN, NetworkConfig
-from combcn_core.scores import Score, describe, format_table, summarize
+from combcn_core.scores import Score, describe, format_table, paired_gap, summarize
 
 module = sys.modules["combcn_core.evaluate"]  # the package has the function of that name
 COMMAND = Path(sys.executable).with_name("combcn")
@@ -291,6 +291,18 @@ def test_untrained_residual_networks_score_like_no_network(data, tmp_path):
         assert ours.key != theirs.key
 
 
+def test_smooth_is_what_untrained_residual_networks_return():
+    images, holes = clip_and_hole()
+    model = model_of(input_fill="classical")  # its last layers start at zero
+    for layer in (model.temporal.layers["12"], model.detail.layers["17"]):
+        for parameter in layer.parameters():
+            torch.nn.init.zeros_(parameter)
+    config = EvaluateConfig(precision="fp32")
+    networks = fill("networks", images, holes, model, config).int()
+    smooth = fill("smooth", images, holes, None, config).int()
+    assert (networks - smooth).abs().max() <= 1  # float32 may round
+
+
 def test_2dcn_takes_its_own_weights(data, tmp_path):
     plain = model_of(3, guidance=False)
     config = EvaluateConfig(methods=("2dcn",), holes=("box",), seeds=(0,))
@@ -306,7 +318,7 @@ def test_methods_without_weights_are_left_out_and_said_once(data, tmp_path, capl
     caplog.set_level("INFO", logger="combcn")
     config = EvaluateConfig(holes=("box",), seeds=(0,))
     scores = evaluate(data, tmp_path / "out", config)
-    assert [score.method for score in scores] == ["no-network", "telea", "ns"] * 2
+    assert [score.method for score in scores] == ["no-network", "smooth", "telea", "ns"] * 2
     (record,) = caplog.records
     assert "combcn, networks, 3dcn, 2dcn" in record.getMessage()
 
@@ -488,6 +500,22 @@ def test_summary_is_over_clips_first_and_seeds_second():
         "telea  5.00 ± 2.83",
         "ns            4.00",
     ]
+
+
+def test_paired_gap_against_numpy():
+    first, second = np.random.default_rng(4).normal(20, 5, (2, 7))
+    names = [f"clip {number}" for number in range(7)]
+    gap = paired_gap(dict(zip(names, first, strict=True)), dict(zip(names, second, strict=True)))
+    difference = first - second
+    assert gap.mean == pytest.approx(difference.mean())
+    assert gap.standard_error == pytest.approx(difference.std(ddof=1) / np.sqrt(7))
+    assert (gap.lower, gap.pairs) == ((difference < 0).sum(), 7)
+    assert np.isnan(paired_gap({"a": 1.0}, {"a": 2.0}).standard_error)
+
+
+def test_paired_gap_rejects_other_clips():
+    with pytest.raises(ValueError, match="2 and 1 clips, 1 of them not in common"):
+        paired_gap({"a": 1.0, "b": 2.0}, {"a": 1.0})
 
 
 def test_description_counts_the_clips():

@@ -612,7 +612,8 @@ def test_fill_mean_against_loop(size):
 def test_joined_networks_do_what_each_did_alone(thin):
     config = NetworkConfig(input_fill="classical", mean_pixel=(0.1, 0.2, 0.3))
     temporal = randomized(CombCN(config)).eval()
-    detail = randomized(CombCN(dataclasses.replace(config, guidance=False))).eval()
+    other = dataclasses.replace(config, guidance=False, mean_pixel=(0.5, 0.5, 0.5))
+    detail = randomized(CombCN(other)).eval()
     joined = CombCN.join(temporal, detail).eval()
     assert joined.config == config
     clip, mask = torch.rand(1, 3, 5, 16, 24), torch.rand(1, 1, 5, 16, 24) < 0.3
@@ -675,6 +676,9 @@ def test_join_rejects_other_networks(thin):
         CombCN.join(plain, plain)
     with pytest.raises(ValueError, match="were trained on the same footage with the same settings"):
         CombCN.join(CombCN(config), CombCN(NetworkConfig(guidance=False)))
+    mean = NetworkConfig(mean_pixel=(0.1, 0.2, 0.3))  # it fills the hole: networks depend on it
+    with pytest.raises(ValueError, match="were trained on the same footage"):
+        CombCN.join(CombCN(mean), CombCN(NetworkConfig(guidance=False)))
 
 
 def test_temporal_rejects_wrong_shapes(thin):
