@@ -25,7 +25,8 @@ from combcn_core.pixels import (
 from combcn_core.segments import crop_box
 
 # Expected errors of a trace, in pixels of a frame of 240 rows (`error_unit`). The estimate is
-# conservative, about four times the true error: at 6.5 a smooth fill has half the weight, at 12 all.
+# conservative, about four times the true error: at 6.5 a smooth fill has half the weight, at 12 all
+# of it.
 MAX_ERROR, HALF_ERROR, LEAST_ERROR = 12.0, 6.5, 0.3
 REFERENCE_ROWS = 240
 SHARPNESS = 4  # how much the surer of two traces outweighs the other
