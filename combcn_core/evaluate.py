@@ -421,7 +421,7 @@ def fill(
         As images.
     """
     pipeline = InpaintConfig(device=config.device, precision=config.precision)
-    networks_alone = replace(pipeline, propagate=False, match_grain=False)
+    networks_alone = replace(pipeline, propagate=False, unseen="smooth", match_grain=False)
     if method == "combcn":
         return inpaint(images, holes, model, pipeline)
     if method == "no-network":

@@ -35,6 +35,7 @@ KEY_STEP = 8  # frames between two fills of what was never seen; between them it
 # Frames between those registered as sources, up to so far away; twice as many beyond.
 SOURCE_STEP, NEAR_FRAMES = 4, 16
 SURE_ERROR, UNSURE_SHARE = 1.5, 0.01  # a frame wants sources where more of its hole is less sure
+LEAST_SIDE_PIXELS = 64  # smaller frames have no room for features around a hole
 SETTLE_FRAMES = 32  # whose flow is settled at a time; more take more memory and less time
 PROPAGATE_MARGIN = SETTLE_ROUNDS + 2  # frames beyond `reach` that a propagated frame depends on
 
@@ -300,7 +301,7 @@ class Window:
     def _wants_sources(self, t: int, found: Sequence[Trace]) -> bool:
         """Whether traces alone leave more than a little of a frame's hole unsure."""
         mask = self.mask(t)
-        if not mask.any() or mask.all():
+        if min(mask.shape) < LEAST_SIDE_PIXELS or not mask.any() or mask.all():
             return False
         sure = np.zeros_like(mask)
         for path in found:
