@@ -8,7 +8,6 @@ from combcn_core.checkpoint import load_model, read_model_info, save_model
 from combcn_core.data import footage_from_images, scan_footage
 from combcn_core.evaluate import EvaluateConfig, evaluate
 from combcn_core.fill.follow import follow_masks
-from combcn_core.fill.shadows import TakenShadows, take_shadows
 from combcn_core.inference import InferenceModel, prepare
 from combcn_core.inpaint import (
     InpaintConfig,
@@ -26,6 +25,7 @@ from combcn_core.masks import composite
 from combcn_core.networks import CombCN, NetworkConfig
 from combcn_core.scores import Score
 from combcn_core.selftest import Prediction, self_test
+from combcn_core.shadows import TakenShadows, take_shadows
 from combcn_core.stream import Report, inpaint_file, write_masks
 from combcn_core.train import TrainConfig, train
 from combcn_core.version import __version__

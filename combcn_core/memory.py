@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from combcn_core.fill.motion import CONTEXT_PIXELS, SETTLE_ROUNDS, SIDE_PIXELS
+from combcn_core.fill.register import SIDE_PIXELS as REGISTERED_SIDE
 from combcn_core.fill.window import KEY_STEP, SETTLE_FRAMES
 from combcn_core.segments import GIB
 
@@ -70,6 +71,9 @@ class Work(NamedTuple):
             + min(self.reach, window) * 36 * self.hole_pixels  # traces, and those to be met
             + 52 * pixels  # the sums of a plate
         )
+        # Sources for the key frames: all in gray, one in three in colours; and what was chosen.
+        small = round(pixels * min(1.0, REGISTERED_SIDE / max(self.height, self.width)) ** 2)
+        propagation += sources * small * (3 + 12 // 3) + filled // KEY_STEP * 12 * cut
         texture = self.searches * 250 * cut  # the crop at several sizes, and its patches
         return (
             window * (frame + self.box_pixels // 8 + 2 * 6 * grid)  # masks in bits, flow in 16

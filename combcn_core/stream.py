@@ -33,7 +33,6 @@ import torch
 
 from combcn_core.fill.cuts import is_cut
 from combcn_core.fill.follow import follow
-from combcn_core.fill.shadows import Small, find_effects
 from combcn_core.frames import Mask
 from combcn_core.images import differing
 from combcn_core.inpaint import InpaintConfig, Seen, SegmentResult, ShotInpainter
@@ -53,6 +52,7 @@ from combcn_core.overlap import Behind, ahead
 from combcn_core.progress import Tell, part_of
 from combcn_core.resume import SegmentStore, digest_frame
 from combcn_core.segments import GIB, Segment, plan_shot
+from combcn_core.shadows import Small, find_effects
 from combcn_core.version import __version__
 from combcn_core.video import (
     ClipInfo,

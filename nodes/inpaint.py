@@ -58,11 +58,15 @@ def settings() -> list[io.Input]:
 
 
 def unseen() -> io.Input:
-    """A setting of both too; it comes last, so that workflows saved before it read as they did."""
+    """A setting of both too.
+
+    Optional and last, so that graphs and workflows from before it run as they are.
+    """
     return io.Combo.Input(
         "unseen",
         options=["texture", "smooth"],
         default="texture",
+        optional=True,
         tooltip="What no other frame shows: texture from what lies around it, or the smooth fill "
         "(with a model: what it predicts) as it is.",
     )

@@ -71,6 +71,7 @@ class PrepareMask(io.ComfyNode):
                     "merge",
                     options=list(MERGES),
                     default="no",
+                    optional=True,
                     tooltip="Make one mask per frame of several: of segmenters that give the "
                     "objects of each frame one after the other, or the frames of each object.",
                 ),
@@ -78,6 +79,7 @@ class PrepareMask(io.ComfyNode):
                     "channel",
                     options=list(CHANNELS),
                     default="brightest",
+                    optional=True,
                     tooltip="What of mask_images is the mask. Alpha is 1 where an image is opaque.",
                 ),
             ],

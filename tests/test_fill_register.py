@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from combcn_core.fill.motion import Motion
-from combcn_core.fill.register import CELL_PIXELS, Small, Target, homography_of, project
+from combcn_core.fill.register import CELL_PIXELS, Scale, Small, Target, homography_of, project
 from combcn_core.fill.threads import one_thread
 from combcn_core.segments import Box
 
@@ -60,21 +60,20 @@ def test_homography_of_a_motion_against_its_own_shifts():
     nothing = np.zeros(3)
     box = Box(10, 20, 110, 180)
     motion = Motion(box, affine, np.zeros((2, 2, 3)), np.zeros((2, 0)), nothing, nothing)
-    scale = 3.0, 2.5
-    small = Small(*[np.zeros((1, 1))] * 4, scale)
+    scale = Scale(3.0, 2.5)
     x, y = random.uniform(0, 60, (2, 9)).astype(np.float32)
-    there = np.stack(small.to_frame(*project(homography_of(motion, scale), x, y)), 1)
-    here_x, here_y = small.to_frame(x, y)
+    there = np.stack(scale.to_frame(*project(homography_of(motion, scale), x, y)), 1)
+    here_x, here_y = scale.to_frame(x, y)
     expected = np.stack([here_x, here_y], 1) + motion.shift(here_x, here_y)
     np.testing.assert_allclose(there, expected, atol=1e-3)
 
 
 def test_positions_of_small_frames_and_back():
-    small = Small(*[np.zeros((1, 1))] * 4, (3.0, 2.5))
+    scale = Scale(3.0, 2.5)
     # The centre of the first small pixel is that of the frame's first three.
-    assert small.to_frame(np.float32(0), np.float32(0)) == (1, 0.75)
+    assert scale.to_frame(np.float32(0), np.float32(0)) == (1, 0.75)
     x, y = np.float32([0.3, 17]), np.float32([5, 2.2])
-    np.testing.assert_allclose(small.to_small(*small.to_frame(x, y)), [x, y], atol=1e-5)
+    np.testing.assert_allclose(scale.to_small(*scale.to_frame(x, y)), [x, y], atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(61, 83), (190, 1283)])
@@ -84,7 +83,7 @@ def test_small_frames_never_show_what_is_hidden(shape):
     other[hole] = 1 - other[hole]
     ours, theirs = Small.of(frame, hole), Small.of(other, hole)
     assert max(ours.hole.shape) <= 640
-    for first, second in zip(ours, theirs, strict=True):
+    for first, second in zip(ours[:3], theirs[:3], strict=True):
         np.testing.assert_array_equal(first, second)
 
 

@@ -210,8 +210,8 @@ def test_node_ids_stay():
         f"CombCN_{name}"
         for name in (
             "LoadModel", "SaveModel", "SampleClip", "PrepareMask", "FollowMask", "TakeShadows",
-            "MakeHoles", "Propagate", "Temporal", "UpsampleGuidance", "SpatialDetail", "Inpaint",
-            "InpaintVideo", "JointTrainer", "Evaluate", "Compare",
+            "MakeHoles", "Propagate", "Temporal", "UpsampleGuidance", "SpatialDetail",
+            "SynthesizeTexture", "Inpaint", "InpaintVideo", "JointTrainer", "Evaluate", "Compare",
         )
     }  # fmt: skip
     assert released <= set(node_ids())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from combcn_core import cli
-from combcn_core.fill.shadows import SURE_RATIO, Small, _differences, take_shadows
+from combcn_core.shadows import SURE_RATIO, Small, _differences, take_shadows
 
 HEIGHT, WIDTH, COUNT = 120, 180, 20
 

@@ -12,7 +12,6 @@
 - `texture`: the look of the shot itself, in place of the smooth fill; `carry` keeps it steady.
 - `grain`: the grain that filled areas lack.
 
-`follow` and `shadows` help the mask before anything is filled: drawn on some frames it is carried
-to the others, and shadows and reflections are taken along. `cuts` finds where a shot ends: nothing
-crosses it. Arrays are NumPy, see `pixels`.
+`follow` helps the mask before anything is filled: drawn on some frames it is carried to the others.
+`cuts` finds where a shot ends: nothing crosses it. Arrays are NumPy, see `pixels`.
 """

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from combcn_core.fill.register import CELL_PIXELS, Registered, Target, project
+from combcn_core.fill.register import CELL_PIXELS, Registered, Scale, Target, project
 from combcn_core.fill.smooth import push_pull
 from combcn_core.fill.trace import RING_PIXELS, Trace
 from combcn_core.pixels import (
@@ -25,7 +25,8 @@ from combcn_core.pixels import (
 from combcn_core.segments import crop_box
 
 # Expected errors of a trace, in pixels of a frame of 240 rows (`error_unit`). The estimate is
-# conservative, about four times the true error: at 6.5 a smooth fill has half the weight, at 12 all.
+# conservative, about four times the true error: at 6.5 a smooth fill has half the weight, at 12 all
+# of it.
 MAX_ERROR, HALF_ERROR, LEAST_ERROR = 12.0, 6.5, 0.3
 REFERENCE_ROWS = 240
 SHARPNESS = 4  # how much the surer of two traces outweighs the other
@@ -121,7 +122,8 @@ class SourceMap(NamedTuple):
     """Where the hole of a key frame is seen, region by region, on the cells of its target.
 
     Attributes:
-        target: the key frame.
+        cell_x, cell_y: (h, w), centres of the cells, in the small key frame.
+        scale: of the small frame.
         source: (h, w), the frame in which a cell is seen, -1 where none was good enough.
         x, y: (h, w), where in that frame.
         offset: (h, w, 3), what is to be added there to be level with the surroundings.
@@ -129,7 +131,9 @@ class SourceMap(NamedTuple):
         log_gains: log(level of the source / level of the key frame), by source.
     """
 
-    target: Target
+    cell_x: Array
+    cell_y: Array
+    scale: Scale
     source: Array
     x: Array
     y: Array
@@ -150,17 +154,17 @@ class SourceMap(NamedTuple):
         """
         near = np.nonzero(dilate(mask, RING_PIXELS))
         rows, columns = (index.astype(np.int32) for index in near)
-        frame = self.target.frame
-        x, y = project(np.linalg.inv(to_frame), *frame.to_small(columns.astype(np.float32), rows))
+        x, y = self.scale.to_small(columns.astype(np.float32), rows)
+        x, y = project(np.linalg.inv(to_frame), x, y)
         height, width = self.source.shape
-        row = np.rint((y - self.target.y[0, 0]) / CELL_PIXELS).astype(np.int32)
-        column = np.rint((x - self.target.x[0, 0]) / CELL_PIXELS).astype(np.int32)
+        row = np.rint((y - self.cell_y[0, 0]) / CELL_PIXELS).astype(np.int32)
+        column = np.rint((x - self.cell_x[0, 0]) / CELL_PIXELS).astype(np.int32)
         within = (row >= 0) & (row < height) & (column >= 0) & (column < width)
         cell = np.where(within, row, 0), np.where(within, column, 0)
         source = np.where(within, self.source[cell], -1)
         error = np.where(source >= 0, self.error[cell], np.inf).astype(np.float32)
-        beside_x = (x - self.target.x[cell]) * np.float32(frame.scale[0])
-        beside_y = (y - self.target.y[cell]) * np.float32(frame.scale[1])
+        beside_x = (x - self.cell_x[cell]) * np.float32(self.scale.x)
+        beside_y = (y - self.cell_y[cell]) * np.float32(self.scale.y)
         x, y = self.x[cell] + beside_x, self.y[cell] + beside_y
         return Trace(rows, columns, source, x, y, error), self.offset[cell]
 
@@ -206,7 +210,7 @@ def candidates_of(target: Target, number: int, found: Sequence[Registered]) -> l
         local = _spread(np.minimum(over, MAX_GAP).astype(np.float32)) / np.maximum(weight, 1e-6)
         cost = LOCAL_SHARE * np.where(weight < 0.01, whole, local) + WHOLE_SHARE * whole
         cost += FRAME_COST * abs(one.source - number)
-        x, y = target.frame.to_frame(one.x, one.y)
+        x, y = target.frame.scale.to_frame(one.x, one.y)
         source = np.full(x.shape, one.source, np.int32)
         step = np.clip(target.soft - one.soft, -MAX_OFFSET, MAX_OFFSET)
         offset = push_pull(step, alike * where)
@@ -227,7 +231,7 @@ def candidate_of_traces(
         log_gains: by source.
         unit: see `error_unit`.
     """
-    here_x, here_y = target.frame.to_frame(target.x, target.y)
+    here_x, here_y = target.frame.scale.to_frame(target.x, target.y)
     row, column = np.rint(here_y).astype(np.int32), np.rint(here_x).astype(np.int32)
     number = np.full((int(row.max()) + 1, int(column.max()) + 1), -1, np.int32)
     usable = (path.source >= 0) & (path.error < MAX_TRACE_ERROR * unit)
@@ -291,7 +295,9 @@ def choose(target: Target, candidates: Sequence[Candidate], unit: float) -> Sour
     for one in reversed(candidates):  # registered ones come first, and measure levels directly
         log_gains |= one.log_gains
     error = ((LEAST_COST_ERROR + COST_ERROR * np.where(good, cost, 0)) * unit).astype(np.float32)
-    return SourceMap(target, np.where(good, source, -1), x, y, offset, error, log_gains)
+    source = np.where(good, source, -1)
+    scale = target.frame.scale
+    return SourceMap(target.x, target.y, scale, source, x, y, offset, error, log_gains)
 
 
 def _spread(image: Array) -> Array:

@@ -37,17 +37,36 @@ MAX_BEND_PIXELS = 6.0  # what flow may add to a homography
 MATCH = 0.06  # of the values' range: worse matches say nothing of how a source is bent
 
 
+class Scale(NamedTuple):
+    """Pixels of the frame in one of the small frame, along x and y."""
+
+    x: float
+    y: float
+
+    def to_frame(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """Positions in the small frame as positions in the frame."""
+        half = np.float32(0.5)
+        scale_x, scale_y = np.float32(self.x), np.float32(self.y)
+        return (x + half) * scale_x - half, (y + half) * scale_y - half
+
+    def to_small(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """Positions in the frame as positions in the small frame."""
+        half = np.float32(0.5)
+        scale_x, scale_y = np.float32(self.x), np.float32(self.y)
+        return (x + half) / scale_x - half, (y + half) / scale_y - half
+
+
 class Small(NamedTuple):
     """A frame at the size that sources are registered at."""
 
-    soft: Array  # (h, w, 3) in [0, 1]
+    soft: Array  # (h, w, 3) in [0, 1]; empty in frames that only show how the camera moves
     gray: Array  # (h, w) uint8, the hole filled smoothly
     hole: Mask  # wherever any hole pixel falls into the pixel
     hidden: Array  # (h, w) uint8, 1 in the hole and where features may belong to the object
-    scale: tuple[float, float]  # pixels of the frame in one of these, along x and y
+    scale: Scale
 
     @classmethod
-    def of(cls, frame: Pixels, mask: Mask) -> Small:
+    def of(cls, frame: Pixels, mask: Mask, *, is_colored: bool = True) -> Small:
         """A frame and its hole made small, not larger than they are."""
         height, width = mask.shape
         factor = max(1.0, max(height, width) / SIDE_PIXELS)
@@ -62,24 +81,13 @@ class Small(NamedTuple):
         gray = push_pull(cv2.cvtColor(colors, cv2.COLOR_RGB2GRAY)[..., None], known)[..., 0]
         gray8 = np.rint(np.clip(gray, 0, 1) * 255).astype(np.uint8)
         hole = known == 0
-        # What is in the hole must not be seen beside it.
-        colors[hole] = 0
-        soft = cv2.GaussianBlur(np.dstack([colors, known]), (0, 0), SOFT_PIXELS)
-        soft = soft[..., :3] / np.maximum(soft[..., 3:], 1e-3)
+        soft: Array = np.zeros((0, 0, 3), np.float32)
+        if is_colored:
+            colors[hole] = 0  # what is in the hole must not be seen beside it
+            blurred = cv2.GaussianBlur(np.dstack([colors, known]), (0, 0), SOFT_PIXELS)
+            soft = blurred[..., :3] / np.maximum(blurred[..., 3:], 1e-3)
         hidden = dilate(hole, NEAR_PIXELS).astype(np.uint8)
-        return cls(soft, gray8, hole, hidden, (width / size[0], height / size[1]))
-
-    def to_frame(self, x: Array, y: Array) -> tuple[Array, Array]:
-        """Positions here as positions in the frame."""
-        half = np.float32(0.5)
-        scale_x, scale_y = np.float32(self.scale[0]), np.float32(self.scale[1])
-        return (x + half) * scale_x - half, (y + half) * scale_y - half
-
-    def to_small(self, x: Array, y: Array) -> tuple[Array, Array]:
-        """Positions in the frame as positions here."""
-        half = np.float32(0.5)
-        scale_x, scale_y = np.float32(self.scale[0]), np.float32(self.scale[1])
-        return (x + half) / scale_x - half, (y + half) / scale_y - half
+        return cls(soft, gray8, hole, hidden, Scale(width / size[0], height / size[1]))
 
 
 def project(homography: Array, x: Array, y: Array) -> tuple[Array, Array]:
@@ -89,7 +97,7 @@ def project(homography: Array, x: Array, y: Array) -> tuple[Array, Array]:
     return (a * x + b * y + c) / depth, (d * x + e * y + f) / depth
 
 
-def homography_of(motion: Motion, scale: tuple[float, float]) -> Array:
+def homography_of(motion: Motion, scale: Scale) -> Array:
     """(3, 3): the affine part of a motion, between small frames."""
     box, side = motion.box, max(motion.box.height, motion.box.width)
     center = np.array([(box.left + box.right - 1) / 2, (box.top + box.bottom - 1) / 2])

@@ -35,6 +35,7 @@ KEY_STEP = 8  # frames between two fills of what was never seen; between them it
 # Frames between those registered as sources, up to so far away; twice as many beyond.
 SOURCE_STEP, NEAR_FRAMES = 4, 16
 SURE_ERROR, UNSURE_SHARE = 1.5, 0.01  # a frame wants sources where more of its hole is less sure
+LEAST_SIDE_PIXELS = 64  # smaller frames have no room for features around a hole
 SETTLE_FRAMES = 32  # whose flow is settled at a time; more take more memory and less time
 PROPAGATE_MARGIN = SETTLE_ROUNDS + 2  # frames beyond `reach` that a propagated frame depends on
 
@@ -193,13 +194,14 @@ class Window:
             filled = self._workers.map(self._fill_quickly, unread)
             self._readable.update(zip(unread, filled, strict=True))
             paths = self._traces(self.mask, span, low, high, self.reach)
-            self._find_keys(new, paths, shot_start)
+            self._find_keys(new, paths, part_of(tell, 0, 0.4))
 
             def fill(t: int) -> tuple[Patch, PackedMask]:
                 return self._fill(t, paths[t], plates.get(t))
 
             wanted = range(start, stop)
-            done = follow(self._workers.map(fill, wanted), len(wanted), tell)
+            part = part_of(tell, 0.4, 1)
+            done = follow(self._workers.map(fill, wanted), len(wanted), part)
             self._propagated.update(zip(wanted, done, strict=True))
 
     def _fill_quickly(self, t: int) -> Patch:
@@ -233,17 +235,20 @@ class Window:
         return filled, PackedMask.of(remaining)
 
     def _find_keys(
-        self, keys: Sequence[int], paths: Mapping[int, Sequence[Trace]], shot_start: int
+        self, keys: Sequence[int], paths: Mapping[int, Sequence[Trace]], tell: Tell | None
     ) -> None:
         """Where the holes of key frames are seen, in frames registered to them."""
         self._keys.update(dict.fromkeys(keys))
         keys = [t for t in keys if self._wants_sources(t, paths[t])]
-        smalls: dict[int, Small] = {}
-        wanted = sorted({s for t in keys for s in (*self._nearby(t), *self._sources(t))})
-        made = self._workers.map(lambda t: Small.of(self.frame(t), self.mask(t)), wanted)
-        smalls.update(zip(wanted, made, strict=True))
+        colored = {s for t in keys for s in (t, *self._sources(t))}
+        wanted = sorted(colored.union(*map(self._nearby, keys)))
+
+        def small(t: int) -> Small:
+            return Small.of(self.frame(t), self.mask(t), is_colored=t in colored)
+
+        smalls = dict(zip(wanted, self._workers.map(small, wanted), strict=True))
         found = self._workers.map(lambda t: self._find_key(t, smalls, paths[t]), keys)
-        self._keys.update(zip(keys, found, strict=True))
+        self._keys.update(zip(keys, follow(found, len(keys), tell), strict=True))
 
     def _find_key(self, t: int, smalls: Mapping[int, Small], paths: Sequence[Trace]) -> _Key:
         target, unit = Target(smalls[t]), error_unit(self.mask(t))
@@ -296,7 +301,7 @@ class Window:
     def _wants_sources(self, t: int, found: Sequence[Trace]) -> bool:
         """Whether traces alone leave more than a little of a frame's hole unsure."""
         mask = self.mask(t)
-        if not mask.any() or mask.all():
+        if min(mask.shape) < LEAST_SIDE_PIXELS or not mask.any() or mask.all():
             return False
         sure = np.zeros_like(mask)
         for path in found:

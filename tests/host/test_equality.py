@@ -65,13 +65,16 @@ def outcome(server, client, prompt, *ends):
     ]
 
 
+@pytest.mark.parametrize("unseen", ["texture", "smooth"])
 @pytest.mark.parametrize("propagates", [True, False], ids=["propagation", "paper"])
-def test_stages_give_what_inpaint_gives(server, client, clip, fill, propagates):
+def test_stages_give_what_inpaint_gives(server, client, clip, fill, propagates, unseen):
     model, images, mask = ["model", 0], ["images", 0], ["mask", 0]
     prompt = sources(fill)
     inputs = {"model": model, "images": images, "mask": mask, "propagate": propagates, **SETTINGS}
+    inputs["unseen"] = unseen
     prompt["one"] = {"class_type": "CombCN_Inpaint", "inputs": inputs}
-    detail = {"match_grain": True, "fill_first": not propagates}
+    textured = unseen == "texture"  # then grain comes last, after texture
+    detail = {"match_grain": not textured, "fill_first": not propagates}
     if propagates:
         inputs = {"images": images, "mask": mask, "reach": 48, "painted_frame": 0}
         prompt["propagated"] = {"class_type": "CombCN_Propagate", "inputs": inputs}
@@ -84,14 +87,19 @@ def test_stages_give_what_inpaint_gives(server, client, clip, fill, propagates):
     prompt["guidance"] = {"class_type": "CombCN_UpsampleGuidance", "inputs": inputs}
     inputs = {**stage, **detail, "guidance": ["guidance", 0]}
     prompt["detail"] = {"class_type": "CombCN_SpatialDetail", "inputs": inputs}
+    if textured:
+        inputs = {"images": images, "mask": mask, "start": ["detail", 0], "match_grain": True}
+        inputs["removed"] = ["mask", 0]
+        prompt["texture"] = {"class_type": "CombCN_SynthesizeTexture", "inputs": inputs}
 
-    one, staged = outcome(server, client, prompt, ["one", 0], ["detail", 0])
+    last = "texture" if textured else "detail"
+    one, staged = outcome(server, client, prompt, ["one", 0], [last, 0])
 
     assert torch.equal(one, staged)
     known = ~clip[1]
     assert torch.equal(one[known], clip[0][known])
     path = server.base / "models" / "combcn" / f"{fill}.safetensors"
-    config = InpaintConfig(propagate=propagates)
+    config = InpaintConfig(propagate=propagates, unseen=unseen)
     assert torch.equal(one, inpaint(*clip, load_model(path), config))
     plain = inpaint(*clip, None, config)
     assert (one - plain).abs().max() > 1 / 255  # the networks did work

@@ -34,8 +34,8 @@ NODES = {
         "IMAGE MASK IMAGE AUDIO FLOAT",
     ),
     "CombCN_PrepareMask": (
-        "images:IMAGE grow_pixels:INT threshold:FLOAT invert:BOOLEAN resize:BOOLEAN merge:COMBO "
-        "channel:COMBO mask:MASK? mask_images:IMAGE?",
+        "images:IMAGE grow_pixels:INT threshold:FLOAT invert:BOOLEAN resize:BOOLEAN mask:MASK? "
+        "mask_images:IMAGE? merge:COMBO? channel:COMBO?",
         "MASK IMAGE",
     ),
     "CombCN_FollowMask": (
@@ -67,15 +67,19 @@ NODES = {
         "guidance:IMAGE? removed:MASK?",
         "IMAGE",
     ),
+    "CombCN_SynthesizeTexture": (
+        "images:IMAGE mask:MASK match_grain:BOOLEAN start:IMAGE? removed:MASK?",
+        "IMAGE",
+    ),
     "CombCN_Inpaint": (
         "images:IMAGE mask:MASK grow_pixels:INT propagate:BOOLEAN reach:INT feather_pixels:INT "
-        "match_grain:BOOLEAN model:COMBCN_MODEL?",
+        "match_grain:BOOLEAN model:COMBCN_MODEL? unseen:COMBO?",
         "IMAGE",
     ),
     "CombCN_InpaintVideo": (
         "video:VIDEO grow_pixels:INT propagate:BOOLEAN reach:INT feather_pixels:INT "
         "match_grain:BOOLEAN resize_mask:BOOLEAN master:COMBO filename_prefix:STRING mask:MASK? "
-        "mask_video:VIDEO? model:COMBCN_MODEL?",
+        "mask_video:VIDEO? model:COMBCN_MODEL? unseen:COMBO?",
         "VIDEO STRING",
     ),
     "CombCN_JointTrainer": (
@@ -269,10 +273,12 @@ def test_workflows_are_offered_as_templates(client):
 # The same as the library, bit for bit: same weights, same machine, same number of threads
 
 
-def test_inpaint_against_library(bench, files):
-    result = bench(source() | {"a": inpaint(grow_pixels=2)}, ("a", 0))
+# Without `unseen` too, as it came after the first release.
+@pytest.mark.parametrize("added", [{}, {"unseen": "texture"}, {"unseen": "smooth"}], ids=str)
+def test_inpaint_against_library(added, bench, files):
+    result = bench(source() | {"a": inpaint(grow_pixels=2, **added)}, ("a", 0))
 
-    config = combcn_core.InpaintConfig(grow_pixels=2)
+    config = combcn_core.InpaintConfig(grow_pixels=2, **added)
     expected = combcn_core.inpaint(files["images"], files["mask"], config=config)
     assert torch.equal(result, expected)
 
@@ -313,6 +319,18 @@ def test_stages_against_library(bench, files, model):
     assert torch.equal(result[~holes], files["images"][~holes])
 
 
+@pytest.mark.parametrize("grain", [True, False], ids=["grain", "plain"])
+def test_synthesize_texture_against_library(grain, bench, files):
+    form = {"images": ["p", 0], "mask": ["p", 1], "removed": ["m", 0], "match_grain": grain}
+    graph = source() | {"p": propagate(), "x": node("CombCN_SynthesizeTexture", **form)}
+
+    result = bench(graph, ("x", 0))
+
+    config = combcn_core.InpaintConfig(match_grain=grain)
+    expected = combcn_core.inpaint(files["images"], files["mask"], config=config)
+    assert torch.equal(result, expected)
+
+
 @pytest.mark.parametrize("method", ["nearest", "bilinear", "bicubic", "lanczos"])
 def test_upsample_guidance_against_library(method, bench, files):
     graph = source() | {"u": guidance(coarse=["i", 0], method=method, factor=1.5)}
@@ -335,9 +353,11 @@ def test_make_holes_against_library(kind, bench):
     assert (cut[expected] == 0.5).all()
 
 
-def test_prepare_mask_against_library(bench, files):
-    form = {"grow_pixels": 3, "threshold": 0.5, "invert": False, "resize": False}
-    form |= {"merge": "no", "channel": "brightest"}
+@pytest.mark.parametrize(
+    "added", [{"merge": "no", "channel": "brightest"}, {}], ids=["all inputs", "as first released"]
+)
+def test_prepare_mask_against_library(added, bench, files):
+    form = {"grow_pixels": 3, "threshold": 0.5, "invert": False, "resize": False} | added
     graph = source() | {"g": node("CombCN_PrepareMask", images=["i", 0], mask=["m", 0], **form)}
 
     assert torch.equal(bench(graph, ("g", 0)), grow(files["mask"] > 0, 3).float())
