@@ -598,7 +598,10 @@ def _self_test(command: Evaluate, config: EvaluateConfig) -> None:
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} is of no use with --self-test; leave one out.")
     settings = InpaintConfig(
-        grow_pixels=config.grow_pixels, device=config.device, precision=config.precision
+        grow_pixels=config.grow_pixels,
+        unseen=config.unseen,
+        device=config.device,
+        precision=config.precision,
     )
     open_reader(command.data)  # before the weights are read, which may take longer
     model = _load_weights(command.weights, True)

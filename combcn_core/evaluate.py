@@ -103,6 +103,9 @@ class EvaluateConfig:
     """First frames of each clip that are used; 0 uses all."""
     size: tuple[int, int] | None = None
     """Crop and resize frames to this height and width; None leaves them as they are."""
+    unseen: Literal["texture", "smooth"] = "texture"
+    """What combcn, no-network and a self-test put where no frame shows anything, as in
+    `InpaintConfig`; networks and 2dcn show what the networks predict."""
     grow_pixels: int = 2
     """Grow the masks of removals, and of a self-test, by so many pixels, to cover soft edges."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -111,6 +114,8 @@ class EvaluateConfig:
     """Arithmetic of the networks. auto: bf16 on a CPU made for it, fp16 on CUDA, else fp32."""
 
     def __post_init__(self) -> None:
+        if self.unseen not in ("texture", "smooth"):
+            raise ValueError(f"unseen is {self.unseen!r}; give 'texture' or 'smooth'.")
         for name, known in (("methods", METHODS), ("holes", get_args(Hole))):
             for value in getattr(self, name):
                 if value not in known:
@@ -394,6 +399,8 @@ def _choose_methods(
     uses: dict[Method, _Use] = {}
     for method in chosen:
         identity = _digest(method, _digest_code(method in CLASSICAL))
+        if method in ("combcn", "no-network"):
+            identity = _digest(identity, config.unseen)
         networks = given[WEIGHTS[method]] if method in WEIGHTS else None
         if networks is None:
             uses[method] = _Use(None, identity)
@@ -420,7 +427,7 @@ def fill(
     Returns:
         As images.
     """
-    pipeline = InpaintConfig(device=config.device, precision=config.precision)
+    pipeline = InpaintConfig(unseen=config.unseen, device=config.device, precision=config.precision)
     networks_alone = replace(pipeline, propagate=False, unseen="smooth", match_grain=False)
     if method == "combcn":
         return inpaint(images, holes, model, pipeline)

@@ -272,7 +272,7 @@ def test_networks_are_those_of_the_pipeline(data, tmp_path, input_fill):
         for net in (networks.temporal, networks.detail):  # as if trained
             torch.nn.init.normal_(net.layers[str(len(net.layers))][0].bias, std=0.1)
     images, holes = clip_and_hole()
-    alone = InpaintConfig(propagate=False, match_grain=False)
+    alone = InpaintConfig(propagate=False, unseen="smooth", match_grain=False)
     config = EvaluateConfig()
     result = fill("networks", images, holes, model, config)
     assert torch.equal(result, inpaint(images, holes, model, alone))
@@ -289,6 +289,18 @@ def test_untrained_residual_networks_score_like_no_network(data, tmp_path):
     for ours, theirs in zip(scores[::2], scores[1::2], strict=True):
         assert ours.l1 == pytest.approx(theirs.l1, abs=0.05)  # the networks' float32 may round
         assert ours.key != theirs.key
+
+
+def test_unseen_is_that_of_the_pipeline(data, tmp_path):
+    images, holes = clip_and_hole()
+    smooth = EvaluateConfig(unseen="smooth", methods=("no-network",), holes=("box",), seeds=(0,))
+    result = fill("no-network", images, holes, None, smooth)
+    assert torch.equal(result, inpaint(images, holes, config=InpaintConfig(unseen="smooth")))
+    texture = dataclasses.replace(smooth, unseen="texture")
+    assert not torch.equal(result, fill("no-network", images, holes, None, texture))
+    (one,) = evaluate(data / "pan.mkv", tmp_path / "out", smooth)
+    (other,) = evaluate(data / "pan.mkv", tmp_path / "out", texture)
+    assert one.key != other.key
 
 
 def test_smooth_is_what_untrained_residual_networks_return():
@@ -630,6 +642,7 @@ def test_find_clips(data, tmp_path):
         ({"holes": ("star",)}, "holes has 'star'"),
         ({"holes": ()}, "holes is empty"),
         ({"holes": ("box", "box")}, "each one once"),
+        ({"unseen": "wall"}, "unseen is 'wall'; give 'texture' or 'smooth'"),
         ({"seeds": ()}, "seeds is"),
         ({"seeds": (-1,)}, "seeds is"),
         ({"seeds": (1, 1)}, "each one once"),
