@@ -65,8 +65,7 @@ class MaskConfig:
     ground without."""
 
     def __post_init__(self) -> None:
-        if self.mask_objects is not None:
-            self.objects  # noqa: B018 (checks it)
+        _ = self.objects  # raises what the property raises, before anything is read
 
     @property
     def objects(self) -> frozenset[int] | None:
