@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,7 +58,7 @@ class Window:
         self.masks: Sequence[Mask] = []
         self._wanted = (0, 0)
         # The same threads throughout: memory that new ones would take is not given back.
-        self._workers = parallel(max(1, min(8, os.cpu_count() or 1)))
+        self.workers = parallel(max(1, min(8, os.cpu_count() or 1)))
         self._raw: dict[int, tuple[Motion, Motion] | None] = {}
         self._settled: dict[int, tuple[Motion | None, Motion | None]] = {}
         self._brightness: tuple[Array, Array] = (np.zeros((1, 3)), np.zeros((1, 3)))
@@ -79,11 +78,6 @@ class Window:
     def _distance(self, propagates: bool) -> int:
         """Frames that traces and the judgement of their ends reach out."""
         return 1 + KEY_STEP + (max(self.reach, KEY_STEP) if propagates else 0)
-
-    @property
-    def workers(self) -> Executor:
-        """For several frames at a time."""
-        return self._workers
 
     @property
     def stop(self) -> int:
@@ -146,14 +140,14 @@ class Window:
         last = min(self.stop, missing[-1] + 2 + SETTLE_ROUNDS)
         pairs = [t for t in range(first, last - 1) if t not in self._raw]
         with one_thread():
-            found = follow(self._workers.map(self._find_motion, pairs), len(pairs), tell)
+            found = follow(self.workers.map(self._find_motion, pairs), len(pairs), tell)
             self._raw.update(zip(pairs, found, strict=True))
             forward, backward = {}, {}
             for t in range(first, last - 1):
                 pair = self._raw[t]
                 if pair is not None:
                     forward[t], backward[t + 1] = pair
-            forward, backward = settle(forward, backward, self._workers.map)
+            forward, backward = settle(forward, backward, self.workers.map)
         for t in missing:
             settled = forward.get(t), backward.get(t)
             self._settled[t] = (settled[0] and settled[0].kept(), settled[1] and settled[1].kept())
@@ -191,7 +185,7 @@ class Window:
         plates = dict(self._plates(start, stop))
         with one_thread():
             unread = [t for t in span if t not in self._readable]
-            filled = self._workers.map(self._fill_quickly, unread)
+            filled = self.workers.map(self._fill_quickly, unread)
             self._readable.update(zip(unread, filled, strict=True))
             paths = self._traces(self.mask, span, low, high, self.reach)
             self._find_keys(new, paths, part_of(tell, 0, 0.4))
@@ -201,7 +195,7 @@ class Window:
 
             wanted = range(start, stop)
             part = part_of(tell, 0.4, 1)
-            done = follow(self._workers.map(fill, wanted), len(wanted), part)
+            done = follow(self.workers.map(fill, wanted), len(wanted), part)
             self._propagated.update(zip(wanted, done, strict=True))
 
     def _fill_quickly(self, t: int) -> Patch:
@@ -246,8 +240,8 @@ class Window:
         def small(t: int) -> Small:
             return Small.of(self.frame(t), self.mask(t), is_colored=t in colored)
 
-        smalls = dict(zip(wanted, self._workers.map(small, wanted), strict=True))
-        found = self._workers.map(lambda t: self._find_key(t, smalls, paths[t]), keys)
+        smalls = dict(zip(wanted, self.workers.map(small, wanted), strict=True))
+        found = self.workers.map(lambda t: self._find_key(t, smalls, paths[t]), keys)
         self._keys.update(zip(keys, follow(found, len(keys), tell), strict=True))
 
     def _find_key(self, t: int, smalls: Mapping[int, Small], paths: Sequence[Trace]) -> _Key:
@@ -381,7 +375,7 @@ class Window:
             return (fill_smoothly if t in keys else fill_quickly)(frame, hole.whole())
 
         with one_thread():
-            frames = dict(zip(given, self._workers.map(own_fill, given), strict=True))
+            frames = dict(zip(given, self.workers.map(own_fill, given), strict=True))
         paths = self._traces(hole_of, given, start, stop, KEY_STEP)
 
         def fill(t: int) -> Patch:
@@ -394,7 +388,7 @@ class Window:
             return merge(frames[t], hole, paths[t], colors, fades)[0]
 
         with one_thread():
-            done = follow(self._workers.map(fill, paths), len(paths), part_of(tell, 0.8, 1))
+            done = follow(self.workers.map(fill, paths), len(paths), part_of(tell, 0.8, 1))
             return dict(zip(paths, done, strict=True))
 
     def _traces(
