@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from benchmarks import networks, speed
-from combcn_core.inference import fast_precision, prepare
-from combcn_core.networks import CombCN, NetworkConfig
-from combcn_core.pictures import draw_curves, save_picture
+from combcn_core.clips.pictures import draw_curves, save_picture
+from combcn_core.networks.inference import fast_precision, prepare
+from combcn_core.networks.layers import CombCN, NetworkConfig
 from combcn_core.version import __version__
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from combcn_core.data import VIDEO_ENDINGS
-from combcn_core.video import open_reader
+from combcn_core.clips.video import open_reader
+from combcn_core.training.data import VIDEO_ENDINGS
 
 
 def read_image(path: Path) -> Tensor:

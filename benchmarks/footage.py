@@ -2,8 +2,8 @@
 
 Part of `benchmarks.removal`. A folder's clips are NAME/frames/ and NAME/masks/ (white = object);
 each object is removed with its own masks and written as PNG. Smear, rubble and boil are those of
-`combcn_core.appearance`. To compare with, the first two of real background: of the source, under
-the same holes moved half a frame sideways, off the object.
+`combcn_core.measure.appearance`. To compare with, the first two of real background: of the source,
+under the same holes moved half a frame sideways, off the object.
 
 For the eye there are sheets, one a clip and numbered so that a judge may be shown several results
 without knowing which is which (sheets/key.txt has the names): four moments, the source with its
@@ -24,11 +24,11 @@ import numpy as np
 from torch import Tensor
 
 from benchmarks.clips import read_folder, read_frames, read_masks
-from combcn_core.appearance import boil, smear_and_rubble
-from combcn_core.inpaint import InpaintConfig, inpaint
+from combcn_core.clips.pictures import Image, outline_mask, save_picture, side_by_side
 from combcn_core.masks import grow
-from combcn_core.networks import CombCN
-from combcn_core.pictures import Image, outline_mask, save_picture, side_by_side
+from combcn_core.measure.appearance import boil, smear_and_rubble
+from combcn_core.networks.layers import CombCN
+from combcn_core.shot import InpaintConfig, inpaint
 
 AWAY_PIXELS = 6  # of moved holes from the object
 NUM_MOMENTS, FIRST_MOMENT = 4, 4  # of a sheet; as far from the last frame as from the first

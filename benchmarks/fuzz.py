@@ -40,13 +40,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from combcn_core.checkpoint import WEIGHTS_FOLDER, digest_tensors, load_model
 from combcn_core.cli import main as combcn
-from combcn_core.inpaint import InpaintConfig
-from combcn_core.scale import Row, read_manifest
+from combcn_core.clips.video import ClipInfo, open_reader, open_writer
+from combcn_core.networks.checkpoint import WEIGHTS_FOLDER, digest_tensors, load_model
 from combcn_core.segments import GIB
-from combcn_core.stream import inpaint_file
-from combcn_core.video import ClipInfo, open_reader, open_writer
+from combcn_core.shot import InpaintConfig
+from combcn_core.stream.batch import Row, read_manifest
+from combcn_core.stream.files import inpaint_file
 
 NUM_FRAMES, HEIGHT, WIDTH = 4, 24, 32
 BOX = "8,6,12,9"

@@ -28,11 +28,11 @@ import torch
 
 from benchmarks.clips import read_frames, read_masks
 from benchmarks.scenes import EFFECTS, SCENES, render_scene
-from combcn_core import metrics
 from combcn_core.fill.follow import follow_masks
-from combcn_core.inpaint import inpaint
 from combcn_core.masks import grow
+from combcn_core.measure import metrics
 from combcn_core.shadows import take_shadows
+from combcn_core.shot import inpaint
 
 INTERVALS = (5, 10, 20)
 WITHOUT = ("still", "light", "noise", "parallax", "everything")  # scenes, but for some penumbra

@@ -37,10 +37,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = (
-    *("networks", "losses", "segments", "masks", "video"),
-    *("fill.motion", "fill.trace", "fill.choose", "fill.smooth"),
-)
+# The name of the tests of each module: tests/test_NAME.py.
+MODULES = {
+    "networks.layers": "networks",
+    "training.losses": "losses",
+    "segments": "segments",
+    "masks": "masks",
+    "clips.video": "video",
+    "fill.motion": "fill",
+    "fill.trace": "fill",
+    "fill.choose": "fill",
+    "fill.smooth": "fill",
+}
 
 # A mutant may loop for ever, and fill the memory or the disk meanwhile.
 MAX_MEMORY_BYTES = 8 * 2**30
@@ -86,7 +94,7 @@ REASONS: dict[str, dict[str, str]] = {
         "-> if len(first) < 101": "how many points are enough is a round number",
     },
     "fill.trace": {"-> ages = np.ones(len(rows)": "the age of what is seen nowhere is never read"},
-    "video": {
+    "clips.video": {
         "self._container = None -> pass": TWICE,
         "-> if (counted or timed)": NO_SUCH_FILES,
         "min(96001, 4 * rate)": TUNED,
@@ -115,9 +123,11 @@ def main() -> int:
     arguments = parser.parse_args()
     unknown = set(arguments.modules) - set(MODULES)
     if unknown:
-        parser.error(f"no tests are known for {', '.join(sorted(unknown))}; give {MODULES}")
+        parser.error(
+            f"no tests are known for {', '.join(sorted(unknown))}; give {', '.join(MODULES)}"
+        )
 
-    modules = arguments.modules or MODULES
+    modules = arguments.modules or list(MODULES)
     arguments.state.parent.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as name,
@@ -347,7 +357,7 @@ def module_path(root: Path, module: str) -> Path:
 
 
 def tests_path(root: Path, module: str) -> Path:
-    return root / "tests" / f"test_{module.split('.')[0]}.py"
+    return root / "tests" / f"test_{MODULES.get(module, module)}.py"
 
 
 def key(module: str, mutant: Mutant) -> tuple[str, int, str, str, str]:

@@ -24,22 +24,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from combcn_core.inference import (
-    FoldedNet,
-    InferenceModel,
-    fast_precision,
-    prepare,
-)
-from combcn_core.inpaint import coarse_size, infer_temporal, restore_detail
-from combcn_core.jobs import (
+from combcn_core.masks import downsample_known
+from combcn_core.networks.inference import FoldedNet, InferenceModel, fast_precision, prepare
+from combcn_core.networks.jobs import (
     default_batch_frames,
     default_memory_bytes,
     plan_batches,
     plan_runs,
 )
-from combcn_core.masks import downsample_known
-from combcn_core.networks import CombCN, NetworkConfig, temporal_halo
-from combcn_core.regions import Span
+from combcn_core.networks.layers import CombCN, NetworkConfig, temporal_halo
+from combcn_core.networks.regions import Span
+from combcn_core.shot import coarse_size, infer_temporal, restore_detail
 
 SEGMENT_FRAMES = 32
 STEP_PIXELS = 2  # that the hole moves a frame

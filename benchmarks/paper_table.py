@@ -16,10 +16,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from combcn_core.checkpoint import load_model
-from combcn_core.evaluate import EvaluateConfig, Method, evaluate
-from combcn_core.holes import HoleKind
-from combcn_core.scores import Score, by_clip, describe, paired_gap, summarize
+from combcn_core.measure.evaluate import EvaluateConfig, Method, evaluate
+from combcn_core.measure.scores import Score, by_clip, describe, paired_gap, summarize
+from combcn_core.networks.checkpoint import load_model
+from combcn_core.training.holes import HoleKind
 
 COLUMNS: dict[Method, str] = {
     "3dcn": "3DCN",

@@ -13,7 +13,7 @@ With --masks, clips are drawn from a folder of videos instead, the same for the 
 `clips.choose_videos`), and so are their masks, those of DATA, resized to the frames. This is for
 choosing settings, which the clips of DATA then judge.
 
-Columns, over the hole (see `combcn_core.metrics`): PSNR in dB of Telea, Navier-Stokes and
+Columns, over the hole (see `combcn_core.measure.metrics`): PSNR in dB of Telea, Navier-Stokes and
 `inpaint`, and its gain over Telea; the share that propagation left to the fill of what no frame
 shows; then of `inpaint` milliseconds a frame, by the clock and of all cores; gradient energy over
 that of the truth, of all and of what was propagated; error of texture; FLIP of every fourth frame,
@@ -48,10 +48,10 @@ from benchmarks.clips import (
     read_masks,
     read_video,
 )
-from combcn_core import metrics
-from combcn_core.inpaint import InpaintConfig, inpaint, propagate
 from combcn_core.masks import bounding_box, composite, grow, to_float
+from combcn_core.measure import metrics
 from combcn_core.pixels import crop
+from combcn_core.shot import InpaintConfig, inpaint, propagate
 
 GROW_PIXELS, PLACES = 8, 7
 FLIP_STEP = 4  # it takes as long as the fill

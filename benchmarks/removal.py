@@ -44,14 +44,7 @@ from tyro.conf import Positional, arg
 from benchmarks import footage
 from benchmarks.clips import clip_names, read_frames, read_image, read_masks
 from benchmarks.scenes import SCENES, render_scene
-from combcn_core import metrics
-from combcn_core.checkpoint import load_model
-from combcn_core.evaluate import EvaluateConfig, Method
-from combcn_core.evaluate import fill as fill_classically
-from combcn_core.inpaint import InpaintConfig, inpaint
-from combcn_core.masks import bounding_box, grow
-from combcn_core.networks import CombCN
-from combcn_core.pictures import (
+from combcn_core.clips.pictures import (
     Image,
     frame_over_slice,
     outline_mask,
@@ -60,7 +53,14 @@ from combcn_core.pictures import (
     strip,
     xt_slice,
 )
-from combcn_core.selftest import Prediction, self_test
+from combcn_core.masks import bounding_box, grow
+from combcn_core.measure import metrics
+from combcn_core.measure.evaluate import EvaluateConfig, Method
+from combcn_core.measure.evaluate import fill as fill_classically
+from combcn_core.measure.predict import Prediction, self_test
+from combcn_core.networks.checkpoint import load_model
+from combcn_core.networks.layers import CombCN
+from combcn_core.shot import InpaintConfig, inpaint
 
 GROW_PIXELS, EDGE_PIXELS, AWAY_PIXELS = 2, 2, 8
 STRIP_FRAMES, STRIP_MARGIN_PIXELS = 8, 12

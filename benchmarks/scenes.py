@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from combcn_core.demo import Camera, Scenery, expose, film_grain, paint_scenery, render_frame
+from combcn_core.demo.clip import Camera, Scenery, expose, film_grain, paint_scenery, render_frame
 
 NUM_FRAMES, HEIGHT, WIDTH = 48, 180, 320
 SHUTTER_STEPS = 8  # moments a blurred frame is the mean of

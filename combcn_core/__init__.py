@@ -4,12 +4,17 @@ Images are (T, H, W, 3) RGB tensors, uint8, uint16 or float in [0, 1]; masks (T,
 hole. See `inpaint` for clips in memory and `inpaint_file` for files of any length.
 """
 
-from combcn_core.checkpoint import load_model, read_model_info, save_model
-from combcn_core.data import footage_from_images, scan_footage
-from combcn_core.evaluate import EvaluateConfig, evaluate
+from combcn_core.clips.masks import MaskConfig
 from combcn_core.fill.follow import follow_masks
-from combcn_core.inference import InferenceModel, prepare
-from combcn_core.inpaint import (
+from combcn_core.masks import composite
+from combcn_core.measure.evaluate import EvaluateConfig, evaluate
+from combcn_core.measure.predict import Prediction, self_test
+from combcn_core.measure.scores import Score
+from combcn_core.networks.checkpoint import load_model, read_model_info, save_model
+from combcn_core.networks.inference import InferenceModel, prepare
+from combcn_core.networks.layers import CombCN, NetworkConfig
+from combcn_core.shadows import TakenShadows, take_shadows
+from combcn_core.shot import (
     InpaintConfig,
     coarse_size,
     fill_rest,
@@ -20,14 +25,9 @@ from combcn_core.inpaint import (
     synthesize_texture,
     upsample_guidance,
 )
-from combcn_core.mask_files import MaskConfig
-from combcn_core.masks import composite
-from combcn_core.networks import CombCN, NetworkConfig
-from combcn_core.scores import Score
-from combcn_core.selftest import Prediction, self_test
-from combcn_core.shadows import TakenShadows, take_shadows
-from combcn_core.stream import Report, inpaint_file, write_masks
-from combcn_core.train import TrainConfig, train
+from combcn_core.stream.files import Report, inpaint_file, write_masks
+from combcn_core.training.data import footage_from_images, scan_footage
+from combcn_core.training.train import TrainConfig, train
 from combcn_core.version import __version__
 
 __all__ = [

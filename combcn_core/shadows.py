@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from combcn_core.fill.cuts import is_cut
-from combcn_core.inpaint import propagate
 from combcn_core.masks import check_masks, grow
 from combcn_core.pixels import Array, Mask, Pixels, to_unit
 from combcn_core.progress import Tell
+from combcn_core.shot import propagate
 
 ROWS = 240  # lengths below are pixels of a frame of so many rows, and frames are made that small
 REACH_PIXELS = 48  # from the mask, within which effects are looked for

@@ -8,9 +8,9 @@ from comfy_api.latest import io, ui
 from numpy.typing import NDArray
 from torch import Tensor
 
-from combcn_core import metrics
+from combcn_core.clips.pictures import outline_mask, side_by_side, xt_slice
 from combcn_core.masks import bounding_box, check_masks
-from combcn_core.pictures import outline_mask, side_by_side, xt_slice
+from combcn_core.measure import metrics
 from combcn_core.progress import Tell, part_of
 
 from .progress import Progress

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import folder_paths
 
-from combcn_core.checkpoint import WEIGHTS_FOLDER
+from combcn_core.networks.checkpoint import WEIGHTS_FOLDER
 
 FOLDER_NAME = "combcn"
 ENDING = ".safetensors"

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from combcn_core import follow_masks, take_shadows
-from combcn_core.holes import HOLE_KINDS, HoleKind, make_holes
+from combcn_core.clips.pictures import outline_mask
 from combcn_core.masks import check_masks, grow
-from combcn_core.pictures import outline_mask
+from combcn_core.training.holes import HOLE_KINDS, HoleKind, make_holes
 
 from .previews import outline_video
 from .progress import Progress

@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from combcn_core import load_model, read_model_info, save_model
-from combcn_core.inference import Precision
+from combcn_core.networks.inference import Precision
 
 from . import folders
 from .memory import LoadedModel, hold

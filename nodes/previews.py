@@ -10,7 +10,7 @@ import numpy as np
 from comfy_api.latest import io, ui
 from numpy.typing import NDArray
 
-from combcn_core.video import ClipInfo, open_writer
+from combcn_core.clips.video import ClipInfo, open_writer
 
 from .scratch import Scratch
 

@@ -3,7 +3,7 @@
 import torch
 from comfy_api.latest import io
 
-from combcn_core.demo import FPS, render_demo
+from combcn_core.demo.clip import FPS, render_demo
 
 from .sockets import from_pictures, to_output
 

@@ -11,8 +11,8 @@ import folder_paths
 from comfy_api.latest import Input, InputImpl
 from torch import Tensor
 
+from combcn_core.clips.video import ClipInfo, open_reader, open_writer
 from combcn_core.masks import check_masks
-from combcn_core.video import ClipInfo, open_reader, open_writer
 
 from .sockets import to_images, to_pictures
 

@@ -17,9 +17,9 @@ from combcn_core import (
     upsample_guidance,
 )
 from combcn_core.fill.grain import match_grain
-from combcn_core.inpaint import Upsampling
 from combcn_core.masks import check_masks
 from combcn_core.progress import Tell, part_of
+from combcn_core.shot import Upsampling
 
 from .memory import Attempt, LoadedModel, backing_off
 from .progress import Progress

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from combcn_core import CombCN, NetworkConfig, load_model, read_model_info
-from combcn_core.data import Footage, footage_from_images, scan_footage
-from combcn_core.holes import HOLE_KINDS
 from combcn_core.masks import check_masks
 from combcn_core.progress import part_of
-from combcn_core.train import STATE_ENDING, Mode, TrainConfig, train
-from combcn_core.train import Progress as TrainingProgress
-from combcn_core.train_log import TrainingLog
+from combcn_core.training.data import Footage, footage_from_images, scan_footage
+from combcn_core.training.holes import HOLE_KINDS
+from combcn_core.training.log import TrainingLog
+from combcn_core.training.train import STATE_ENDING, Mode, TrainConfig, train
+from combcn_core.training.train import Progress as TrainingProgress
 
 from . import folders
 from .memory import LoadedModel, hold, is_out_of_memory

@@ -11,7 +11,7 @@ from comfy_api.latest import Input, InputImpl, io, ui
 from torch import Tensor
 
 from combcn_core import InpaintConfig, Report, inpaint_file
-from combcn_core.video import ClipInfo, open_reader, open_writer
+from combcn_core.clips.video import ClipInfo, open_reader, open_writer
 
 from .folders import free_path
 from .inpaint import settings, unseen

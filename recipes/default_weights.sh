@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The weights that come with CombCN: bash recipes/default_weights.sh DATA OUTPUT.safetensors
-# DATA holds the clips and photographs that combcn_core/weights/README.md names, and nothing else
+# DATA holds the clips and photographs that combcn_core/networks/weights/README.md names, and nothing else
 # but the clips' metadata.csv. Stopped and started again it goes on. Beside OUTPUT come to lie the
 # networks that were trained alone, and OUTPUT's 2DCN: the same second network after the same
 # steps, without guidance, for benchmarks/paper_table.py.

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from combcn_core.appearance import boil, local_contrast, smear_and_rubble
 from combcn_core.masks import grow
+from combcn_core.measure.appearance import boil, local_contrast, smear_and_rubble
 
 HEIGHT, WIDTH = 91, 113
 

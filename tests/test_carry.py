@@ -1,16 +1,14 @@
-import importlib
-
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from combcn_core import shot as stages
 from combcn_core.fill import carry, texture
 from combcn_core.fill.trace import Trace
-from combcn_core.inpaint import InpaintConfig, inpaint, propagate, synthesize_texture
 from combcn_core.pixels import Patch
+from combcn_core.shot import InpaintConfig, inpaint, propagate, synthesize_texture
 
-stages = importlib.import_module("combcn_core.inpaint")  # the package's `inpaint` is the function
 ANCHORS = 12  # frames apart in these tests: anchors at 4, 16, 28
 
 

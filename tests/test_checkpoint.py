@@ -11,9 +11,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from combcn_core import checkpoint, networks
-from combcn_core.checkpoint import ModelInfo, load_model, read_model_info, save_model
-from combcn_core.networks import CombCN, NetworkConfig
+from combcn_core.networks import checkpoint
+from combcn_core.networks import layers as networks
+from combcn_core.networks.checkpoint import ModelInfo, load_model, read_model_info, save_model
+from combcn_core.networks.layers import CombCN, NetworkConfig
 
 FACTS = {"training_steps": 1200, "data": {"name": "Zürich", "clips": [3, 4]}, "loss": 6.25}
 
@@ -185,7 +186,7 @@ def test_read_model_info_does_not_read_weights(saved):
 
 
 def test_names_resolve_to_the_weights_folder(tmp_path, monkeypatch):
-    assert checkpoint.WEIGHTS_FOLDER.parent.name == "combcn_core"
+    assert checkpoint.WEIGHTS_FOLDER.parent.name == "networks"
     weights = tmp_path / "weights"
     weights.mkdir()
     monkeypatch.setattr(checkpoint, "WEIGHTS_FOLDER", weights)

@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 import pytest
 
-import combcn_core.demo
 from combcn_core import cli
-from combcn_core.checkpoint import save_model
-from combcn_core.networks import CombCN, NetworkConfig
+from combcn_core.demo import clip as demo
+from combcn_core.networks.checkpoint import save_model
+from combcn_core.networks.layers import CombCN, NetworkConfig
 
 HEIGHT, WIDTH, COUNT = 48, 64, 12
 COMMAND = Path(sys.executable).with_name("combcn")
@@ -441,8 +441,8 @@ def test_progress_bar_on_a_terminal(folder, monkeypatch):
 
 
 def test_demo_writes_its_files_and_both_figures(tmp_path, monkeypatch, capfd):
-    small = functools.partial(combcn_core.demo.render_demo, num_frames=10, height=96, width=170)
-    monkeypatch.setattr(combcn_core.demo, "render_demo", small)
+    small = functools.partial(demo.render_demo, num_frames=10, height=96, width=170)
+    monkeypatch.setattr(demo, "render_demo", small)
     for _ in range(2):  # the second time, what is there is replaced
         assert cli.main(["demo", "--output", str(tmp_path / "demo")]) == 0
     names = ["comparison.png", "input.mp4", "mask.mkv", "result.mp4", "truth.mp4"]

@@ -20,7 +20,8 @@ import pytest
 import torch
 
 from combcn_core import NetworkConfig, infer_temporal
-from combcn_core.data import (
+from combcn_core.networks.layers import CombCN
+from combcn_core.training.data import (
     Batch,
     DataConfig,
     Source,
@@ -30,7 +31,6 @@ from combcn_core.data import (
     move_camera,
     scan_footage,
 )
-from combcn_core.networks import CombCN
 
 SMALL = DataConfig(size=16, clip_length=4, fills=("smooth",))
 

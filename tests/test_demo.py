@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from combcn_core.demo import DemoClip, render_demo
+from combcn_core.demo.clip import DemoClip, render_demo
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from combcn_core import cli
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "combcn_core/weights/*.md", "web/docs/**/*.md")
+    for pattern in ("*.md", "docs/*.md", "combcn_core/networks/weights/*.md", "web/docs/**/*.md")
     for path in ROOT.glob(pattern)
 )
 names = [str(page.relative_to(ROOT)) for page in PAGES]
@@ -108,7 +108,7 @@ def test_every_flag_is_documented(subcommand, page, capsys):
 
 def texts_of_sources():
     """Every string in the sources, with dots where values are put in."""
-    for path in [ROOT / "__init__.py", *(ROOT / "combcn_core").glob("*.py")]:
+    for path in [ROOT / "__init__.py", *(ROOT / "combcn_core").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
                 yield "".join(

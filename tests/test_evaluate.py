@@ -22,16 +22,15 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-import combcn_core.evaluate  # noqa: F401
 from combcn_core import cli
-from combcn_core.checkpoint import save_model
-from combcn_core.evaluate import EvaluateConfig, evaluate, fill, find_clips
-from combcn_core.holes import make_holes
-from combcn_core.inpaint import InpaintConfig, inpaint
-from combcn_core.networks import CombCN, NetworkConfig
-from combcn_core.scores import Score, describe, format_table, paired_gap, summarize
+from combcn_core.measure import evaluate as module
+from combcn_core.measure.evaluate import EvaluateConfig, evaluate, fill, find_clips
+from combcn_core.measure.scores import Score, describe, format_table, paired_gap, summarize
+from combcn_core.networks.checkpoint import save_model
+from combcn_core.networks.layers import CombCN, NetworkConfig
+from combcn_core.shot import InpaintConfig, inpaint
+from combcn_core.training.holes import make_holes
 
-module = sys.modules["combcn_core.evaluate"]  # the package has the function of that name
 COMMAND = Path(sys.executable).with_name("combcn")
 CLASSICAL = EvaluateConfig(methods=("telea", "ns"), holes=("box",), seeds=(3, 5))
 
@@ -457,6 +456,15 @@ def test_rows_out_of_date_are_not_used(data, tmp_path, change, stale):
     fresh = evaluate(data / "pan.mkv", tmp_path / "fresh", **settings)
     assert [score.l1 for score in after] == [score.l1 for score in fresh]
     assert len(list((tmp_path / "out" / "pictures").iterdir())) == 2
+
+
+def test_sources_of_figures_exist_and_all_count(monkeypatch):
+    assert all((module.PACKAGE / name).exists() for name in module.SOURCES)
+    read = []
+    monkeypatch.setattr(module, "_digest", lambda *texts: read.append(texts))
+    module._digest_code.__wrapped__(False)
+    for name in ("fill/motion.py", "networks/layers.py", "shot.py", "measure/metrics.py"):
+        assert (module.PACKAGE / name).read_bytes() in read[0]
 
 
 def test_code_is_part_of_the_key(data, tmp_path, monkeypatch):

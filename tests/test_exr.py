@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from combcn_core import CombCN, NetworkConfig, exr
-from combcn_core.frames import ClipInfo
-from combcn_core.inpaint import InpaintConfig
-from combcn_core.mask_files import read_mask
-from combcn_core.stream import inpaint_file
-from combcn_core.video import open_reader, open_writer
+from combcn_core import CombCN, NetworkConfig
+from combcn_core.clips import exr
+from combcn_core.clips.frames import ClipInfo
+from combcn_core.clips.masks import read_mask
+from combcn_core.clips.video import open_reader, open_writer
+from combcn_core.shot import InpaintConfig
+from combcn_core.stream.files import inpaint_file
 
 if "COMBCN_CI" not in os.environ:
     pytest.importorskip("OpenEXR")

@@ -19,7 +19,6 @@ from combcn_core.fill.plate import Plate
 from combcn_core.fill.smooth import fill_smoothly, membrane, push_pull
 from combcn_core.fill.threads import one_thread
 from combcn_core.fill.trace import Trace, gather, trace
-from combcn_core.inpaint import propagate
 from combcn_core.pixels import (
     Patch,
     crop,
@@ -31,6 +30,7 @@ from combcn_core.pixels import (
     to_unit,
 )
 from combcn_core.segments import Box
+from combcn_core.shot import propagate
 
 
 @pytest.fixture(autouse=True)

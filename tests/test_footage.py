@@ -10,8 +10,8 @@ import av
 import numpy as np
 import pytest
 
-from combcn_core.stream import inpaint_file
-from combcn_core.video import open_reader
+from combcn_core.clips.video import open_reader
+from combcn_core.stream.files import inpaint_file
 
 HEIGHT, WIDTH, COUNT = 48, 64, 8
 BOX = "24,16,14,12"

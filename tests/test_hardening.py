@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from combcn_core.cli import main
-from combcn_core.inpaint import InpaintConfig
-from combcn_core.stream import inpaint_file
-from combcn_core.video import ClipInfo, open_reader, open_writer
+from combcn_core.clips.video import ClipInfo, open_reader, open_writer
+from combcn_core.shot import InpaintConfig
+from combcn_core.stream.files import inpaint_file
 
 NUM_FRAMES, HEIGHT, WIDTH = 64, 24, 32
 # It reads 25 frames ahead, and some more wait in queues and in FFmpeg: fewer than the clip has.

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from combcn_core.holes import HOLE_KINDS, make_holes
+from combcn_core.training.holes import HOLE_KINDS, make_holes
 
 
 def sides(hole):

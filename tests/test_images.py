@@ -12,10 +12,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from combcn_core import images
-from combcn_core.mask_files import read_mask
-from combcn_core.stream import inpaint_file
-from combcn_core.video import ClipInfo, open_reader
+from combcn_core.clips import images
+from combcn_core.clips.masks import read_mask
+from combcn_core.clips.video import ClipInfo, open_reader
+from combcn_core.stream.files import inpaint_file
 
 HEIGHT, WIDTH = 37, 49
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from combcn_core import networks
-from combcn_core.inference import FoldedLayer, InferenceModel, fast_precision, prepare
-from combcn_core.networks import CombCN, NetworkConfig
-from combcn_core.regions import Span
+from combcn_core.networks import layers as networks
+from combcn_core.networks.inference import FoldedLayer, InferenceModel, fast_precision, prepare
+from combcn_core.networks.layers import CombCN, NetworkConfig
+from combcn_core.networks.regions import Span
 
 VARIANTS = {
     "paper": NetworkConfig(mean_pixel=(0.1, 0.5, 0.9)),

@@ -1,5 +1,4 @@
 import functools
-import importlib
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +11,12 @@ from combcn_core.fill.grain import match_grain
 from combcn_core.fill.motion import Motion
 from combcn_core.fill.plate import Plate
 from combcn_core.fill.window import Window
-from combcn_core.inference import prepare
-from combcn_core.inpaint import (
+from combcn_core.masks import downsample_known
+from combcn_core.networks.inference import prepare
+from combcn_core.networks.jobs import plan_batches
+from combcn_core.networks.layers import CombCN, NetworkConfig, temporal_halo
+from combcn_core.segments import Box, plan_segments, plan_shot
+from combcn_core.shot import (
     InpaintConfig,
     ShotInpainter,
     coarse_size,
@@ -24,12 +27,6 @@ from combcn_core.inpaint import (
     restore_detail,
     upsample_guidance,
 )
-from combcn_core.jobs import plan_batches
-from combcn_core.masks import downsample_known
-from combcn_core.networks import CombCN, NetworkConfig, temporal_halo
-from combcn_core.segments import Box, plan_segments, plan_shot
-
-stages = importlib.import_module("combcn_core.inpaint")  # the package's `inpaint` is the function
 
 LEVEL = 1 / 255
 

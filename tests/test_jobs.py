@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from combcn_core import networks
-from combcn_core.inference import prepare
-from combcn_core.jobs import MIN_TILE_PIXELS, default_batch_frames, plan_batches, plan_runs
 from combcn_core.masks import bounding_box
-from combcn_core.networks import CombCN, NetworkConfig
+from combcn_core.networks import layers as networks
+from combcn_core.networks.inference import prepare
+from combcn_core.networks.jobs import MIN_TILE_PIXELS, default_batch_frames, plan_batches, plan_runs
+from combcn_core.networks.layers import CombCN, NetworkConfig
 
 
 @pytest.fixture

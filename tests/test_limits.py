@@ -17,9 +17,9 @@ import OpenEXR
 import pytest
 import tifffile
 
-from combcn_core.frames import MAX_FRAME_PIXELS, ClipInfo, check_frame_size
-from combcn_core.mask_files import read_mask
-from combcn_core.video import open_reader
+from combcn_core.clips.frames import MAX_FRAME_PIXELS, ClipInfo, check_frame_size
+from combcn_core.clips.masks import read_mask
+from combcn_core.clips.video import open_reader
 
 HEIGHT, WIDTH = 300, 320  # two bytes each, so that larger numbers fit where they stand
 LONG_SIDE = 12_000  # 144 million pixels, which FFmpeg would take
@@ -145,7 +145,7 @@ def test_absurd_size_is_refused_before_it_is_read(tmp_path, kind, side):
 def test_frame_that_grows_on_the_way_is_refused(tmp_path, monkeypatch):
     """The limit holds for every frame, not just for what the head of the file says."""
     write_video(tmp_path / "a.mkv", "libx264", "yuv420p")
-    monkeypatch.setattr("combcn_core.video.MAX_FRAME_PIXELS", HEIGHT * WIDTH - 1)
+    monkeypatch.setattr("combcn_core.clips.video.MAX_FRAME_PIXELS", HEIGHT * WIDTH - 1)
     with pytest.raises(ValueError, match="no frames that decode"):
         open_reader(tmp_path / "a.mkv")
 

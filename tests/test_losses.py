@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from combcn_core.losses import detail_loss, temporal_loss, total_loss
+from combcn_core.training.losses import detail_loss, temporal_loss, total_loss
 
 SHAPE = (2, 3, 4, 5, 7)  # B, C, T, H, W
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from combcn_core.frames import ClipInfo
-from combcn_core.mask_files import MaskConfig, frame_number, read_mask
-from combcn_core.video import open_reader
+from combcn_core.clips.frames import ClipInfo
+from combcn_core.clips.masks import MaskConfig, frame_number, read_mask
+from combcn_core.clips.video import open_reader
 
 HEIGHT, WIDTH, COUNT = 48, 64, 6
 INFO = ClipInfo(WIDTH, HEIGHT, None, total_frames=COUNT, indices=range(COUNT))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from combcn_core import metrics
+from combcn_core.measure import metrics
 
 ALL = ["l1", "psnr", "ssim", "hole_psnr", "flicker", "gradient_energy_ratio"]
 

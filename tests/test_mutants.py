@@ -105,7 +105,7 @@ def test_texts_assertions_and_logs_are_left_alone():
 
 
 def test_sample_takes_each_line_once_and_is_seeded():
-    modules = ("segments", "masks", "losses")
+    modules = ("segments", "masks", "training.losses")
     chosen = check.sample(check.ROOT, modules, 60, seed=3)
     assert len(chosen) == 60
     assert len({(module, mutant.line) for module, mutant in chosen}) == 60

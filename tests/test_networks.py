@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from combcn_core import networks
-from combcn_core.networks import (
+from combcn_core.networks import layers as networks
+from combcn_core.networks.layers import (
     DETAIL_CONTEXT_PIXELS,
     DETAIL_MULTIPLE_PIXELS,
     TEMPORAL_CONTEXT_PIXELS,

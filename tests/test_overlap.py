@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from combcn_core.overlap import Behind, ahead
+from combcn_core.stream.overlap import Behind, ahead
 
 
 def test_ahead_passes_all_items_on_in_order_from_another_thread():

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from combcn_core import pictures
-from combcn_core.pictures import (
+from combcn_core.clips import pictures
+from combcn_core.clips.pictures import (
     caption_pixels,
     draw_curves,
     outline_mask,

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from combcn_core import composite, inpaint, propagate
-from combcn_core.inpaint import InpaintConfig
+from combcn_core.clips.video import ClipInfo, open_reader, open_writer
 from combcn_core.masks import grow
-from combcn_core.video import ClipInfo, open_reader, open_writer
+from combcn_core.shot import InpaintConfig
 
 few = settings(
     max_examples=50,

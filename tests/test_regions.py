@@ -3,7 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from combcn_core.regions import MAX_BOXES, split_hole, tight_box
+from combcn_core.networks.regions import MAX_BOXES, split_hole, tight_box
 from combcn_core.segments import Box
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from combcn_core import CombCN, InpaintConfig, NetworkConfig, inpaint_file
-from combcn_core.video import open_reader
+from combcn_core.clips.video import open_reader
 
 NUM_FRAMES, HEIGHT, WIDTH = 26, 40, 56
 CONFIG = InpaintConfig(segment_frames=4, reach=6)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from combcn_core.video import open_reader
+from combcn_core.clips.video import open_reader
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from combcn_core import InpaintConfig, inpaint_file
-from combcn_core.scale import Row, read_manifest, run_batch
-from combcn_core.stream import keep_segments, list_segments
+from combcn_core.stream.batch import Row, read_manifest, run_batch
+from combcn_core.stream.files import keep_segments, list_segments
 
 NUM_FRAMES, HEIGHT, WIDTH = 24, 40, 56
 OPTIONS = {"segment_frames": 5, "reach": 6}

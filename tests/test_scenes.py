@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from combcn_core import metrics
-from combcn_core.demo import Camera, paint_scenery, render_frame
+from combcn_core.demo.clip import Camera, paint_scenery, render_frame
 from combcn_core.masks import composite
+from combcn_core.measure import metrics
 
 # By its path: with the root on sys.path, its `nodes` would hide ComfyUI's.
 PATH = Path(__file__).parent.parent / "benchmarks" / "scenes.py"

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from combcn_core import cli, metrics
-from combcn_core.frames import ClipInfo
-from combcn_core.inpaint import InpaintConfig, inpaint
-from combcn_core.selftest import (
+from combcn_core import cli
+from combcn_core.clips.frames import ClipInfo
+from combcn_core.clips.video import open_writer
+from combcn_core.measure import metrics
+from combcn_core.measure.predict import (
     HiddenScore,
     Placement,
     Prediction,
@@ -24,7 +25,7 @@ from combcn_core.selftest import (
     find_placements,
     self_test,
 )
-from combcn_core.video import open_writer
+from combcn_core.shot import InpaintConfig, inpaint
 
 # By its path: with the root on sys.path, its `nodes` would hide ComfyUI's.
 PATH = Path(__file__).parent.parent / "benchmarks" / "scenes.py"

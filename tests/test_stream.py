@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 import torch
 
-from combcn_core import stream
-from combcn_core.inpaint import InpaintConfig, ShotInpainter
-from combcn_core.networks import CombCN, NetworkConfig
+from combcn_core.networks.layers import CombCN, NetworkConfig
 from combcn_core.segments import plan_segments
-from combcn_core.stream import inpaint_file, keep_segments
+from combcn_core.shot import InpaintConfig, ShotInpainter
+from combcn_core.stream import files as stream
+from combcn_core.stream.files import inpaint_file, keep_segments
 
 HEIGHT, WIDTH = 48, 64
 SHORT_REACH = InpaintConfig(reach=8, grow_pixels=1)  # a halo of 24 frames

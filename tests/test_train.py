@@ -21,14 +21,14 @@ import pytest
 import torch
 from torch import nn
 
-from combcn_core import networks
-from combcn_core.checkpoint import load_model, load_tensors, read_model_info, save_model
 from combcn_core.cli import main
-from combcn_core.data import Footage, footage_from_images, iterate_batches
-from combcn_core.inference import prepare
-from combcn_core.inpaint import infer_temporal, restore_detail, upsample_guidance
-from combcn_core.networks import CombCN, NetworkConfig
-from combcn_core.train import (
+from combcn_core.networks import layers as networks
+from combcn_core.networks.checkpoint import load_model, load_tensors, read_model_info, save_model
+from combcn_core.networks.inference import prepare
+from combcn_core.networks.layers import CombCN, NetworkConfig
+from combcn_core.shot import infer_temporal, restore_detail, upsample_guidance
+from combcn_core.training.data import Footage, footage_from_images, iterate_batches
+from combcn_core.training.train import (
     DEFAULT_NETWORK,
     Phase,
     TrainConfig,

@@ -2,8 +2,8 @@ import csv
 
 import numpy as np
 
-from combcn_core.train import Progress
-from combcn_core.train_log import TrainingLog
+from combcn_core.training.log import TrainingLog
+from combcn_core.training.train import Progress
 
 
 def progress(step, sample=None):

@@ -1,4 +1,4 @@
-"""Every promise of combcn_core.video, on real files made here.
+"""Every promise of combcn_core.clips.video, on real files made here.
 
 Sources are made with PyAV's encoders directly, and results are read back with its decoders
 directly: planes, packets and samples, without the code under test.
@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
-from combcn_core.video import (
+from combcn_core.clips.video import (
     _VIDEO_FORMATS,
     ClipInfo,
     ColorTags,

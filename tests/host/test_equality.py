@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from combcn_core import InpaintConfig, inpaint, load_model, save_model
-from combcn_core.demo import render_demo
-from combcn_core.networks import CombCN, NetworkConfig
+from combcn_core.demo.clip import render_demo
+from combcn_core.networks.layers import CombCN, NetworkConfig
 
 SETTINGS = {"grow_pixels": 0, "reach": 48, "feather_pixels": 0, "match_grain": True}
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import combcn_core
-from combcn_core.demo import render_demo
-from combcn_core.holes import HOLE_KINDS, make_holes
+from combcn_core.demo.clip import render_demo
 from combcn_core.masks import grow
+from combcn_core.training.holes import HOLE_KINDS, make_holes
 
 from .client import Refused, Run
 from .conftest import random_model

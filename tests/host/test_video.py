@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from combcn_core import InpaintConfig, inpaint_file
-from combcn_core.demo import render_demo
-from combcn_core.video import ClipInfo, open_reader, open_writer
+from combcn_core.clips.video import ClipInfo, open_reader, open_writer
+from combcn_core.demo.clip import render_demo
 
 RATE = Fraction(24000, 1001)
 FRAMES, HEIGHT, WIDTH = 9, 48, 64

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from combcn_core import appearance
 from combcn_core.masks import check_masks, composite, grow, to_float
+from combcn_core.measure import appearance
 
 SSIM_WINDOW = 65
 LEAST_CONTRAST = 1.0  # grey levels of 0..255

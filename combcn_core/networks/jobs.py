@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from combcn_core.inference import FoldedNet
 from combcn_core.masks import bounding_box
-from combcn_core.networks import (
+from combcn_core.networks.inference import FoldedNet
+from combcn_core.networks.layers import (
     DETAIL_CONTEXT_PIXELS,
     DETAIL_MULTIPLE_PIXELS,
     TEMPORAL_CONTEXT_PIXELS,
@@ -20,7 +20,7 @@ from combcn_core.networks import (
     temporal_halo,
     time_multiple,
 )
-from combcn_core.regions import Span, split_hole, tight_box
+from combcn_core.networks.regions import Span, split_hole, tight_box
 from combcn_core.segments import GIB, Box, crop_box, plan_tiles
 
 MAX_BATCH_FRAMES = 16  # on a GPU; on a CPU one frame is work enough for all cores

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from combcn_core.checkpoint import digest_tensors, load_tensors, save_tensors
-from combcn_core.inpaint import InpaintConfig, SegmentResult
-from combcn_core.networks import CombCN
+from combcn_core.networks.checkpoint import digest_tensors, load_tensors, save_tensors
+from combcn_core.networks.layers import CombCN
 from combcn_core.pixels import Mask, Pixels
 from combcn_core.segments import Segment
+from combcn_core.shot import InpaintConfig, SegmentResult
 from combcn_core.version import __version__
 
 # A field of InpaintConfig that changes no pixel; the segment itself is part of the hash.

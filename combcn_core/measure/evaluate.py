@@ -27,22 +27,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from combcn_core import metrics
-from combcn_core.data import VIDEO_ENDINGS
-from combcn_core.holes import HoleKind, make_holes
-from combcn_core.inference import InferenceModel, Model, fast_precision
-from combcn_core.inpaint import (
-    InpaintConfig,
-    ShotInpainter,
-    fill_rest,
-    infer_temporal,
-    inpaint,
-    upsample_guidance,
-)
-from combcn_core.mask_files import read_mask
-from combcn_core.masks import composite, grow
-from combcn_core.networks import CombCN
-from combcn_core.pictures import (
+from combcn_core.clips.masks import read_mask
+from combcn_core.clips.pictures import (
     Image,
     frame_over_slice,
     outline_mask,
@@ -50,9 +36,23 @@ from combcn_core.pictures import (
     side_by_side,
     xt_slice,
 )
+from combcn_core.clips.video import IMAGE_ENDINGS, PathLike, Pixels, open_reader
+from combcn_core.masks import composite, grow
+from combcn_core.measure import metrics
+from combcn_core.measure.scores import Score, ScoreBook, Sheet, write_page
+from combcn_core.networks.inference import InferenceModel, Model, fast_precision
+from combcn_core.networks.layers import CombCN
 from combcn_core.pixels import from_unit, to_unit
-from combcn_core.scores import Score, ScoreBook, Sheet, write_page
-from combcn_core.video import IMAGE_ENDINGS, PathLike, Pixels, open_reader
+from combcn_core.shot import (
+    InpaintConfig,
+    ShotInpainter,
+    fill_rest,
+    infer_temporal,
+    inpaint,
+    upsample_guidance,
+)
+from combcn_core.training.data import VIDEO_ENDINGS
+from combcn_core.training.holes import HoleKind, make_holes
 
 Method = Literal["combcn", "no-network", "networks", "3dcn", "2dcn", "smooth", "telea", "ns"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -65,21 +65,14 @@ WEIGHTS: Mapping[Method, str] = {
 }
 CLASSICAL: Mapping[Method, int] = {"telea": cv2.INPAINT_TELEA, "ns": cv2.INPAINT_NS}
 CLASSICAL_RADIUS_PIXELS = 3
-# Modules that no figure follows from, or only through pixels and weights, which have digests too.
-IDLE_MODULES = {
-    "__init__",
-    "__main__",
-    "appearance",
-    "checkpoint",
-    "cli",
-    "data",
-    "demo",
-    "exr",
-    "frames",
-}
-IDLE_MODULES |= {"holes", "images", "losses", "memory", "overlap", "pictures", "resume", "scale"}
-IDLE_MODULES |= {"progress", "scores", "selftest", "stream", "train", "version", "video"}
-CLASSICAL_MODULES = {"evaluate", "masks", "metrics"}
+PACKAGE = Path(__file__).parent.parent
+# What figures follow from, files and folders of the package; source pixels, holes and weights have
+# digests of their own.
+CLASSICAL_SOURCES = ("masks.py", "measure/evaluate.py", "measure/metrics.py")
+SOURCES = (
+    *CLASSICAL_SOURCES,
+    *("clips/masks.py", "fill", "networks", "pixels.py", "segments.py", "shadows.py", "shot.py"),
+)
 SHEET_PIXELS = 2000  # width of a picture, about
 
 Hole = Literal[HoleKind, "removal"]
@@ -475,10 +468,9 @@ def _digest_weights(model: CombCN, prepared: InferenceModel, config: EvaluateCon
 
 @functools.cache
 def _digest_code(is_classical: bool) -> str:
-    paths = sorted(Path(__file__).parent.rglob("*.py"))
-    if is_classical:
-        paths = [path for path in paths if path.stem in CLASSICAL_MODULES]
-    return _digest(*(path.read_bytes() for path in paths if path.stem not in IDLE_MODULES))
+    places = [PACKAGE / name for name in (CLASSICAL_SOURCES if is_classical else SOURCES)]
+    paths = sorted(path for place in places for path in (place, *place.rglob("*.py")))
+    return _digest(*(path.read_bytes() for path in paths if path.is_file()))
 
 
 def _key(trial: _Trial, use: _Use) -> str:

@@ -21,11 +21,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from combcn_core import exr
-from combcn_core.frames import ClipInfo, Mask, PathLike, Reader
-from combcn_core.images import IMAGE_ENDINGS, image_files, is_exr, png_palette, read_image
+from combcn_core.clips import exr
+from combcn_core.clips.frames import ClipInfo, Mask, PathLike, Reader
+from combcn_core.clips.images import IMAGE_ENDINGS, image_files, is_exr, png_palette, read_image
+from combcn_core.clips.video import check_exists, open_reader
 from combcn_core.masks import PackedMask
-from combcn_core.video import check_exists, open_reader
 
 MaskChannel = Literal["auto", "alpha", "luma", "red", "green", "blue"]
 MissingMasks = Literal["refuse", "repeat", "empty"]

@@ -31,14 +31,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from combcn_core.clips.video import IMAGE_ENDINGS, open_reader
 from combcn_core.fill.cuts import is_cut
 from combcn_core.fill.smooth import fill_smoothly
-from combcn_core.holes import HOLE_KINDS, HoleKind, make_holes
-from combcn_core.inpaint import fill_rest, propagate
 from combcn_core.masks import check_masks, downsample_known
 from combcn_core.pixels import Mask, Patch, Pixels, from_unit, to_unit
 from combcn_core.progress import Tell
-from combcn_core.video import IMAGE_ENDINGS, open_reader
+from combcn_core.shot import fill_rest, propagate
+from combcn_core.training.holes import HOLE_KINDS, HoleKind, make_holes
 
 VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".mxf", ".ts")
 PROBE_FRAMES = 17  # of the middle of a video, by which its motion is judged

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from combcn_core.networks import CombCN, NetworkConfig
+from combcn_core.networks.layers import CombCN, NetworkConfig
 
 FORMAT_VERSION = 1
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from combcn_core.networks import Layer, with_in_channels
+from combcn_core.networks.layers import Layer, with_in_channels
 from combcn_core.segments import Box
 
 CELL_PIXELS = 32  # parts of a hole in the same or in neighbouring cells of this size stay together

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from combcn_core.networks import (
+from combcn_core.networks.layers import (
     DETAIL_MULTIPLE_PIXELS,
     GUIDANCE_LAYERS,
     TEMPORAL_MULTIPLE_PIXELS,
@@ -38,7 +38,7 @@ from combcn_core.networks import (
     time_axis,
     time_multiple,
 )
-from combcn_core.regions import (
+from combcn_core.networks.regions import (
     Plan,
     Span,
     Step,

@@ -30,20 +30,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from combcn_core.checkpoint import (
+from combcn_core.clips.pictures import side_by_side
+from combcn_core.networks.checkpoint import (
     check_name,
     load_tensors,
     read_model_info,
     save_model,
     save_tensors,
 )
-from combcn_core.data import Batch, DataConfig, Footage, Source, iterate_batches
-from combcn_core.inference import fast_precision
-from combcn_core.losses import detail_loss, temporal_loss, total_loss
-from combcn_core.memory import peak_memory_bytes
-from combcn_core.networks import CombCN, NetworkConfig, fill_mean
-from combcn_core.pictures import side_by_side
+from combcn_core.networks.inference import fast_precision
+from combcn_core.networks.layers import CombCN, NetworkConfig, fill_mean
 from combcn_core.pixels import Pixels
+from combcn_core.stream.memory import peak_memory_bytes
+from combcn_core.training.data import Batch, DataConfig, Footage, Source, iterate_batches
+from combcn_core.training.losses import detail_loss, temporal_loss, total_loss
 from combcn_core.version import __version__
 
 Mode = Literal["joint", "pretrain", "frozen", "scratch"]

@@ -31,30 +31,10 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from combcn_core.fill.cuts import is_cut
-from combcn_core.fill.follow import follow
-from combcn_core.frames import Mask
-from combcn_core.images import differing
-from combcn_core.inpaint import InpaintConfig, Seen, SegmentResult, ShotInpainter
-from combcn_core.jobs import default_memory_bytes
-from combcn_core.mask_files import MaskConfig, MaskReader, keep_masks, read_drawn, read_mask
-from combcn_core.masks import PackedMask, PackedMasks, grow
-from combcn_core.memory import (
-    LEAST_NETWORK_BYTES,
-    QUEUE_FRAMES,
-    Work,
-    available_memory_bytes,
-    is_out_of_memory,
-    peak_memory_bytes,
-)
-from combcn_core.networks import CombCN
-from combcn_core.overlap import Behind, ahead
-from combcn_core.progress import Tell, part_of
-from combcn_core.resume import SegmentStore, digest_frame
-from combcn_core.segments import GIB, Segment, plan_shot
-from combcn_core.shadows import Small, find_effects
-from combcn_core.version import __version__
-from combcn_core.video import (
+from combcn_core.clips.frames import Mask
+from combcn_core.clips.images import differing
+from combcn_core.clips.masks import MaskConfig, MaskReader, keep_masks, read_drawn, read_mask
+from combcn_core.clips.video import (
     ClipInfo,
     FrameReader,
     PathLike,
@@ -62,6 +42,26 @@ from combcn_core.video import (
     open_reader,
     open_writer,
 )
+from combcn_core.fill.cuts import is_cut
+from combcn_core.fill.follow import follow
+from combcn_core.masks import PackedMask, PackedMasks, grow
+from combcn_core.networks.jobs import default_memory_bytes
+from combcn_core.networks.layers import CombCN
+from combcn_core.progress import Tell, part_of
+from combcn_core.segments import GIB, Segment, plan_shot
+from combcn_core.shadows import Small, find_effects
+from combcn_core.shot import InpaintConfig, Seen, SegmentResult, ShotInpainter
+from combcn_core.stream.memory import (
+    LEAST_NETWORK_BYTES,
+    QUEUE_FRAMES,
+    Work,
+    available_memory_bytes,
+    is_out_of_memory,
+    peak_memory_bytes,
+)
+from combcn_core.stream.overlap import Behind, ahead
+from combcn_core.stream.store import SegmentStore, digest_frame
+from combcn_core.version import __version__
 
 log = logging.getLogger("combcn")
 

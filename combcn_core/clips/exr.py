@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from combcn_core.frames import check_frame_size
+from combcn_core.clips.frames import check_frame_size
 
 log = logging.getLogger("combcn")
 

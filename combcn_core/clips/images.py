@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from combcn_core import exr
-from combcn_core.frames import (
+from combcn_core.clips import exr
+from combcn_core.clips.frames import (
     ClipInfo,
     ColorTags,
     Frame,

@@ -24,12 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from combcn_core import metrics
-from combcn_core.inference import Model
-from combcn_core.inpaint import InpaintConfig, inpaint, propagate
-from combcn_core.mask_files import read_mask
-from combcn_core.masks import check_masks, grow
-from combcn_core.pictures import (
+from combcn_core.clips.masks import read_mask
+from combcn_core.clips.pictures import (
     Image,
     frame_over_slice,
     outline_mask,
@@ -37,10 +33,14 @@ from combcn_core.pictures import (
     side_by_side,
     xt_slice,
 )
+from combcn_core.clips.video import PathLike, open_reader
+from combcn_core.masks import check_masks, grow
+from combcn_core.measure import metrics
+from combcn_core.measure.scores import write_html, write_text
+from combcn_core.networks.inference import Model
 from combcn_core.pixels import from_unit, to_unit
 from combcn_core.progress import Tell, part_of
-from combcn_core.scores import write_html, write_text
-from combcn_core.video import PathLike, open_reader
+from combcn_core.shot import InpaintConfig, inpaint, propagate
 
 MAX_FRAMES = 96
 SEEDS = (0, 1, 2)

@@ -10,9 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from combcn_core.pictures import draw_curves, save_picture
+from combcn_core.clips.pictures import draw_curves, save_picture
 from combcn_core.pixels import Pixels
-from combcn_core.train import Progress
+from combcn_core.training.train import Progress
 
 LOSSES = ("3DCN", "3DCN validation", "CombCN", "CombCN validation")
 COLUMNS = ("step", "phase", "learning_rate", "seconds", *LOSSES)

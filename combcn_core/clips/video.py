@@ -35,7 +35,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from combcn_core.frames import (
+from combcn_core.clips.frames import (
     MAX_FRAME_PIXELS,
     ClipInfo,
     ColorTags,
@@ -47,11 +47,7 @@ from combcn_core.frames import (
     check_frame_size,
     select_frames,
 )
-from combcn_core.images import (
-    IMAGE_ENDINGS,
-    ImageReader,
-    ImageWriter,
-)
+from combcn_core.clips.images import IMAGE_ENDINGS, ImageReader, ImageWriter
 
 __all__ = [
     "IMAGE_ENDINGS",

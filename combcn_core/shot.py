@@ -31,20 +31,6 @@ from combcn_core.fill.carry import (
 from combcn_core.fill.cuts import is_cut
 from combcn_core.fill.grain import add_grain
 from combcn_core.fill.window import KEY_STEP, Window
-from combcn_core.inference import (
-    InferenceModel,
-    Model,
-    Precision,
-    prepare,
-)
-from combcn_core.jobs import (
-    Job,
-    default_batch_frames,
-    default_memory_bytes,
-    detail_crop,
-    plan_batches,
-    plan_runs,
-)
 from combcn_core.masks import (
     PackedMask,
     check_masks,
@@ -55,7 +41,16 @@ from combcn_core.masks import (
     grow,
     to_float,
 )
-from combcn_core.networks import (
+from combcn_core.networks.inference import InferenceModel, Model, Precision, prepare
+from combcn_core.networks.jobs import (
+    Job,
+    default_batch_frames,
+    default_memory_bytes,
+    detail_crop,
+    plan_batches,
+    plan_runs,
+)
+from combcn_core.networks.layers import (
     NetworkConfig,
     context_frames,
     detail_step,
@@ -64,9 +59,9 @@ from combcn_core.networks import (
     temporal_halo,
     time_multiple,
 )
+from combcn_core.networks.regions import Span
 from combcn_core.pixels import Mask, Patch, Pixels, crop, find_box, from_unit, replaced, to_unit
 from combcn_core.progress import Tell, part_of
-from combcn_core.regions import Span
 from combcn_core.segments import Box, Segment, crop_box, plan_shot
 
 SEGMENT_FRAMES = 32

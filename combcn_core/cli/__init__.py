@@ -27,18 +27,18 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from tqdm.contrib.logging import logging_redirect_tqdm  # type: ignore[import-untyped]
 from tyro.conf import FlagCreatePairsOff, OmitSubcommandPrefixes, Positional, UseAppendAction, arg
 
-from combcn_core.evaluate import WEIGHTS, EvaluateConfig, evaluate
-from combcn_core.inpaint import InpaintConfig
-from combcn_core.mask_files import MaskConfig
-from combcn_core.memory import share_one_heap
+from combcn_core.clips.masks import MaskConfig
+from combcn_core.clips.video import ClipInfo, Pixels, open_reader, open_writer
+from combcn_core.measure.evaluate import WEIGHTS, EvaluateConfig, evaluate
 from combcn_core.segments import GIB
-from combcn_core.train import TrainConfig, TrainingDiverged
-from combcn_core.video import ClipInfo, Pixels, open_reader, open_writer
+from combcn_core.shot import InpaintConfig
+from combcn_core.stream.memory import share_one_heap
+from combcn_core.training.train import TrainConfig, TrainingDiverged
 
 if TYPE_CHECKING:
-    from combcn_core.demo import DemoClip
-    from combcn_core.networks import CombCN
-    from combcn_core.stream import Report
+    from combcn_core.demo.clip import DemoClip
+    from combcn_core.networks.layers import CombCN
+    from combcn_core.stream.files import Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +277,7 @@ def _say(text: str) -> None:
 
 
 def _inpaint(command: Inpaint) -> None:
-    from combcn_core.stream import inpaint_file
+    from combcn_core.stream.files import inpaint_file
 
     config, mask_config = command.config(), _mask_config(command)
     frames = None if command.frames is None else _parse_frames(command.frames)
@@ -350,7 +350,7 @@ def _summary(output: Path, report: Report) -> str:
 
 
 def _load_weights(name: str | None, wanted: bool) -> CombCN | None:
-    from combcn_core.checkpoint import load_model
+    from combcn_core.networks.checkpoint import load_model
 
     if name is not None and not wanted:
         raise ValueError(f"--weights {name} is of no use with --no-network; leave one out.")
@@ -413,7 +413,7 @@ def _paths(command: Inpaint) -> list[str | Path]:
 
 
 def _masks(command: Masks) -> None:
-    from combcn_core.stream import write_masks
+    from combcn_core.stream.files import write_masks
 
     mask_config = _mask_config(command)
     frames = None if command.frames is None else _parse_frames(command.frames)
@@ -445,9 +445,9 @@ def _masks(command: Masks) -> None:
 def _demo(folder: Path) -> None:
     import torch
 
-    from combcn_core.demo import render_demo
-    from combcn_core.metrics import hole_psnr
-    from combcn_core.stream import inpaint_file
+    from combcn_core.demo.clip import render_demo
+    from combcn_core.measure.metrics import hole_psnr
+    from combcn_core.stream.files import inpaint_file
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -533,7 +533,7 @@ def _save_comparison(
     psnr: tuple[float, float],
 ) -> None:
     """Draw the frame in the middle: source, result, cv2.inpaint and truth."""
-    from combcn_core.pictures import outline_mask, save_picture, side_by_side
+    from combcn_core.clips.pictures import outline_mask, save_picture, side_by_side
 
     middle = len(source) // 2
     panels = {
@@ -549,8 +549,8 @@ def _save_comparison(
 
 
 def _evaluate(command: Evaluate) -> None:
-    from combcn_core.checkpoint import WEIGHTS_FOLDER, load_model
-    from combcn_core.scores import describe, format_table
+    from combcn_core.measure.scores import describe, format_table
+    from combcn_core.networks.checkpoint import WEIGHTS_FOLDER, load_model
 
     config = command.config()
     if command.self_test:
@@ -588,7 +588,7 @@ def _evaluate(command: Evaluate) -> None:
 
 
 def _self_test(command: Evaluate, config: EvaluateConfig) -> None:
-    from combcn_core.selftest import describe, self_test_file
+    from combcn_core.measure.predict import describe, self_test_file
 
     if command.mask is None:
         raise ValueError("--self-test needs --mask; give what is to be removed from the clip.")
@@ -638,11 +638,11 @@ def _parse_size(text: str) -> tuple[int, int] | None:
 
 
 def _train(command: Train) -> None:
-    from combcn_core.checkpoint import check_name, load_model
-    from combcn_core.data import scan_footage
-    from combcn_core.networks import CombCN, NetworkConfig
-    from combcn_core.train import Progress, estimate, train
-    from combcn_core.train_log import TrainingLog
+    from combcn_core.networks.checkpoint import check_name, load_model
+    from combcn_core.networks.layers import CombCN, NetworkConfig
+    from combcn_core.training.data import scan_footage
+    from combcn_core.training.log import TrainingLog
+    from combcn_core.training.train import Progress, estimate, train
 
     config = command.config()
     network = NetworkConfig(
@@ -730,7 +730,7 @@ def _duration(seconds: float) -> str:
 
 
 def _batch(command: Batch) -> int:
-    from combcn_core.scale import Outcome, run_batch
+    from combcn_core.stream.batch import Outcome, run_batch
 
     if command.workers < 0:
         raise ValueError(f"--workers is {command.workers}; give a number of processes, or 0.")

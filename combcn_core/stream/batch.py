@@ -18,11 +18,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from combcn_core.checkpoint import WEIGHTS_FOLDER, load_model
-from combcn_core.inpaint import InpaintConfig
-from combcn_core.mask_files import MaskConfig
-from combcn_core.networks import CombCN
-from combcn_core.stream import inpaint_file, keep_segments, list_segments
+from combcn_core.clips.masks import MaskConfig
+from combcn_core.networks.checkpoint import WEIGHTS_FOLDER, load_model
+from combcn_core.networks.layers import CombCN
+from combcn_core.shot import InpaintConfig
+from combcn_core.stream.files import inpaint_file, keep_segments, list_segments
 from combcn_core.version import __version__
 
 Engine = Literal["local", "ray"]

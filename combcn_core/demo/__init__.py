@@ -1,0 +1,1 @@
+"""The built-in clip, see `clip`."""
