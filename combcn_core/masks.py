@@ -15,17 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from combcn_core.segments import Box, crop_box
+from combcn_core.pixels import Box
 
 __all__ = [
-    "Box",
     "PackedMask",
     "PackedMasks",
     "bounding_box",
     "box_mask",
     "check_masks",
     "composite",
-    "crop_box",
     "downsample_known",
     "feather_weights",
     "finite",

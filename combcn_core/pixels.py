@@ -12,11 +12,26 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from combcn_core.segments import Box
-
 Array: TypeAlias = NDArray[Any]  # float32 unless said otherwise
 Mask: TypeAlias = NDArray[np.bool_]
 Pixels: TypeAlias = NDArray[Any]  # uint8, uint16 or float32
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels, half-open: rows top to bottom - 1, columns left to right - 1."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
 
 
 def to_unit(pixels: Array) -> Array:
@@ -37,6 +52,43 @@ def from_unit(values: Array, dtype: np.dtype) -> Array:
 def crop(array: Array, box: Box) -> Array:
     """The part of (H, W, ...) inside the box: a view."""
     return array[box.top : box.bottom, box.left : box.right]
+
+
+def crop_box(box: Box, context_pixels: int, multiple: int, height: int, width: int) -> Box:
+    """Grow a box by its context, with its edges on a grid, within the frame.
+
+    A convolutional network with strides gives the same result on the crop as on the whole frame
+    if the context is its field of view and the origin lies on a multiple of its stride.
+
+    Args:
+        box: in a frame of height x width pixels.
+        context_pixels: on each side, 0 or more.
+        multiple: top and left are multiples of it; bottom and right too, unless the frame ends
+            before. So a crop is only enlarged, by less than `multiple` on each side.
+        height: of the frame.
+        width: of the frame.
+
+    Raises:
+        ValueError: an empty box, one that is not within the frame, a negative context, or a
+            multiple below 1.
+    """
+    if not (0 <= box.top < box.bottom <= height and 0 <= box.left < box.right <= width):
+        raise ValueError(f"{box} does not lie within a frame of {width}x{height} pixels.")
+    if context_pixels < 0 or multiple < 1:
+        raise ValueError(
+            f"context_pixels is {context_pixels} and multiple is {multiple}; "
+            f"give 0 or more and 1 or more."
+        )
+
+    def before(edge: int) -> int:
+        return max(0, edge - context_pixels) // multiple * multiple
+
+    def after(edge: int, size: int) -> int:
+        return min(size, -(-(edge + context_pixels) // multiple) * multiple)
+
+    return Box(
+        before(box.top), before(box.left), after(box.bottom, height), after(box.right, width)
+    )
 
 
 def moved_box(box: Box, origin: Box) -> Box:

@@ -1,4 +1,4 @@
-"""Segments, halos, scene cuts, crops and tiles: whole numbers only.
+"""Segments, halos, scene cuts and tiles: whole numbers only.
 
 All ranges are half-open, and all frame numbers count from the first frame of the source, whatever
 part of it is asked for: a segment means the same on every machine.
@@ -8,24 +8,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from combcn_core.pixels import Box, crop_box
+
 GIB = 2**30
-
-
-class Box(NamedTuple):
-    """A rectangle of pixels, half-open: rows top to bottom - 1, columns left to right - 1."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    @property
-    def height(self) -> int:
-        return self.bottom - self.top
-
-    @property
-    def width(self) -> int:
-        return self.right - self.left
 
 
 class Segment(NamedTuple):
@@ -134,43 +119,6 @@ def plan_shot(
         end = min(begin + length, last)
         segments.append(Segment(begin, end, max(begin - halo, start), min(end + halo, stop)))
     return segments
-
-
-def crop_box(box: Box, context_pixels: int, multiple: int, height: int, width: int) -> Box:
-    """Grow a box by its context, with its edges on a grid, within the frame.
-
-    A convolutional network with strides gives the same result on the crop as on the whole frame
-    if the context is its field of view and the origin lies on a multiple of its stride.
-
-    Args:
-        box: in a frame of height x width pixels.
-        context_pixels: on each side, 0 or more.
-        multiple: top and left are multiples of it; bottom and right too, unless the frame ends
-            before. So a crop is only enlarged, by less than `multiple` on each side.
-        height: of the frame.
-        width: of the frame.
-
-    Raises:
-        ValueError: an empty box, one that is not within the frame, a negative context, or a
-            multiple below 1.
-    """
-    if not (0 <= box.top < box.bottom <= height and 0 <= box.left < box.right <= width):
-        raise ValueError(f"{box} does not lie within a frame of {width}x{height} pixels.")
-    if context_pixels < 0 or multiple < 1:
-        raise ValueError(
-            f"context_pixels is {context_pixels} and multiple is {multiple}; "
-            f"give 0 or more and 1 or more."
-        )
-
-    def before(edge: int) -> int:
-        return max(0, edge - context_pixels) // multiple * multiple
-
-    def after(edge: int, size: int) -> int:
-        return min(size, -(-(edge + context_pixels) // multiple) * multiple)
-
-    return Box(
-        before(box.top), before(box.left), after(box.bottom, height), after(box.right, width)
-    )
 
 
 def plan_tiles(height: int, width: int, tile: int, context: int, multiple: int = 4) -> list[Tile]:

@@ -60,9 +60,20 @@ from combcn_core.networks.layers import (
     time_multiple,
 )
 from combcn_core.networks.regions import Span
-from combcn_core.pixels import Mask, Patch, Pixels, crop, find_box, from_unit, replaced, to_unit
+from combcn_core.pixels import (
+    Box,
+    Mask,
+    Patch,
+    Pixels,
+    crop,
+    crop_box,
+    find_box,
+    from_unit,
+    replaced,
+    to_unit,
+)
 from combcn_core.progress import Tell, part_of
-from combcn_core.segments import Box, Segment, crop_box, plan_shot
+from combcn_core.segments import Segment, plan_shot
 
 SEGMENT_FRAMES = 32
 COARSE_SIDE_PIXELS = 128  # low-resolution short side at most, so that 3DCN sees the whole frame

@@ -20,6 +20,7 @@ from combcn_core.fill.smooth import fill_smoothly, membrane, push_pull
 from combcn_core.fill.threads import one_thread
 from combcn_core.fill.trace import Trace, gather, trace
 from combcn_core.pixels import (
+    Box,
     Patch,
     crop,
     dilate,
@@ -29,7 +30,6 @@ from combcn_core.pixels import (
     sample,
     to_unit,
 )
-from combcn_core.segments import Box
 from combcn_core.shot import propagate
 
 

@@ -5,7 +5,7 @@ import pytest
 from combcn_core.fill.motion import Motion
 from combcn_core.fill.register import CELL_PIXELS, Scale, Small, Target, homography_of, project
 from combcn_core.fill.threads import one_thread
-from combcn_core.segments import Box
+from combcn_core.pixels import Box
 
 # About two degrees, three per cent larger, a little perspective.
 TILT = np.array([[1.02, -0.035, 6.5], [0.035, 1.03, -4.25], [1e-4, -5e-5, 1]])

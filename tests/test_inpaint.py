@@ -15,7 +15,8 @@ from combcn_core.masks import downsample_known
 from combcn_core.networks.inference import prepare
 from combcn_core.networks.jobs import plan_batches
 from combcn_core.networks.layers import CombCN, NetworkConfig, temporal_halo
-from combcn_core.segments import Box, plan_segments, plan_shot
+from combcn_core.pixels import Box
+from combcn_core.segments import plan_segments, plan_shot
 from combcn_core.shot import (
     InpaintConfig,
     ShotInpainter,

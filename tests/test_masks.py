@@ -8,20 +8,19 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from combcn_core.masks import (
-    Box,
     PackedMask,
     PackedMasks,
     bounding_box,
     box_mask,
     check_masks,
     composite,
-    crop_box,
     downsample_known,
     feather_weights,
     grow,
     hole_pixels,
     to_float,
 )
+from combcn_core.pixels import Box, crop_box
 
 DTYPES = [torch.uint8, torch.uint16, torch.float16, torch.float32]
 

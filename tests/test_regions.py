@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from combcn_core.networks.regions import MAX_BOXES, split_hole, tight_box
-from combcn_core.segments import Box
+from combcn_core.pixels import Box
 
 
 def make_hole(*boxes, height=600, width=900):

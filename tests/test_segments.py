@@ -2,15 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from combcn_core.segments import (
-    Box,
-    Segment,
-    crop_box,
-    plan_segments,
-    plan_shot,
-    plan_tiles,
-    shots,
-)
+from combcn_core.pixels import Box, crop_box
+from combcn_core.segments import Segment, plan_segments, plan_shot, plan_tiles, shots
 
 light = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 

@@ -24,16 +24,17 @@ from combcn_core.fill.window import Window
 from combcn_core.masks import PackedMask
 from combcn_core.pixels import (
     Array,
+    Box,
     Mask,
     Patch,
     crop,
+    crop_box,
     dilate,
     find_box,
     from_unit,
     replaced,
     to_unit,
 )
-from combcn_core.segments import Box, crop_box
 
 ANCHOR_STEP = 48  # frames
 PASSING_FRAMES = 8  # in which one anchor's texture passes over into the next one's

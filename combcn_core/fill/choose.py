@@ -16,13 +16,13 @@ from combcn_core.pixels import (
     Mask,
     Patch,
     crop,
+    crop_box,
     dilate,
     find_box,
     from_unit,
     replaced,
     to_unit,
 )
-from combcn_core.segments import crop_box
 
 # Expected errors of a trace, in pixels of a frame of 240 rows (`error_unit`). The estimate is
 # conservative, about four times the true error: at 6.5 a smooth fill has half the weight, at 12 all

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from combcn_core.fill.cuts import is_cut
 from combcn_core.masks import check_masks
-from combcn_core.pixels import Array, Mask, Pixels, to_unit
-from combcn_core.segments import Box
+from combcn_core.pixels import Array, Box, Mask, Pixels, to_unit
 
 SIDE_PIXELS = 640  # masks are followed on frames whose long side is at most this
 MARGIN_PIXELS = 48  # of frame around an object that flow sees

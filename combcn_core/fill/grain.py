@@ -11,13 +11,13 @@ from combcn_core.pixels import (
     Patch,
     Pixels,
     crop,
+    crop_box,
     dilate,
     find_box,
     from_unit,
     replaced,
     to_unit,
 )
-from combcn_core.segments import crop_box
 
 GRAIN_CONTEXT_PIXELS = 24  # of known frame around the hole, whose grain is measured
 

@@ -17,8 +17,19 @@ import numpy as np
 
 from combcn_core.fill.levels import robust_log_gain
 from combcn_core.fill.smooth import push_pull
-from combcn_core.pixels import Array, Mask, Pixels, crop, dilate, find_box, grid, sample, to_unit
-from combcn_core.segments import Box, crop_box
+from combcn_core.pixels import (
+    Array,
+    Box,
+    Mask,
+    Pixels,
+    crop,
+    crop_box,
+    dilate,
+    find_box,
+    grid,
+    sample,
+    to_unit,
+)
 
 SIDE_PIXELS = 640  # flow runs on a crop whose long side is at most this
 CONTEXT_PIXELS = 64  # of known frame around the hole, at flow resolution

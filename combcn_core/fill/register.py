@@ -19,8 +19,7 @@ import numpy as np
 from combcn_core.fill.levels import LEAST_PAIRS, robust_log_gain
 from combcn_core.fill.motion import Motion, dense_flow
 from combcn_core.fill.smooth import push_pull
-from combcn_core.pixels import Array, Mask, Pixels, crop, dilate, find_box, grid, to_unit
-from combcn_core.segments import crop_box
+from combcn_core.pixels import Array, Mask, Pixels, crop, crop_box, dilate, find_box, grid, to_unit
 
 SIDE_PIXELS = 640  # sources are registered on frames whose long side is at most this
 CELL_PIXELS = 2  # of such a frame, for which one source is chosen

@@ -7,8 +7,17 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from combcn_core.pixels import Array, Mask, Patch, crop, find_box, from_unit, replaced, to_unit
-from combcn_core.segments import crop_box
+from combcn_core.pixels import (
+    Array,
+    Mask,
+    Patch,
+    crop,
+    crop_box,
+    find_box,
+    from_unit,
+    replaced,
+    to_unit,
+)
 
 CONTEXT_PIXELS = 64  # of known frame around the hole
 MEMBRANE_CYCLES, MEMBRANE_SWEEPS = 4, 2

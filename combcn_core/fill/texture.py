@@ -26,8 +26,17 @@ import cv2
 import numpy as np
 
 from combcn_core.fill.smooth import push_pull, relax
-from combcn_core.pixels import Array, Mask, Patch, crop, find_box, from_unit, replaced, to_unit
-from combcn_core.segments import crop_box
+from combcn_core.pixels import (
+    Array,
+    Mask,
+    Patch,
+    crop,
+    crop_box,
+    find_box,
+    from_unit,
+    replaced,
+    to_unit,
+)
 
 CONTEXT_SHARE, CONTEXT_PIXELS = 0.8, 24  # around the hole: of its longer side, and more
 SEARCH_PIXELS, SEARCH_HOLE_PIXELS = 432 * 256, 24_000  # crop and hole are made smaller than this

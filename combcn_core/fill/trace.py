@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 
 from combcn_core.fill.motion import Motion
-from combcn_core.pixels import Array, Mask, Patch, crop, dilate, find_box, to_unit
-from combcn_core.segments import Box
+from combcn_core.pixels import Array, Box, Mask, Patch, crop, dilate, find_box, to_unit
 
 RING_PIXELS = 2  # around the hole, traced too, to compare levels
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from combcn_core.networks.layers import Layer, with_in_channels
-from combcn_core.segments import Box
+from combcn_core.pixels import Box
 
 CELL_PIXELS = 32  # parts of a hole in the same or in neighbouring cells of this size stay together
 MAX_BOXES = 16  # per frame; more are joined in larger cells
