@@ -145,7 +145,7 @@ def test_absurd_size_is_refused_before_it_is_read(tmp_path, kind, side):
 def test_frame_that_grows_on_the_way_is_refused(tmp_path, monkeypatch):
     """The limit holds for every frame, not just for what the head of the file says."""
     write_video(tmp_path / "a.mkv", "libx264", "yuv420p")
-    monkeypatch.setattr("combcn_core.clips.video.MAX_FRAME_PIXELS", HEIGHT * WIDTH - 1)
+    monkeypatch.setattr("combcn_core.clips.decode.MAX_FRAME_PIXELS", HEIGHT * WIDTH - 1)
     with pytest.raises(ValueError, match="no frames that decode"):
         open_reader(tmp_path / "a.mkv")
 

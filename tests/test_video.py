@@ -18,13 +18,12 @@ import cv2
 import numpy as np
 import pytest
 
+from combcn_core.clips.color import downsample_chroma, upsample_chroma
+from combcn_core.clips.formats import VIDEO_FORMATS
+from combcn_core.clips.timecode import shift_timecode
 from combcn_core.clips.video import (
-    _VIDEO_FORMATS,
     ClipInfo,
     ColorTags,
-    _downsample_chroma,
-    _shift_timecode,
-    _upsample_chroma,
     count_frames,
     open_reader,
     open_writer,
@@ -281,9 +280,9 @@ def test_reading_colors_against_closed_form(tmp_path, matrix, full, bits, pixel_
 @pytest.fixture
 def lossless_mp4(monkeypatch):
     """Take the loss of H.264 out of what is measured."""
-    given = _VIDEO_FORMATS[".mp4"]
+    given = VIDEO_FORMATS[".mp4"]
     lossless = given._replace(settings=lambda info: (given.settings(info)[0], H264_LOSSLESS))
-    monkeypatch.setitem(_VIDEO_FORMATS, ".mp4", lossless)
+    monkeypatch.setitem(VIDEO_FORMATS, ".mp4", lossless)
 
 
 @pytest.mark.parametrize(("matrix", "full"), COLORS)
@@ -366,7 +365,7 @@ def test_chroma_filters_undo_each_other(shape):
     chroma = np.random.default_rng(0).integers(0, 2**16, shape, dtype=np.uint16)
     for rows, columns in ((2, 2), (1, 2), (2, 1)):
         size = (shape[0] * rows, shape[1] * columns)
-        again = _downsample_chroma(_upsample_chroma(chroma, *size), *shape)
+        again = downsample_chroma(upsample_chroma(chroma, *size), *shape)
         # Samples in between are rounded, to 1/256 of an 8-bit code.
         assert np.abs(again - chroma.astype(float)).max() <= 3
 
@@ -862,15 +861,15 @@ def test_shifted_time_code_against_counting(fps):
     first_part = next(i for i, label in enumerate(labels) if label.startswith("23:"))
     for first in rng.integers(0, first_part // 2, 200):
         count = int(rng.integers(0, first_part - first))
-        assert _shift_timecode(labels[first], count, fps) == labels[first + count]
+        assert shift_timecode(labels[first], count, fps) == labels[first + count]
     # Over midnight.
-    assert _shift_timecode(labels[-5], 7, fps) == labels[2]
+    assert shift_timecode(labels[-5], 7, fps) == labels[2]
 
 
 def test_time_code_that_says_nothing_is_left_out(tmp_path):
     odd = [("", FILM), ("noon", FILM), ("01:02:03:04", Fraction(23)), ("01:02:03;04", FILM)]
     for timecode, fps in odd:
-        assert _shift_timecode(timecode, 0, fps) == ""
+        assert shift_timecode(timecode, 0, fps) == ""
         info = ClipInfo(64, 48, fps, stream_metadata={"timecode": timecode})
         with open_writer(tmp_path / "a.mov", info) as writer:
             writer.write(moving_frames(1)[0])

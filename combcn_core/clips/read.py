@@ -1,0 +1,147 @@
+"""Reads video files; see `open_reader`."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from combcn_core.clips.color import frame_to_pixels
+from combcn_core.clips.decode import Decoder, damage_error
+from combcn_core.clips.frames import (
+    Frame,
+    FrameReader,
+    Pixels,
+    select_frames,
+)
+from combcn_core.clips.scan import scan_video
+
+
+def _has_alpha(frame: VideoFrame) -> bool:
+    name = frame.format.name
+    return name.startswith(("yuva", "gbrap", "ya", "pal8")) or name in _RGBA
+
+
+# fmt: off
+_RGBA = frozenset((
+    "rgba", "bgra", "argb", "abgr", "rgba64le", "rgba64be", "bgra64le", "bgra64be",
+))
+# fmt: on
+
+
+def _upright(pixels: Pixels, orientation: tuple[int, int, int, int]) -> Pixels:
+    a, b, c, d = orientation
+    if a == 0:
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(pixels[::d, ::a])
+
+
+class VideoReader(FrameReader):
+    def __init__(
+        self,
+        path: Path,
+        frames: tuple[int, int] | None,
+        allow_truncated: bool,
+        with_alpha: bool = False,
+    ) -> None:
+        super().__init__()
+        scan = scan_video(path, decode_all=allow_truncated)
+        if scan.damaged and not allow_truncated:
+            raise damage_error(path, scan.num_intact, scan.num_stated)
+        info, pts = scan.info, scan.pts
+        assert info.indices is not None
+        indices = select_frames(info.indices, frames, path)
+        begin = bisect_left(info.indices, indices[0])
+        end = begin + len(indices)
+
+        def seconds(position: int) -> Fraction:
+            if pts is not None and info.time_base is not None:
+                return pts[position] * info.time_base
+            return position / info.fps if info.fps else Fraction(0)
+
+        self._path = path
+        self._scan = scan
+        self._allow_truncated = allow_truncated
+        self._with_alpha = with_alpha
+        self.info = replace(
+            info,
+            path=path,
+            indices=indices,
+            pts=None if info.pts is None else info.pts[begin:end],
+            start_seconds=seconds(begin),
+            stop_seconds=None if end == len(info.indices) else seconds(end),
+            truncated=scan.damaged,
+        )
+
+    def _items(self) -> Generator[Frame, None, None]:
+        assert self.info.indices is not None
+        first, last = self.info.indices[0], self.info.indices[-1]
+        keys = [pts for index, pts in self._scan.keyframes if 0 < index <= first]
+        reformatter = VideoReformatter()
+        num_yielded = 0
+        for start in [*keys[-1:], None]:  # pts; None is the start of the file
+            for index, frame in self._decode(start):
+                if index > last:
+                    break
+                if num_yielded == 0 and start is not None and index > first:
+                    break  # a stream that is refreshed bit by bit shows nothing at first
+                if index >= first:
+                    pixels = self._pixels(frame, index, reformatter)
+                    stored = self._rgba(pixels, frame) if self._with_alpha else None
+                    yield Frame(pixels, index, frame.pts, f"{index:06d}", stored)
+                    num_yielded += 1
+            if num_yielded:
+                break
+        if num_yielded < len(self.info.indices) and not self._allow_truncated:
+            raise damage_error(self._path, first + num_yielded, self._scan.num_stated)
+
+    def _decode(self, start: int | None) -> Iterator[tuple[int, VideoFrame]]:
+        """Decode from the key frame with this pts; yields indices with frames."""
+        scan = self._scan
+        assert scan.info.indices is not None
+        with av.open(str(self._path.absolute()), metadata_errors="ignore") as container:
+            stream = container.streams[scan.stream_index]
+            assert isinstance(stream, VideoStream)
+            if start is not None:
+                container.seek(start, stream=stream)
+            decoder = Decoder(stream, from_pts=start, with_alpha=self._with_alpha)
+            index = -1
+            for count, frame in enumerate(decoder.decode_all(container)):
+                if decoder.damaged and not self._allow_truncated:
+                    break
+                position = count
+                if scan.pts is not None:
+                    position = -1 if frame.pts is None else bisect_left(scan.pts, frame.pts)
+                    if frame.pts not in scan.pts[position : position + 1]:
+                        continue  # before the first one that counts
+                index = scan.info.indices[position]
+                yield index, frame
+            if decoder.damaged and not self._allow_truncated:
+                raise damage_error(self._path, index + 1, scan.num_stated)
+
+    def _rgba(self, pixels: Pixels, frame: VideoFrame) -> Pixels | None:
+        """Pixels with the alpha of their frame; None where it has none."""
+        if not _has_alpha(frame):
+            return None
+        packed = "rgba" if pixels.dtype == np.uint8 else "rgba64le"
+        alpha = frame.reformat(format=packed).to_ndarray()[..., 3]
+        return np.dstack([pixels, _upright(alpha, self._scan.orientation)])
+
+    def _pixels(self, frame: VideoFrame, index: int, reformatter: VideoReformatter) -> Pixels:
+        pixels = frame_to_pixels(frame, self.info.color, reformatter)
+        pixels = _upright(pixels, self._scan.orientation)
+        shape = (self.info.height, self.info.width, 3)
+        if pixels.shape != shape or pixels.dtype != self.info.dtype:
+            raise ValueError(
+                f"frame {index} of {self._path} is {pixels.shape} {pixels.dtype} but the first is "
+                f"{shape} {self.info.dtype}; cut the clip where its format changes."
+            )
+        return pixels

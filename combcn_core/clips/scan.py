@@ -1,0 +1,265 @@
+"""One pass over a video file: its frames, their times, and whether it is whole."""
+
+from __future__ import annotations
+
+import functools
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from combcn_core.clips.decode import Decoder, is_cut_short
+from combcn_core.clips.frames import (
+    ClipInfo,
+    ColorTags,
+    check_frame_size,
+)
+
+# One packet of these is one frame, unless fields come in packets of their own.
+# fmt: off
+_PACKET_IS_FRAME = frozenset((
+    "h264", "hevc", "av1", "vp9", "prores", "ffv1", "mjpeg", "png", "dnxhd", "cfhd", "qtrle",
+    "huffyuv", "ffvhuff", "utvideo", "rawvideo", "v210", "jpeg2000", "hap",
+))
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one pass over a file tells."""
+
+    info: ClipInfo  # of the whole clip; indices are those of the frames that decode
+    pts: tuple[int, ...] | None  # of these frames, increasing; None if the file has none
+    keyframes: tuple[tuple[int, int], ...]  # (index, pts) of where decoding can start
+    orientation: tuple[int, int, int, int]
+    stream_index: int
+    num_intact: int  # frames without the damaged ones
+    num_stated: int
+    damaged: bool
+
+
+@functools.lru_cache(maxsize=16)
+def _cached_scan(path: Path, size: int, modified_ns: int, decode_all: bool) -> Scan:
+    try:
+        # The full path, so that a colon in a file name is no protocol.
+        with av.open(str(path), metadata_errors="ignore") as container:
+            scan = _scan_container(container, path, decode_all)
+    except av.FFmpegError as error:
+        raise ValueError(
+            f"{path} cannot be read as a video ({error.strerror}); give a video file, and a whole "
+            "copy if this one was cut short."
+        ) from error
+    return scan or _cached_scan(path, size, modified_ns, True)
+
+
+def scan_video(path: Path, decode_all: bool) -> Scan:
+    state = path.stat()
+    return _cached_scan(path.absolute(), state.st_size, state.st_mtime_ns, decode_all)
+
+
+def _video_stream(container: InputContainer, path: Path) -> VideoStream:
+    for stream in container.streams.video:
+        cover = stream.disposition & Disposition.attached_pic
+        # FFmpeg takes any text file to be a film of a terminal.
+        context = stream.codec_context
+        if not cover and context is not None and context.name != "ansi":
+            check_frame_size(context.width, context.height, path)
+            return stream
+    raise ValueError(f"{path} has no video in it; give a video file or a folder of images.")
+
+
+def _scan_container(container: InputContainer, path: Path, decode_all: bool) -> Scan | None:
+    """Read all packets, and decode the first frame or all; None if only decoding can count."""
+    stream = _video_stream(container, path)
+    decoder = Decoder(stream)
+    packets: list[tuple[int | None, bool]] = []  # pts, whether it is a key frame
+    frames: list[int | None] = []  # pts
+    num_intact, end_seconds, damaged = 0, 0.0, False
+    try:
+        for packet in container.demux():
+            if packet.pts is not None:
+                end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                end_seconds = max(end_seconds, end)
+            if packet.stream.index != stream.index:
+                continue
+            if packet.size and not packet.is_discard:  # an edit list discards
+                packets.append((packet.pts, packet.is_keyframe))
+                num_intact += not packet.is_corrupt
+                damaged |= packet.is_corrupt
+            if decode_all or decoder.first is None:
+                frames += [frame.pts for frame in decoder.decode(packet)]
+    except av.FFmpegError:
+        damaged = True
+        frames += [frame.pts for frame in decoder.decode(None)]
+    first = decoder.first
+    if first is None:
+        raise ValueError(f"{path} has no frames that decode; give a video that has some.")
+
+    packet_pts = sorted(pts for pts, _ in packets if pts is not None)
+    damaged |= (
+        decoder.damaged
+        or is_cut_short(path, container.format.name)
+        or _states_more(container, stream, len(packets), packet_pts, end_seconds)
+    )
+    counted = (
+        stream.codec_context.name in _PACKET_IS_FRAME
+        and not first.interlaced_frame
+        and len(set(packet_pts)) == len(packets)
+        and set(packet_pts).issuperset(frames)
+    )
+    if not counted and not decode_all:
+        return None
+    if counted:  # what comes before the first frame shown lacks its key frame
+        packet_pts = [pts for pts in packet_pts if first.pts is not None and pts >= first.pts]
+    shown = [pts for pts in frames if pts is not None] if decode_all else packet_pts
+    num_frames = len(frames) if decode_all else len(shown)
+    timed = shown == sorted(set(shown)) and len(shown) == num_frames
+
+    indices: Sequence[int] = range(num_frames)
+    keyframes: list[tuple[int, int]] = []
+    if counted and timed:
+        if num_frames < len(packet_pts):
+            indices = tuple(bisect_left(packet_pts, pts) for pts in shown)
+        # In these, seeking finds the key frame asked for.
+        if {"mp4", "matroska"} & set(container.format.name.split(",")):
+            keys = {pts for pts, is_key in packets if is_key}
+            keyframes = [(index, pts) for index, pts in enumerate(packet_pts) if pts in keys]
+    return Scan(
+        info=_describe(
+            container,
+            stream,
+            first,
+            pts=shown if timed else [],
+            indices=indices,
+            total_frames=len(packet_pts) if counted else num_frames,
+        ),
+        pts=tuple(shown) if timed else None,
+        keyframes=tuple(keyframes),
+        orientation=_orientation(first),
+        stream_index=stream.index,
+        num_intact=num_frames if decode_all else 0 if decoder.damaged else num_intact,
+        num_stated=max(stream.frames, len(packets)),
+        damaged=damaged,
+    )
+
+
+def _states_more(
+    container: InputContainer,
+    stream: VideoStream,
+    num_packets: int,
+    packet_pts: Sequence[int],
+    end_seconds: float,
+) -> bool:
+    """Whether a container states clearly more frames or a longer time than was found in it."""
+    if container.format.name == "avi":  # what a recorder dropped is in the count it states
+        return num_packets < min(0.98 * stream.frames, stream.frames - 2)
+    if "matroska" in container.format.name and container.duration is not None:
+        # A last frame that stays long may be stated in the duration and nowhere else.
+        longest = int(max(np.diff(packet_pts), default=0)) * float(stream.time_base or 0)
+        return end_seconds + 0.5 + 2 * longest < container.duration / 1_000_000
+    return False
+
+
+def _describe(
+    container: InputContainer,
+    stream: VideoStream,
+    first: VideoFrame,
+    pts: Sequence[int],
+    indices: Sequence[int],
+    total_frames: int,
+) -> ClipInfo:
+    fps, constant = _frame_rate(stream, pts)
+    width, height = first.width, first.height
+    aspect = stream.sample_aspect_ratio or None
+    if _orientation(first)[0] == 0:
+        width, height = height, width
+        aspect = 1 / aspect if aspect else None
+    bits = max(component.bits for component in first.format.components)
+    tags = {key.lower(): (key, value) for key, value in container.metadata.items()}
+    stream_tags = {key.lower(): value for key, value in stream.metadata.items()}
+    if "timecode" in tags:  # there in MXF and in some Matroska files
+        stream_tags.setdefault("timecode", tags.pop("timecode")[1])
+    return ClipInfo(
+        width=width,
+        height=height,
+        fps=fps,
+        dtype=np.dtype(np.uint8 if bits <= 8 else np.uint16),
+        total_frames=total_frames,
+        indices=indices,
+        color=_color_tags(first, stream),
+        full_chroma=first.format.chroma_width(2) == 2 and not first.format.name.startswith("gray"),
+        sample_aspect_ratio=aspect,
+        time_base=stream.time_base,
+        pts=None if constant else tuple(pts),
+        has_sound=bool(container.streams.audio),
+        is_turned=_orientation(first)[0] == 0,
+        metadata=dict(tags[key] for key in tags.keys() - _CONTAINER_TAGS),
+        stream_metadata={key: stream_tags[key] for key in stream_tags.keys() & _STREAM_TAGS},
+    )
+
+
+# What a muxer writes by itself, or what is no longer true of the result.
+_CONTAINER_TAGS = frozenset(("major_brand", "minor_version", "compatible_brands", "encoder"))
+_STREAM_TAGS = frozenset(("language", "title", "timecode", "reel_name", "creation_time"))
+
+
+def _frame_rate(stream: VideoStream, pts: Sequence[int]) -> tuple[Fraction | None, bool]:
+    """The frame rate, and whether it is constant: every frame in its place but for rounding."""
+    stated = (stream.average_rate, stream.guessed_rate, stream.base_rate)
+    rates = [_unrounded(rate) for rate in stated if rate]
+    if not pts or stream.time_base is None:
+        return (rates[0] if rates else None), True
+    ticks = np.array(pts, np.int64) - pts[0]
+    # Of those that fit, one that is whole or NTSC rather than an average of rounded times.
+    for rate in sorted(rates, key=lambda rate: rate.denominator not in (1, 1001)):
+        ticks_per_frame = float(1 / (rate * stream.time_base))
+        # On a coarse clock, rounding cannot be told from frames out of place.
+        tolerance = 1.001 if ticks_per_frame > 4 else 0.001
+        if np.abs(ticks - np.arange(len(pts)) * ticks_per_frame).max() <= tolerance:
+            return rate, True
+    return (len(pts) - 1) / (int(ticks[-1]) * stream.time_base), False
+
+
+def _unrounded(rate: Fraction) -> Fraction:
+    """The NTSC rate that FFmpeg rounded, which has 30000 as the largest number in one of Matroska.
+
+    So 50000/1001 becomes 29021/581, off by 7e-7; 49.95, which is no NTSC rate, is off by 1e-6.
+    """
+    ntsc = Fraction(round(rate * 1001 / 1000) * 1000, 1001)
+    return ntsc if abs(ntsc / rate - 1) < 9e-7 else rate
+
+
+def _orientation(frame: VideoFrame) -> tuple[int, int, int, int]:
+    """The signs of a, b, c, d of the display matrix, which says x' = ax + cy, y' = bx + dy."""
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return (1, 0, 0, 1)
+    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(data), np.int32)[:5])
+    if abs(b) > abs(a):
+        return (0, 1 if b > 0 else -1, 1 if c > 0 else -1, 0)
+    return (1 if a > 0 else -1, 0, 0, 1 if d > 0 else -1)
+
+
+def _color_tags(frame: VideoFrame, stream: VideoStream) -> ColorTags:
+    context, name = stream.codec_context, frame.format.name
+    # A ProRes frame may leave to the container what it is.
+    matrix = int(frame.colorspace if frame.colorspace != 2 else context.colorspace)
+    value_range = int(frame.color_range or context.color_range)
+    if frame.format.is_rgb:
+        matrix, value_range = 0, 2
+    elif name.startswith("gray"):
+        matrix = matrix or 2
+        if value_range == 0 and context.name not in ("h264", "hevc"):
+            value_range = 2
+    elif name.startswith("yuvj"):
+        value_range = 2
+    return ColorTags(matrix, value_range, int(context.color_primaries), int(context.color_trc))
