@@ -124,6 +124,21 @@ def dilate(mask: Mask, pixels: int) -> Mask:
     return cv2.dilate(mask.view(np.uint8), disk).view(np.bool_)
 
 
+def weighted(values: Array, weights: Array) -> Array:
+    """values * weights[..., None], many times as fast.
+
+    Args:
+        values: (H, W, C) float32.
+        weights: (H, W) float32.
+    """
+    return cv2.multiply(values, cv2.merge([weights] * values.shape[-1])).reshape(values.shape)
+
+
+def channel_sum(values: Array) -> Array:
+    """values.sum(-1) of (H, W, C) float32 with up to four channels, many times as fast."""
+    return cv2.transform(values, np.ones((1, values.shape[-1]), np.float32))
+
+
 def grid(height: int, width: int) -> Array:
     """(H, W, 2): x and y of every pixel."""
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))

@@ -7,7 +7,7 @@ import numpy as np
 from combcn_core.pixels import Array
 
 DARK, BRIGHT = 0.04, 0.96  # of the range: noise and clipping rule beyond
-LEAST_PAIRS = 60
+LEAST_PAIRS, MAX_PAIRS = 60, 4000  # more tell nothing new
 SIGNIFICANT = 2.5  # standard errors, below which there is no difference of level
 ROUNDS = 4
 

@@ -29,6 +29,7 @@ from combcn_core.pixels import (
     grid,
     sample,
     to_unit,
+    weighted,
 )
 
 SIDE_PIXELS = 640  # flow runs on a crop whose long side is at most this
@@ -147,17 +148,17 @@ def _view(frame: Pixels, mask: Mask, box: Box, size: tuple[int, int]) -> _View:
     if size != (box.width, box.height):
         known = (~hole).astype(np.float32)
         share = cv2.resize(known, size, interpolation=cv2.INTER_AREA)
-        pixels = cv2.resize(pixels * known[..., None], size, interpolation=cv2.INTER_AREA)
-        pixels = pixels / np.maximum(share, 1e-6)[..., None]
+        pixels = cv2.resize(weighted(pixels, known), size, interpolation=cv2.INTER_AREA)
+        pixels = weighted(pixels, 1 / np.maximum(share, 1e-6))
         hole = share < 1 - 1e-6
     gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     gray = push_pull(gray[..., None], (~hole).astype(np.float32))[..., 0]
     gray8 = np.rint(np.clip(gray, 0, 1) * 255).astype(np.uint8)
     known = (~hole).astype(np.float32)
-    soft: Array = np.dstack([pixels * known[..., None], known])
+    soft: Array = cv2.merge([weighted(pixels, known), known])
     for _ in range(2):
         soft = cv2.blur(soft, (SOFT_PIXELS, SOFT_PIXELS))
-    soft = soft[..., :3] / np.maximum(soft[..., 3:], 1e-3)
+    soft = weighted(soft[..., :3], 1 / np.maximum(soft[..., 3], 1e-3))
     return _View(gray8, soft, hole, dilate(hole, MARGIN_PIXELS))
 
 
@@ -185,30 +186,32 @@ def dense_flow(first: Array, second: Array) -> Array:
 
 def trusted_flow(flow: Array, back: Array, near: Mask, near_there: Mask) -> Array:
     """(h, w), 1 where a measured flow may be believed, else 0."""
-    position = grid(*near.shape) + flow
-    other = np.dstack([back, near_there.astype(np.float32)])
-    x, y = cv2.split(position)
+    x, y = cv2.split(grid(*near.shape) + flow)
+    other = cv2.merge([back, near_there.astype(np.float32)])
     landed: Array = cv2.remap(
         other, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(0, 0, 1)
     )
-    gap = ((flow + landed[..., :2]) ** 2).sum(-1)
+    gap = (flow[..., 0] + landed[..., 0]) ** 2 + (flow[..., 1] + landed[..., 1]) ** 2
     return (~near & (landed[..., 2] == 0) & (gap < AGREEMENT_PIXELS**2)).astype(np.float32)
 
 
 def _complete(flow: Array, trusted: Array, box: Box) -> tuple[Array, Array]:
     """Fill the flow that is not trusted: (3, 2) affine, (h, w, 3) residual and expected error."""
     height, width = trusted.shape
-    scale_x, scale_y = box.width / width, box.height / height
-    columns, rows = grid(height, width).transpose(2, 0, 1)
-    x = (columns + 0.5) * scale_x - 0.5 + box.left
-    y = (rows + 0.5) * scale_y - 0.5 + box.top
-    basis = np.stack([np.ones_like(x), *_normalise(x, y, box)], -1).astype(np.float64)
-    affine = _fit_affine(basis[::4, ::4], flow[::4, ::4], trusted[::4, ::4])
-    residual = (flow - basis @ affine).astype(np.float32)
-    squares = (residual**2).sum(-1, keepdims=True)
-    filled = push_pull(np.dstack([residual, squares]), trusted)
-    spread = np.sqrt(np.maximum(filled[..., 2] - (filled[..., :2] ** 2).sum(-1), 0))
-    return affine, np.dstack([filled[..., :2], spread])
+    x = (np.arange(width, dtype=np.float64) + 0.5) * (box.width / width) - 0.5 + box.left
+    y = (np.arange(height, dtype=np.float64) + 0.5) * (box.height / height) - 0.5 + box.top
+    x, y = _normalise(x, y, box)
+    across, down = np.meshgrid(x[::4], y[::4])
+    basis = np.stack([np.ones_like(across), across, down], -1)
+    affine = _fit_affine(basis, flow[::4, ::4], trusted[::4, ::4])
+    shift = [
+        (y[:, None] * two + (x * one + none)).astype(np.float32) for none, one, two in affine.T
+    ]
+    residual = flow - cv2.merge(shift)
+    squares = residual[..., 0] ** 2 + residual[..., 1] ** 2
+    x, y, squares = cv2.split(push_pull(cv2.merge([residual, squares]), trusted))
+    spread = np.sqrt(np.maximum(squares - x**2 - y**2, 0))
+    return affine, cv2.merge([x, y, spread])
 
 
 def _fit_affine(basis: Array, flow: Array, trusted: Array) -> Array:
@@ -235,10 +238,12 @@ def _drift(flow: Array, trusted: Mask) -> Array:
     if trusted.sum() < trusted.size / 4:
         return np.full(4, np.nan)
     height, width = trusted.shape
-    moved = flow[trusted]
+    some = trusted[::4, ::4]
+    moved = flow[::4, ::4][some]
     if np.median((moved**2).sum(-1)) > STILL_PIXELS**2:
         return np.full(4, np.nan)
-    arm = (grid(height, width)[trusted] - [(width - 1) / 2, (height - 1) / 2]) / max(trusted.shape)
+    arm = grid(height, width)[::4, ::4][some] - [(width - 1) / 2, (height - 1) / 2]
+    arm /= max(trusted.shape)
     square = np.maximum((arm**2).sum(-1), 1e-3)
     zoom = (arm * moved).sum(-1) / square
     turn = (arm[:, 0] * moved[:, 1] - arm[:, 1] * moved[:, 0]) / square

@@ -16,10 +16,21 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from combcn_core.fill.levels import LEAST_PAIRS, robust_log_gain
+from combcn_core.fill.levels import LEAST_PAIRS, MAX_PAIRS, robust_log_gain
 from combcn_core.fill.motion import Motion, dense_flow
 from combcn_core.fill.smooth import push_pull
-from combcn_core.pixels import Array, Mask, Pixels, crop, crop_box, dilate, find_box, grid, to_unit
+from combcn_core.pixels import (
+    Array,
+    Mask,
+    Pixels,
+    crop,
+    crop_box,
+    dilate,
+    find_box,
+    grid,
+    to_unit,
+    weighted,
+)
 
 SIDE_PIXELS = 640  # sources are registered on frames whose long side is at most this
 CELL_PIXELS = 2  # of such a frame, for which one source is chosen
@@ -74,8 +85,8 @@ class Small(NamedTuple):
         colors: Array = to_unit(frame)
         if size != (width, height):
             share = cv2.resize(known, size, interpolation=cv2.INTER_AREA)
-            colors = cv2.resize(colors * known[..., None], size, interpolation=cv2.INTER_AREA)
-            colors = colors / np.maximum(share, 1e-6)[..., None]
+            colors = cv2.resize(weighted(colors, known), size, interpolation=cv2.INTER_AREA)
+            colors = weighted(colors, 1 / np.maximum(share, 1e-6))
             known = (share > 1 - 1e-6).astype(np.float32)
         gray = push_pull(cv2.cvtColor(colors, cv2.COLOR_RGB2GRAY)[..., None], known)[..., 0]
         gray8 = np.rint(np.clip(gray, 0, 1) * 255).astype(np.uint8)
@@ -83,8 +94,8 @@ class Small(NamedTuple):
         soft: Array = np.zeros((0, 0, 3), np.float32)
         if is_colored:
             colors[hole] = 0  # what is in the hole must not be seen beside it
-            blurred = cv2.GaussianBlur(np.dstack([colors, known]), (0, 0), SOFT_PIXELS)
-            soft = blurred[..., :3] / np.maximum(blurred[..., 3:], 1e-3)
+            blurred = cv2.GaussianBlur(cv2.merge([colors, known]), (0, 0), SOFT_PIXELS)
+            soft = weighted(blurred[..., :3], 1 / np.maximum(blurred[..., 3], 1e-3))
         hidden = dilate(hole, NEAR_PIXELS).astype(np.uint8)
         return cls(soft, gray8, hole, hidden, Scale(width / size[0], height / size[1]))
 
@@ -232,7 +243,8 @@ class Target:
         seen = hidden == 0
         both = self.known & seen
         if both.sum() >= LEAST_PAIRS:
-            log_gain = robust_log_gain(self.soft[both], soft[both])
+            some = np.flatnonzero(both)[:: max(1, int(both.sum()) // MAX_PAIRS)]
+            log_gain = robust_log_gain(self.soft.reshape(-1, 3)[some], soft.reshape(-1, 3)[some])
         soft *= np.exp(-log_gain).astype(np.float32)
         return Registered(number, homography, there_x, there_y, soft, seen, log_gain)
 

@@ -17,6 +17,7 @@ from combcn_core.pixels import (
     from_unit,
     replaced,
     to_unit,
+    weighted,
 )
 
 CONTEXT_PIXELS = 64  # of known frame around the hole
@@ -36,26 +37,32 @@ def push_pull(values: Array, weights: Array) -> Array:
 
     Source: Gortler et al., "The Lumigraph", SIGGRAPH 1996, section 3.4.
     """
-    levels: list[tuple[Array, Array]] = [(values * weights[..., None], weights)]
+    levels: list[tuple[Array, Array]] = [(weighted(values, weights), weights)]
     while min(levels[-1][1].shape) > 1:
-        weighted, weight = levels[-1]
-        height, width = weight.shape
-        size = ((width + 1) // 2, (height + 1) // 2)
-        weighted = cv2.resize(weighted, size, interpolation=cv2.INTER_AREA)
-        weight = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
+        total, weight = (_halved(part) for part in levels[-1])
         # A cell that is half known counts as known: the nearest colours win over the far ones.
         gain = np.minimum(2 * weight, 1) / np.maximum(weight, 1e-8)
-        levels.append((weighted.reshape(*weight.shape, -1) * gain[..., None], weight * gain))
-    weighted, weight = levels[-1]
-    total = weighted.sum((0, 1)) / max(float(weight.sum()), 1e-8)
-    filled: Array = np.broadcast_to(total, weighted.shape).astype(np.float32)
-    for weighted, weight in reversed(levels):
+        levels.append((weighted(total.reshape(*weight.shape, -1), gain), weight * gain))
+    total, weight = levels[-1]
+    mean = total.sum((0, 1)) / max(float(weight.sum()), 1e-8)
+    filled: Array = np.broadcast_to(mean, total.shape).astype(np.float32)
+    for total, weight in reversed(levels):
         height, width = weight.shape
         if filled.shape[:2] != (height, width):
-            filled = cv2.resize(filled, (width, height), interpolation=cv2.INTER_LINEAR)
+            size = width + width % 2, height + height % 2
+            filled = cv2.resize(filled, size, interpolation=cv2.INTER_LINEAR)[:height, :width]
             filled = filled.reshape(height, width, -1)
-        filled = weighted + filled * (1 - weight)[..., None]
+        filled = total + weighted(filled, 1 - weight)
     return filled
+
+
+def _halved(image: Array) -> Array:
+    """Means of two by two pixels; beyond an odd edge there is nothing."""
+    odd = image.shape[0] % 2, image.shape[1] % 2
+    if any(odd):
+        image = cv2.copyMakeBorder(image, 0, odd[0], 0, odd[1], cv2.BORDER_CONSTANT, value=0)
+    size = image.shape[1] // 2, image.shape[0] // 2
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def membrane(values: Array, weights: Array) -> Array:
