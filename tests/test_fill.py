@@ -18,7 +18,7 @@ from combcn_core.fill.motion import (
 from combcn_core.fill.plate import Plate
 from combcn_core.fill.smooth import fill_smoothly, membrane, push_pull
 from combcn_core.fill.threads import one_thread
-from combcn_core.fill.trace import Trace, gather, trace
+from combcn_core.fill.trace import NEARNESS_PIXELS, Nearness, Trace, gather, trace
 from combcn_core.pixels import (
     Box,
     Patch,
@@ -483,7 +483,9 @@ def test_plate_is_the_mean_of_three_sightings_or_more(dtype):
     path, colors = plate.sight(holes[4])
 
     count = (~holes[1:]).sum(0)
-    wanted = np.argwhere(holes[4] & (count >= 3))
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+    ringed = cv2.dilate(holes[4].astype(np.uint8), disk) > 0
+    wanted = np.argwhere(ringed & (count >= 3))
     assert len(wanted) > 5
     np.testing.assert_array_equal(np.stack([path.rows, path.columns], -1), wanted)
     for (row, column), color in zip(wanted, colors, strict=True):
@@ -563,6 +565,58 @@ def test_merge_takes_sure_traces_and_leaves_unsure_ones():
     # A sure trace counts all but a few thousandths; nothing of the hidden 0.9 shines through.
     assert np.abs(result[mask & ~expected] - 0.7).max() < 0.01
     assert result[mask].max() < 0.71
+
+
+def ringed_square():
+    """A square hole in a grey frame, and the places of it and of the ring around it."""
+    frame = np.full((120, 121, 3), 0.5, np.float32)
+    mask = np.zeros((120, 121), bool)
+    mask[40:80, 41:81] = True
+    return frame, mask, *np.nonzero(dilate(mask, 2))
+
+
+def test_merge_doubts_what_is_seen_beside_a_hole_where_others_contradict_it():
+    frame, mask, rows, columns = ringed_square()
+    beside = make_path(rows, columns, np.full(len(rows), 1), columns, rows, 0.2)
+    far = make_path(rows, columns, np.full(len(rows), 2), columns, rows, 2.0)
+    shadow = np.full((len(rows), 3), 0.5, np.float32)
+    shadow[columns < 60] = 0.1  # in what is seen beside the hole, on one side
+    colors = [shadow, np.full_like(shadow, 0.52)]
+    left = mask & (np.arange(121) < 55)
+    right = mask & (np.arange(121) > 65)
+
+    def fill(near):
+        nearness = [np.full(len(rows), value, np.float32) for value in near]
+        return merge(Patch.of(frame), mask, [beside, far], colors, nearness=nearness)[0].whole()
+
+    believed = fill((0.0, 0.0))[50:70]
+    doubted = fill((1.0, 0.0))[50:70]
+    assert believed[left[50:70]].mean() < 0.4
+    assert doubted[left[50:70]].mean() > 0.47
+    # Where nobody contradicts it the surer one is taken as before; but less is to be made level.
+    np.testing.assert_allclose(doubted[right[50:70]], believed[right[50:70]], atol=0.05)
+
+
+def test_merge_fades_a_shadow_at_the_border_inwards():
+    frame, mask, rows, columns = ringed_square()
+    frame[80:, :] = 0.25  # a shadow below the hole that the sources did not see
+    path = make_path(rows, columns, np.full(len(rows), 1), columns, rows)
+    colors = np.full((len(rows), 3), 0.5, np.float32)
+    column = merge(Patch.of(frame), mask, [path], [colors])[0].whole()[40:80, 60].mean(-1)
+    assert column[-1] < 0.33  # no outline at the hole's lower edge
+    assert column[0] > 0.47  # nothing of it at the upper one
+    assert (np.diff(column) < 1e-3).all()
+
+
+def test_nearness_falls_with_the_distance_to_the_hole():
+    mask = np.zeros((480, 640), bool)  # twice the reference: distances count half
+    mask[200:240, 300:360] = True
+    nearness = Nearness.of(mask)
+    x = np.array([330, 330, 392, 456], np.float32)
+    near = nearness.at(x, np.full(4, 220, np.float32))
+    distance = np.array([0, 0, 32 + 1, 96 + 1]) / 2
+    np.testing.assert_allclose(near, np.exp(-distance / NEARNESS_PIXELS), atol=0.05)
+    assert not Nearness.of(np.zeros_like(mask)).at(x, x).max() > 1e-3
 
 
 @pytest.mark.parametrize("size", [(24, 31), (17, 20)])

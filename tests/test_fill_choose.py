@@ -11,9 +11,10 @@ from combcn_core.fill.choose import (
 )
 from combcn_core.fill.register import Registered, Small, Target
 from combcn_core.fill.threads import one_thread
-from combcn_core.fill.trace import Trace
+from combcn_core.fill.trace import Nearness, Trace
 
 HEIGHT, WIDTH = 121, 163
+FAR_FROM_HOLES = {source: Nearness.of(np.zeros((HEIGHT, WIDTH), bool)) for source in range(10)}
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +33,7 @@ def target():
     return Target(Small.of(frame, hole))
 
 
-def candidate(target, source, cost, seen=True, color=0.5):
+def candidate(target, source, cost, seen=True, color=0.5, near=0.0):
     shape = target.hole.shape
     soft = np.full((*shape, 3), color, np.float32)
     return Candidate(
@@ -43,6 +44,7 @@ def candidate(target, source, cost, seen=True, color=0.5):
         target.x + source,
         target.y - source,
         np.zeros_like(soft),
+        np.full(shape, near, np.float32),
         {source: np.full(3, source / 100)},
     )
 
@@ -77,6 +79,14 @@ def test_choose_believes_the_many(target):
     assert not (found.source[target.hole] == 7).any()
 
 
+def test_choose_doubts_what_is_seen_beside_a_hole_and_contradicted(target):
+    far = [candidate(target, source, 9.0) for source in (1, 2)]
+    for near, color, wanted in ((1.0, 0.47, 1), (0.0, 0.47, 7), (1.0, 0.5, 7)):
+        beside = candidate(target, 7, 5.0, color=color, near=near)
+        found = choose(target, [*far, beside], 1.0)
+        assert (found.source[target.hole] == wanted).all(), (near, color)
+
+
 def test_a_shadow_beside_the_hole_speaks_against_no_source(target):
     shadow = target.ring & (target.y > 80)
     assert shadow.any()
@@ -86,7 +96,8 @@ def test_a_shadow_beside_the_hole_speaks_against_no_source(target):
     wrong[target.ring & (target.y < 40)] = 0.8
     right, also, bad = candidates_of(
         target, 0, [registered(target, source, soft) for source, soft in
-                    ((1, unshadowed), (2, unshadowed), (3, wrong))]
+                    ((1, unshadowed), (2, unshadowed), (3, wrong))],
+        FAR_FROM_HOLES,
     )  # fmt: skip
     below = target.hole & (target.y > 70)
     assert right.cost[below].max() < MAX_COST / 2
@@ -100,7 +111,7 @@ def test_a_shadow_beside_the_hole_speaks_against_no_source(target):
 def test_sources_are_made_level_with_the_surroundings(target):
     slope = ((target.x - 80) / 1600)[..., None]
     soft = np.broadcast_to(0.5 + slope, target.soft.shape).astype(np.float32)
-    (found,) = candidates_of(target, 0, [registered(target, 1, soft)])
+    (found,) = candidates_of(target, 0, [registered(target, 1, soft)], FAR_FROM_HOLES)
     ring = target.ring & (np.abs(target.x - 80) < 50)
     before, after = (np.abs(soft - target.soft)[ring], np.abs(found.soft - target.soft)[ring])
     assert after.mean() < before.mean() / 2
@@ -146,7 +157,7 @@ def test_traces_become_a_candidate(target):
     x, y = columns + np.float32(2.5), rows - np.float32(1.5)
     path = Trace(rows, columns, np.full(len(rows), 6, np.int32), x, y, error)
     colors = np.full((len(rows), 3), 0.25, np.float32)
-    found = candidate_of_traces(target, path, colors, {6: np.zeros(3)}, 1.0)
+    found = candidate_of_traces(target, path, colors, np.zeros(len(rows)), {6: np.zeros(3)}, 1.0)
     left = target.hole & (target.x < 79)
     assert found.seen[left].all()
     assert not found.seen[target.x > 81].any()

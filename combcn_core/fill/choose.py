@@ -10,11 +10,13 @@ import numpy as np
 
 from combcn_core.fill.register import CELL_PIXELS, Registered, Scale, Target, project
 from combcn_core.fill.smooth import push_pull
-from combcn_core.fill.trace import RING_PIXELS, Trace
+from combcn_core.fill.trace import RING_PIXELS, Nearness, Trace
 from combcn_core.pixels import (
     Array,
+    Box,
     Mask,
     Patch,
+    channel_sum,
     crop,
     crop_box,
     dilate,
@@ -22,6 +24,7 @@ from combcn_core.pixels import (
     from_unit,
     replaced,
     to_unit,
+    weighted,
 )
 
 # Expected errors of a trace, in pixels of a frame of 240 rows (`error_unit`). The estimate is
@@ -30,8 +33,14 @@ from combcn_core.pixels import (
 MAX_ERROR, HALF_ERROR, LEAST_ERROR = 12.0, 6.5, 0.3
 REFERENCE_ROWS = 240
 SHARPNESS = 4  # how much the surer of two traces outweighs the other
-LEVEL_WEIGHT = 0.1  # of one pixel of the ring
-MAX_LEVEL_STEP = 0.05  # what is larger is an edge out of place, not a difference of level
+# What was seen beside a hole, and what was seen farther from one contradicts by some grey levels,
+# is less sure by so much; compared over a few pixels, as what is only out of place cancels then.
+DOUBT_ERROR, DOUBT_GAP, DOUBT_PIXELS = 9.0, 4.0, 3
+LEAST_LEAD = 0.05  # in nearness, for one to be compared with the other
+LEVEL_PIXELS, LEVEL_WEIGHT = 2.0, 0.1  # of a cell that levels are compared on; of its weight
+MAX_LEVEL_STEP = 0.05  # what is larger is no difference of level
+MAX_EDGE_STEP, EDGE_AVERAGE_PIXELS = 0.4, 3.0  # it is averaged along the ring,
+EDGE_PIXELS = 20.0  # and fades to 1/e within so many pixels
 
 # Costs of a source: the gap to the truth that is to be expected, in grey levels of 255, as fitted
 # on clips split off from training footage; and the error in pixels that stands for one.
@@ -46,8 +55,9 @@ MAX_OFFSET = 0.08  # in [0, 1], by which a source may be made level near the rin
 RING_CELLS = 2  # around the hole that sources are chosen for too, to compare levels
 LOCAL_CELLS = 7.0  # how far a piece of the ring speaks for the hole beside it
 DISSENT_SHARE = 0.6  # of the gap to other candidates
+NEAR_DOUBT = 4.0  # so much more where a source is seen beside its hole
 LONELY_DISSENT, NEUTRAL_DISSENT = 4.0, 8.0  # where there is one other, or none
-HEARD_COST = 3.0  # by which another may be dearer to be heard
+HEARD_COST = 3.0  # by which another may be dearer to be heard; twice as much beside a hole
 SEAM_COST = 6.0  # of a cell whose neighbours come from elsewhere
 SEAM_CELLS, SEAM_ROUNDS = 2.5, 6
 TRACE_COST, TRACE_ERROR_COST, MAX_TRACE_ERROR = 1.0, 0.6, 30.0
@@ -65,6 +75,7 @@ def merge(
     paths: Sequence[Trace],
     colors: Sequence[Array],
     fades: Sequence[Array | float] | None = None,
+    nearness: Sequence[Array] | None = None,
 ) -> tuple[Patch, Mask]:
     """Fill a hole with what traces found, each weighted by how sure it is.
 
@@ -78,6 +89,8 @@ def merge(
         paths: traces of the same pixels, forward and backward in time.
         colors: theirs, (N, 3) in [0, 1].
         fades: factors on how sure they are, (N,) or one for all, in [0, 1]; 1 where None.
+        nearness: of their ends to the holes there, (N,) in [0, 1]: what is seen beside a hole is
+            doubted where others, seen farther from one, contradict it. None: nothing is doubted.
 
     Returns:
         The frame, known pixels untouched; and what is still hole.
@@ -88,34 +101,117 @@ def merge(
         return frame, mask
     unit = error_unit(mask)
     box = crop_box(box, 8 * RING_PIXELS, 1, height, width)
-    weight = np.zeros((box.height, box.width), np.float32)
-    total = np.zeros((box.height, box.width, 3), np.float32)
-    for number, (path, found) in enumerate(zip(paths, colors, strict=True)):
-        error = path.error / unit + LEAST_ERROR
-        sure = (path.source >= 0) & (error < MAX_ERROR)
-        rows, columns = path.rows[sure] - box.top, path.columns[sure] - box.left
-        share = 1 / error[sure] ** SHARPNESS
-        if fades is not None:
-            fade = np.asarray(fades[number], np.float32)
-            share = share * (fade[sure] if fade.ndim else fade)
-        weight[rows, columns] += share
-        total[rows, columns] += share[:, None] * found[sure]
     hole, own = crop(mask, box), frame.crop(box)
     pixels = to_unit(own)
-    found = total / np.maximum(weight, 1e-8)[..., None]
-    confidence = weight * HALF_ERROR**SHARPNESS
-    confidence = confidence / (1 + confidence)
-
-    step = np.clip(pixels - found, -MAX_LEVEL_STEP, MAX_LEVEL_STEP)
-    # With so little weight each, many pixels of the ring are averaged: levels, not their noise.
-    found += push_pull(step, np.where(hole, 0, LEVEL_WEIGHT * confidence))
-    found = np.where(hole[..., None], found, pixels)
+    weight = np.zeros((box.height, box.width), np.float32)
+    total = np.zeros((box.height, box.width, 3), np.float32)
+    doubts = _doubts(paths, colors, nearness, box, unit) if nearness is not None else None
+    for number, (path, seen) in enumerate(zip(paths, colors, strict=True)):
+        error = path.error / unit + LEAST_ERROR
+        if doubts is not None:
+            error = error + np.float32(DOUBT_ERROR) * doubts[number]
+        sure = (path.source >= 0) & (error < MAX_ERROR)
+        if not sure.any():
+            continue
+        place = path.rows[sure] - box.top, path.columns[sure] - box.left
+        share = np.zeros_like(weight)
+        share[place] = 1 / error[sure] ** SHARPNESS
+        found = pixels.copy()
+        found[place] = seen[sure]
+        found += _level(pixels - found, np.where(hole, 0, _confidence(share)), hole, unit)
+        if fades is not None:
+            fade = np.asarray(fades[number], np.float32)
+            share[place] *= fade[sure] if fade.ndim else fade
+        weight += share
+        total += weighted(found, share)
+    found = weighted(total, 1 / np.maximum(weight, 1e-8))
+    confidence = _confidence(weight)
+    cv2.copyTo(pixels, (~hole).view(np.uint8), found)
     filled = push_pull(found, np.where(hole, confidence, 1).astype(np.float32))
 
     own[hole] = from_unit(filled[hole], own.dtype)
     remaining = np.zeros_like(mask)
     crop(remaining, box)[hole] = weight[hole] == 0
     return replaced(frame, box, own), remaining
+
+
+def _confidence(share: Array) -> Array:
+    """How much what was found counts beside a smooth fill, in [0, 1]."""
+    weight = share * HALF_ERROR**SHARPNESS
+    return weight / (1 + weight)
+
+
+def _level(step: Array, on_ring: Array, hole: Mask, unit: float) -> Array:
+    """(h, w, 3): what brings sightings of a hole to the level of the ring around it.
+
+    Differences of level reach all through the hole. Larger ones, where the surroundings have a
+    shadow or smoke that the source did not see, fade inwards: a soft transition is less seen than
+    the outline of the hole. Averaged along the ring, so that what is only a little out of place
+    cancels.
+
+    Args:
+        step: (h, w, 3), what the ring has more than the sightings.
+        on_ring: (h, w), how sure these are; 0 in the hole.
+        hole: (h, w).
+        unit: see `error_unit`.
+    """
+    height, width = hole.shape
+    cell = LEVEL_PIXELS * unit
+    size = max(1, round(width / cell)), max(1, round(height / cell))
+    share = cv2.resize(on_ring, size, interpolation=cv2.INTER_AREA)
+    if not share.any():
+        return np.zeros_like(step)
+    step = cv2.resize(weighted(step, on_ring), size, interpolation=cv2.INTER_AREA)
+    step = weighted(step.reshape(*share.shape, 3), 1 / np.maximum(share, 1e-6))
+    share = np.minimum(share * np.float32(max(1, cell / RING_PIXELS)), 1)
+    level = np.clip(step, -MAX_LEVEL_STEP, MAX_LEVEL_STEP)
+    # With so little weight each, many cells of the ring are averaged: levels, not their noise.
+    level = push_pull(level, LEVEL_WEIGHT * share)
+    sigma = EDGE_AVERAGE_PIXELS / LEVEL_PIXELS
+    weight = cv2.GaussianBlur(share, (0, 0), sigma)
+    mean = cv2.GaussianBlur(weighted(step - level, share), (0, 0), sigma)
+    mean = weighted(mean.reshape(step.shape), 1 / np.maximum(weight, 1e-6))
+    mean = np.clip(mean, -MAX_EDGE_STEP, MAX_EDGE_STEP)
+    inside = cv2.resize(hole.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5)
+    fade = np.exp(depth * np.float32(-LEVEL_PIXELS / EDGE_PIXELS))
+    level += weighted(push_pull(mean, share), fade)
+    return cv2.resize(level, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def _doubts(
+    paths: Sequence[Trace],
+    colors: Sequence[Array],
+    nearness: Sequence[Array],
+    box: Box,
+    unit: float,
+) -> list[Array]:
+    """For each path (N,) in [0, 1]: how much what is seen farther from a hole contradicts it."""
+    shape = box.height, box.width
+    witness = np.zeros((box.height * box.width, 3), np.float32)
+    nearest = np.full(box.height * box.width, np.inf, np.float32)
+    places = [(path.rows - box.top) * box.width + (path.columns - box.left) for path in paths]
+    for path, found, near, place in zip(paths, colors, nearness, places, strict=True):
+        good = (path.source >= 0) & (path.error < MAX_ERROR * unit) & (near < nearest[place])
+        some = place[good]
+        witness[some], nearest[some] = found[good], near[good]
+    doubts = []
+    side = 2 * round(DOUBT_PIXELS * unit) + 1
+    for path, found, near, place in zip(paths, colors, nearness, places, strict=True):
+        lead = np.where(path.source >= 0, near - nearest[place], 0)
+        some = np.flatnonzero(lead > LEAST_LEAD)
+        doubt = np.zeros_like(lead)
+        doubts.append(doubt)
+        if len(some) == 0:
+            continue
+        gap = np.zeros((len(nearest), 4), np.float32)
+        at = place[some]
+        gap[at, :3] = found[some] - witness[at]
+        gap[at, 3] = 1
+        gap = cv2.blur(gap.reshape(*shape, 4), (side, side)).reshape(-1, 4)[at]
+        apart = np.abs(gap[:, :3]) @ np.full(3, 255 / 3, np.float32) / gap[:, 3]
+        doubt[some] = lead[some] * np.clip((apart - DOUBT_GAP) / DOUBT_GAP, 0, 1)
+    return doubts
 
 
 class SourceMap(NamedTuple):
@@ -179,10 +275,16 @@ class Candidate(NamedTuple):
     x: Array  # (h, w), in the source frame
     y: Array
     offset: Array  # (h, w, 3), what is to be added to be level with the surroundings
+    near: Array  # (h, w), of the places in the source to its hole, see `Nearness`
     log_gains: Mapping[int, Array]
 
 
-def candidates_of(target: Target, number: int, found: Sequence[Registered]) -> list[Candidate]:
+def candidates_of(
+    target: Target,
+    number: int,
+    found: Sequence[Registered],
+    nearness: Mapping[int, Nearness],
+) -> list[Candidate]:
     """Registered sources as candidates: what the ring says of each of them, near each cell.
 
     Where no source agrees with the ring, the target itself is not like the background there: the
@@ -192,11 +294,12 @@ def candidates_of(target: Target, number: int, found: Sequence[Registered]) -> l
         target: the frame to be filled.
         number: its number.
         found: sources registered to it.
+        nearness: of all sources, by number.
     """
     if not found:
         return []
     judged = np.stack([target.ring & one.seen for one in found])
-    gaps = [255 / 3 * cv2.absdiff(one.soft, target.soft).sum(-1) for one in found]
+    gaps = [_gap(one.soft, target.soft) for one in found]
     gap = np.where(judged, np.stack(gaps), np.inf)
     least = np.where(judged.sum(0) > 1, gap.min(0), 0)
     excess = np.where(judged, gap - np.maximum(least - COMMON_GAP, 0), 0)
@@ -215,12 +318,18 @@ def candidates_of(target: Target, number: int, found: Sequence[Registered]) -> l
         step = np.clip(target.soft - one.soft, -MAX_OFFSET, MAX_OFFSET)
         offset = push_pull(step, alike * where)
         soft, gains = one.soft + offset, {one.source: one.log_gain}
-        candidates.append(Candidate(soft, one.seen, cost, source, x, y, offset, gains))
+        near = nearness[one.source].at(x, y)
+        candidates.append(Candidate(soft, one.seen, cost, source, x, y, offset, near, gains))
     return candidates
 
 
 def candidate_of_traces(
-    target: Target, path: Trace, colors: Array, log_gains: Mapping[int, Array], unit: float
+    target: Target,
+    path: Trace,
+    colors: Array,
+    near: Array,
+    log_gains: Mapping[int, Array],
+    unit: float,
 ) -> Candidate:
     """What traces found as a candidate.
 
@@ -228,6 +337,7 @@ def candidate_of_traces(
         target: the frame whose hole they fill.
         path: its traces.
         colors: theirs, (N, 3).
+        near: how near they end to a hole, (N,).
         log_gains: by source.
         unit: see `error_unit`.
     """
@@ -240,8 +350,8 @@ def candidate_of_traces(
     index = number[row, column]
     seen, index = index >= 0, np.maximum(index, 0)
     weight = cv2.GaussianBlur(seen.astype(np.float32), (0, 0), 1)
-    soft = cv2.GaussianBlur(np.where(seen[..., None], colors[index], 0), (0, 0), 1)
-    soft = (soft / np.maximum(weight, 1e-6)[..., None]).astype(np.float32)
+    soft = cv2.GaussianBlur(weighted(colors[index], seen.astype(np.float32)), (0, 0), 1)
+    soft = weighted(soft, 1 / np.maximum(weight, 1e-6))
     cost = np.where(seen, TRACE_COST + TRACE_ERROR_COST * path.error[index] / unit, np.inf)
     return Candidate(
         soft,
@@ -252,6 +362,7 @@ def candidate_of_traces(
         path.x[index] + here_x - path.columns[index],
         path.y[index] + here_y - path.rows[index],
         np.zeros_like(soft),
+        near[index],
         log_gains,
     )
 
@@ -279,7 +390,9 @@ def choose(target: Target, candidates: Sequence[Candidate], unit: float) -> Sour
     """
     wanted = dilate(target.hole, RING_CELLS)
     possible = np.stack([one.seen & wanted for one in candidates])
-    costs = np.stack([one.cost for one in candidates]) + DISSENT_SHARE * _dissent(candidates)
+    near = np.stack([one.near for one in candidates])
+    doubt = DISSENT_SHARE * (1 + NEAR_DOUBT * near)
+    costs = np.stack([one.cost for one in candidates]) + doubt * _dissent(candidates)
     costs = np.where(possible, costs, np.inf).astype(np.float32)
     label = _label(costs)
     cell = tuple(np.indices(label.shape))
@@ -298,6 +411,11 @@ def choose(target: Target, candidates: Sequence[Candidate], unit: float) -> Sour
     source = np.where(good, source, -1)
     scale = target.frame.scale
     return SourceMap(target.x, target.y, scale, source, x, y, offset, error, log_gains)
+
+
+def _gap(first: Array, second: Array) -> Array:
+    """(h, w): how far colours are apart, in grey levels of 255."""
+    return channel_sum(cv2.absdiff(first, second)) * np.float32(255 / 3)
 
 
 def _spread(image: Array) -> Array:
@@ -319,11 +437,12 @@ def _dissent(candidates: Sequence[Candidate]) -> Array:
     nearest, second = np.full((2, *shape), np.inf, np.float32)
     for i in range(len(candidates)):
         for j in range(i):
-            apart = 255 / 3 * cv2.absdiff(candidates[i].soft, candidates[j].soft).sum(-1)
+            apart = _gap(candidates[i].soft, candidates[j].soft)
             both = candidates[i].seen & candidates[j].seen
             apart = np.minimum(apart, MAX_GAP)
             for k, other in ((i, j), (j, i)):
-                heard = both & (candidates[other].cost < candidates[k].cost + HEARD_COST)
+                dearest = candidates[k].cost + HEARD_COST * (1 + candidates[k].near)
+                heard = both & (candidates[other].cost < dearest)
                 gap = np.where(heard, apart, np.inf)
                 second[k] = np.minimum(second[k], np.maximum(nearest[k], gap))
                 nearest[k] = np.minimum(nearest[k], gap)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from combcn_core.fill.choose import error_unit
-from combcn_core.fill.trace import Trace
-from combcn_core.pixels import Array, Mask, Pixels, to_unit
+from combcn_core.fill.trace import RING_PIXELS, Trace
+from combcn_core.pixels import Array, Mask, Pixels, dilate, to_unit
 
 DRIFT_PIXELS = 0.5  # over many frames, the camera stands still if their motions add up to no more
 STEADY_LOG_GAIN = 0.12  # and their light, if it has not become so much brighter or darker
@@ -62,8 +62,9 @@ class Plate:
         self._count += sign * ~hole
 
     def sight(self, hole: Mask) -> tuple[Trace, Array]:
-        """What the plate shows of a hole, as `merge` takes it: traces and their colours."""
-        rows, columns = np.nonzero(hole)
+        """What the plate shows of a hole and of the ring around it, as `merge` takes it: traces and
+        their colours."""
+        rows, columns = np.nonzero(dilate(hole, RING_PIXELS))
         is_integer = np.issubdtype(self._dtype, np.integer)
         full = np.iinfo(self._dtype).max if is_integer else PLATE_STEPS
         count = self._count[rows, columns]

@@ -15,6 +15,8 @@ import numpy as np
 from combcn_core.fill.motion import Motion
 from combcn_core.pixels import Array, Box, Mask, Patch, crop, dilate, find_box, to_unit
 
+NEARNESS_ROWS = 240  # of a frame at the size that nearness is measured at
+NEARNESS_PIXELS = 16  # of such a frame, in which nearness falls to 1/e
 RING_PIXELS = 2  # around the hole, traced too, to compare levels
 
 
@@ -178,6 +180,36 @@ def _follow_on(
             return
         moving = np.concatenate(ended_in)
     path.source[moving] = -1
+
+
+class Nearness(NamedTuple):
+    """How near the places of a frame are to its hole.
+
+    What lies right beside a hole often belongs to what is in it: its shadow or reflection, soft
+    fur, the rim that a tight mask missed.
+    """
+
+    values: Array  # (h, w): 1 at the hole, falling to 0 away from it
+    scale: float  # pixels of the frame in one of the values
+
+    @classmethod
+    def of(cls, mask: Mask) -> Nearness:
+        """From a hole, at a bounded size."""
+        scale = max(1.0, min(mask.shape) / NEARNESS_ROWS)
+        size = max(1, round(mask.shape[1] / scale)), max(1, round(mask.shape[0] / scale))
+        known = cv2.resize((~mask).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        if known.all():
+            return cls(np.zeros((1, 1), np.float32), max(mask.shape))
+        distance = cv2.distanceTransform(known, cv2.DIST_L2, 3)
+        return cls(np.exp(distance * np.float32(-1 / NEARNESS_PIXELS)), scale)
+
+    def at(self, x: Array, y: Array) -> Array:
+        """At positions, as many as these."""
+        half = np.float32(0.5)
+        row = np.rint((y + half) / np.float32(self.scale) - half).astype(np.int32)
+        column = np.rint((x + half) / np.float32(self.scale) - half).astype(np.int32)
+        height, width = self.values.shape
+        return self.values[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
 
 
 def gather(path: Trace, frames: Mapping[int, Patch], log_gains: Mapping[int, Array]) -> Array:

@@ -25,7 +25,7 @@ from combcn_core.fill.plate import DRIFT_PIXELS, STEADY_LOG_GAIN, Plate
 from combcn_core.fill.register import Small, Target, homography_of
 from combcn_core.fill.smooth import fill_quickly, fill_smoothly
 from combcn_core.fill.threads import one_thread, parallel
-from combcn_core.fill.trace import Trace, gather, trace
+from combcn_core.fill.trace import Nearness, Trace, gather, trace
 from combcn_core.masks import PackedMask
 from combcn_core.pixels import Array, Mask, Patch, Pixels
 from combcn_core.progress import Tell, follow, part_of
@@ -63,13 +63,21 @@ class Window:
         self._settled: dict[int, tuple[Motion | None, Motion | None]] = {}
         self._brightness: tuple[Array, Array] = (np.zeros((1, 3)), np.zeros((1, 3)))
         self._readable: dict[int, Patch] = {}
+        self._nearness: dict[int, Nearness] = {}
         self._keys: dict[int, _Key | None] = {}
         self._propagated: dict[int, tuple[Patch, PackedMask]] = {}
         self.textures: dict[int, Patch] = {}  # see `carry`
 
     @property
     def _kept(self) -> tuple[dict[int, Any], ...]:
-        return self._raw, self._settled, self._readable, self._keys, self._propagated
+        return (
+            self._raw,
+            self._settled,
+            self._readable,
+            self._nearness,
+            self._keys,
+            self._propagated,
+        )
 
     def halo(self, propagates: bool) -> int:
         """Frames beyond those to be filled that the result depends on."""
@@ -187,6 +195,8 @@ class Window:
             unread = [t for t in span if t not in self._readable]
             filled = self.workers.map(self._fill_quickly, unread)
             self._readable.update(zip(unread, filled, strict=True))
+            nearness = self.workers.map(lambda t: Nearness.of(self.mask(t)), unread)
+            self._nearness.update(zip(unread, nearness, strict=True))
             paths = self._traces(self.mask, span, low, high, self.reach)
             self._find_keys(new, paths, part_of(tell, 0, 0.4))
 
@@ -212,7 +222,9 @@ class Window:
         found = [path.within(limit) for path in paths]
         colors = [gather(path, self._readable, self._log_gains(t, path)) for path in found]
         fades = [1.0] * len(found)
+        nearness = [self._near(path) for path in found]
         if plate is not None:
+            nearness.append(np.zeros(len(plate[0].rows), np.float32))
             found.append(plate[0])
             colors.append(plate[1])
             fades.append(1.0)
@@ -223,10 +235,19 @@ class Window:
             to_key = self._chain_gain(t, key.number)
             gains = {s: to_key + gain for s, gain in key.sources.log_gains.items()}
             found.append(path)
+            nearness.append(self._near(path))
             colors.append(gather(path, self._readable, gains) + offset)
             fades.append(1 - abs(key.number - t) / KEY_STEP)
-        filled, remaining = merge(Patch.of(self.frame(t)), mask, found, colors, fades)
+        filled, remaining = merge(Patch.of(self.frame(t)), mask, found, colors, fades, nearness)
         return filled, PackedMask.of(remaining)
+
+    def _near(self, path: Trace) -> Array:
+        """(N,): how near traces end to the holes there."""
+        near = np.zeros(len(path.rows), np.float32)
+        for source in np.unique(path.source[path.source >= 0]).tolist():
+            here = path.source == source
+            near[here] = self._nearness[source].at(path.x[here], path.y[here])
+        return near
 
     def _find_keys(
         self, keys: Sequence[int], paths: Mapping[int, Sequence[Trace]], tell: Tell | None
@@ -266,7 +287,7 @@ class Window:
                         target.register(place, smalls[place], homography, gain, bends=False)
                     )
         key.log_gains.update({one.source: one.log_gain for one in found})
-        if first := candidates_of(target, t, found):
+        if first := candidates_of(target, t, found, self._nearness):
             best = [found[place] for place in best_sources(target, first)]
             found = [
                 target.register(
@@ -274,12 +295,13 @@ class Window:
                 )
                 for one in best
             ]
-        candidates = candidates_of(target, t, found)
+        candidates = candidates_of(target, t, found, self._nearness)
         for path in paths:
             path = path.within(MAX_TRACE_ERROR * unit)
             gains = self._log_gains(t, path, key)
             colors = gather(path, self._readable, gains)
-            candidates.append(candidate_of_traces(target, path, colors, gains, unit))
+            near = self._near(path)
+            candidates.append(candidate_of_traces(target, path, colors, near, gains, unit))
         return key._replace(sources=choose(target, candidates, unit)) if candidates else key
 
     def _nearby(self, t: int) -> range:
