@@ -32,6 +32,7 @@ from combcn_core.pixels import (
 # of it.
 MAX_ERROR, HALF_ERROR, LEAST_ERROR = 12.0, 6.5, 0.3
 REFERENCE_ROWS = 240
+LEAST_CONFIDENCE = 0.25  # what is less sure is left to others
 SHARPNESS = 4  # how much the surer of two traces outweighs the other
 # What was seen beside a hole, and what was seen farther from one contradicts by some grey levels,
 # is less sure by so much; compared over a few pixels, as what is only out of place cancels then.
@@ -40,12 +41,12 @@ LEAST_LEAD = 0.05  # in nearness, for one to be compared with the other
 LEVEL_PIXELS, LEVEL_WEIGHT = 2.0, 0.1  # of a cell that levels are compared on; of its weight
 MAX_LEVEL_STEP = 0.05  # what is larger is no difference of level
 MAX_EDGE_STEP, EDGE_AVERAGE_PIXELS = 0.4, 3.0  # it is averaged along the ring,
-EDGE_PIXELS = 20.0  # and fades to 1/e within so many pixels
+EDGE_PIXELS = 12.0  # and fades to 1/e within so many pixels
 
 # Costs of a source: the gap to the truth that is to be expected, in grey levels of 255, as fitted
 # on clips split off from training footage; and the error in pixels that stands for one.
 MAX_COST = 24.0  # what fits worse is left to others
-MAX_SOURCES, SECOND_COST = 8, 2.0
+MAX_SOURCES, SECOND_COST = 5, 2.0
 FRAME_COST = 0.05  # of every frame between source and target: nearer ones are more alike
 LEAST_RING_CELLS = 30  # that judge a source
 COMMON_GAP = 6.0  # between the ring and the source nearest to it, that counts against all
@@ -131,7 +132,7 @@ def merge(
 
     own[hole] = from_unit(filled[hole], own.dtype)
     remaining = np.zeros_like(mask)
-    crop(remaining, box)[hole] = weight[hole] == 0
+    crop(remaining, box)[hole] = confidence[hole] <= LEAST_CONFIDENCE
     return replaced(frame, box, own), remaining
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from combcn_core.fill.levels import LEAST_PAIRS, MAX_PAIRS, robust_log_gain
+from combcn_core.fill.levels import LEAST_PAIRS, robust_log_gain
 from combcn_core.fill.motion import Motion, dense_flow
 from combcn_core.fill.smooth import push_pull
 from combcn_core.pixels import (
@@ -243,8 +243,7 @@ class Target:
         seen = hidden == 0
         both = self.known & seen
         if both.sum() >= LEAST_PAIRS:
-            some = np.flatnonzero(both)[:: max(1, int(both.sum()) // MAX_PAIRS)]
-            log_gain = robust_log_gain(self.soft.reshape(-1, 3)[some], soft.reshape(-1, 3)[some])
+            log_gain = robust_log_gain(self.soft[both], soft[both])
         soft *= np.exp(-log_gain).astype(np.float32)
         return Registered(number, homography, there_x, there_y, soft, seen, log_gain)
 
