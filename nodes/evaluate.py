@@ -76,7 +76,7 @@ class Evaluate(io.ComfyNode):
         holes = check_masks(to_masks(mask, target), *target.shape[:3])
         rows, panels = [], {}
         busiest = int(holes.flatten(1).sum(1).argmax())
-        progress, results = Progress(), _named(images, names, target)
+        progress, results = Progress(preview_seconds=None), _named(images, names, target)
         for number, (name, result) in enumerate(results.items()):
             part = part_of(progress, number / len(results), (number + 1) / len(results))
             figures = _measure(result, target, holes, part)
@@ -170,10 +170,9 @@ class Compare(io.ComfyNode):
             box = bounding_box(check_masks(to_masks(mask, first), *first.shape[:3]))
             row = row if box is None else (box.top + box.bottom) // 2
         labels, pictures = list(clips), [to_pictures(clip) for clip in clips.values()]
-        frames, progress = [], Progress()
+        frames, progress = [], Progress(preview_seconds=None)
         for panels in zip(*pictures, strict=True):
             frames.append(side_by_side(panels, labels))
-            # No live picture: the front end would go on showing it in place of the slices.
             progress(len(frames) / len(first))
         slices = from_pictures(
             side_by_side([_stretched(xt_slice(clip, row)) for clip in pictures], labels)

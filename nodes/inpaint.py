@@ -9,7 +9,7 @@ from torch import Tensor
 from combcn_core import InpaintConfig, inpaint
 
 from .memory import Attempt, LoadedModel, backing_off
-from .progress import Progress
+from .progress import Progress, with_largest_hole
 from .sockets import Model, to_images, to_masks, to_output
 
 
@@ -105,4 +105,6 @@ class Inpaint(io.ComfyNode):
             shorter = dataclasses.replace(config, segment_frames=attempt.segment_frames)
             return inpaint(frames, masks, network, shorter, tell=progress)
 
-        return io.NodeOutput(to_output(backing_off(work)))
+        result = to_output(backing_off(work))
+        progress.finish(with_largest_hole(result, masks))
+        return io.NodeOutput(result)

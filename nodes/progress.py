@@ -3,10 +3,12 @@
 import time
 
 import numpy as np
+import torch
 from comfy import model_management
 from comfy.utils import ProgressBar
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from combcn_core.pixels import to_unit
 
@@ -20,11 +22,14 @@ class Progress:
     ComfyUI raises its own exception from here when the user has asked to stop; nothing may swallow
     it.
 
+    Front ends go on showing the last picture when the node has ended, in place of its result. So a
+    node that shows a result of its own sends no pictures, and any other ends with `finish`.
+
     Args:
-        preview_seconds: between two pictures, at least.
+        preview_seconds: between two pictures, at least; None: no pictures.
     """
 
-    def __init__(self, preview_seconds: float = 0.2) -> None:
+    def __init__(self, preview_seconds: float | None = 0.2) -> None:
         self._preview_seconds = preview_seconds
         self._bar = ProgressBar(STEPS)
         self._done = -1
@@ -33,7 +38,8 @@ class Progress:
     @property
     def shows(self) -> bool:
         """Whether a picture would be shown now; if not, none need be drawn."""
-        return time.monotonic() - self._shown_seconds > self._preview_seconds
+        wait = self._preview_seconds
+        return wait is not None and time.monotonic() - self._shown_seconds > wait
 
     def __call__(self, share: float, frame: NDArray | None = None) -> None:
         """Say that a share of the work is done.
@@ -48,12 +54,28 @@ class Progress:
         model_management.throw_exception_if_processing_interrupted()
         preview = None
         if frame is not None and self.shows:
-            preview = ("JPEG", _picture(frame), PREVIEW_SIDE_PIXELS)
+            side = min(PREVIEW_SIDE_PIXELS, max(frame.shape[:2]))
+            preview = ("JPEG", _picture(frame), side)
             self._shown_seconds = time.monotonic()
         done = min(STEPS, round(share * STEPS))
         if done != self._done or preview is not None:
             self._done = done
             self._bar.update_absolute(done, preview=preview)
+
+    def finish(self, frame: NDArray) -> None:
+        """Fill the bar and leave a finished frame as the last picture, at its own size."""
+        self._bar.update_absolute(STEPS, preview=("JPEG", _picture(frame), None))
+
+
+def with_largest_hole(frames: Tensor, holes: Tensor) -> NDArray:
+    """The frame to look at first, (H, W, 3).
+
+    Args:
+        frames: (T, H, W, 3).
+        holes: (T, H, W), or (H, W) for all frames.
+    """
+    sizes = torch.count_nonzero(holes.reshape(-1, *holes.shape[-2:]), dim=(1, 2))
+    return frames[int(sizes.argmax())].numpy(force=True)
 
 
 def _picture(frame: NDArray) -> Image.Image:

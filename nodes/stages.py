@@ -22,7 +22,7 @@ from combcn_core.progress import Tell, part_of
 from combcn_core.shot import Upsampling
 
 from .memory import Attempt, LoadedModel, backing_off
-from .progress import Progress
+from .progress import Progress, with_largest_hole
 from .sockets import Model, to_images, to_masks, to_output
 
 METHODS: tuple[Upsampling, ...] = ("bicubic", "nearest", "bilinear", "lanczos")
@@ -99,7 +99,9 @@ class Propagate(io.ComfyNode):
         if painted is not None:
             plate = to_images(painted, "painted")
             frames, holes = _with_plate(frames, holes, painted_frame, plate)
-        filled, remaining = propagate(frames, holes, reach=reach, tell=Progress())
+        progress = Progress()
+        filled, remaining = propagate(frames, holes, reach=reach, tell=progress)
+        progress.finish(with_largest_hole(filled, holes))
         return io.NodeOutput(to_output(filled), to_output(remaining))
 
 
@@ -159,7 +161,9 @@ class Temporal(io.ComfyNode):
                 tell=part_of(progress, 0.5, 1),
             )
 
-        return io.NodeOutput(to_output(backing_off(work)))
+        coarse = to_output(backing_off(work))
+        progress.finish(with_largest_hole(coarse, holes))
+        return io.NodeOutput(coarse)
 
 
 class UpsampleGuidance(io.ComfyNode):
@@ -277,6 +281,7 @@ class SpatialDetail(io.ComfyNode):
         if match_grain:
             whole = holes if removed is None else _check(to_masks(removed, frames), frames)
             result = _with_grain(result, holes, whole | holes)
+        progress.finish(with_largest_hole(result, holes))
         return io.NodeOutput(to_output(result))
 
 
@@ -335,9 +340,11 @@ class SynthesizeTexture(io.ComfyNode):
         holes = _check(to_masks(mask, frames), frames)
         begun = None if start is None else to_images(start, "start")
         whole = holes if removed is None else _check(to_masks(removed, frames), frames) | holes
-        result = synthesize_texture(frames, holes, begun, removed=whole, tell=Progress())
+        progress = Progress()
+        result = synthesize_texture(frames, holes, begun, removed=whole, tell=progress)
         if match_grain:
             result = _with_grain(result, holes, whole)
+        progress.finish(with_largest_hole(result, whole))
         return io.NodeOutput(to_output(result))
 
 

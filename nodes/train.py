@@ -261,6 +261,7 @@ def _train(
             sample = last.sample if last.sample is not None else sample
             shown = _shown(history.picture(), sample) if progress.shows else None
             progress(last.step / last.steps, shown)
+    progress.finish(_shown(history.picture(), sample))
     curve = from_pictures(history.picture())
     return curve, _report(last, output), curve if sample is None else from_pictures(sample)
 

@@ -144,6 +144,12 @@ class FrontEnd:
         ).json_value()
         return ending[0], ending[1]
 
+    def use_nodes_2(self, on: bool = True) -> None:
+        """Draw nodes as elements of the page, which only newer front ends can."""
+        self.page.evaluate(
+            "(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", on
+        )
+
     def screenshot(self, path: Path, width: int = 1600) -> None:
         """The whole graph with its results, as a picture of this width."""
         self.page.wait_for_function(RESULTS_ARE_SHOWN)

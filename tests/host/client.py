@@ -14,6 +14,7 @@ from typing import Any
 import websocket
 
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+PICTURE_HEADER_BYTES = 8  # kind of message and of picture, four bytes each
 ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
 
 
@@ -30,7 +31,7 @@ class Run:
     """A graph that has come to its end."""
 
     messages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    previews: int = 0
+    pictures: list[bytes] = field(default_factory=list)  # live ones, of all nodes
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [data for name, data in self.messages if name == kind]
@@ -114,7 +115,7 @@ class Client:
                 except websocket.WebSocketTimeoutException:
                     break
                 if isinstance(message, bytes):
-                    run.previews += 1
+                    run.pictures.append(message[PICTURE_HEADER_BYTES:])
                     continue
                 message = json.loads(message)
                 kind, data = message["type"], message.get("data", {})

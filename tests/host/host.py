@@ -138,7 +138,7 @@ class Server:
         self._log.close()
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300  # a busy machine takes minutes
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise HostError(f"ComfyUI ended while it started:\n{self.log[-3000:]}")
@@ -147,7 +147,7 @@ class Server:
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.2)
-        raise HostError(f"ComfyUI did not start within two minutes:\n{self.log[-3000:]}")
+        raise HostError(f"ComfyUI did not start within five minutes:\n{self.log[-3000:]}")
 
 
 def _free_port() -> int:

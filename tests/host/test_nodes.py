@@ -4,6 +4,7 @@ import itertools
 import os
 import time
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -595,7 +596,53 @@ def test_progress_is_told_with_pictures(client, model):
     assert len(steps) > 6
     assert steps == sorted(steps)
     assert steps[-1][0] == steps[-1][1]
-    assert run.previews > 0
+    assert len(run.pictures) > 1
+
+
+LAST_PICTURES = {
+    "Inpaint": inpaint(images=["c", 0], mask=["c", 1]),
+    "Propagate": propagate(images=["c", 0], mask=["c", 1]),
+    "Temporal": temporal(images=["c", 0], mask=["c", 1]),
+    "SpatialDetail": detail(images=["c", 0], mask=["c", 1], guidance=["c", 0]),
+    "SynthesizeTexture": node(
+        "CombCN_SynthesizeTexture", images=["c", 0], mask=["c", 1], match_grain=True
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAST_PICTURES)
+def test_last_picture_is_a_finished_frame(name, client, server, model):
+    """Front ends go on showing it when the node has ended."""
+    save = {"value": ["x", 0], "name": "finished"}, {"value": ["c", 1], "name": "holes"}
+    graph = {
+        "c": node("CombCN_SampleClip", frames=6, height=72, seed=6),
+        "n": node("CombCN_LoadModel", name="random.safetensors", precision="auto"),
+        "x": LAST_PICTURES[name],
+        **{str(number): node("Probe_Save", **inputs) for number, inputs in enumerate(save)},
+    }
+    run = client.run(graph)
+
+    assert run.succeeded, run.error
+    frames, holes = (np.load(server.base / "output" / f"{n}.npy") for n in ("finished", "holes"))
+    expected = 255 * frames[max(range(6), key=lambda t: holes[t].sum())].clip(0, 1)
+    coded = np.frombuffer(run.pictures[-1], np.uint8)
+    picture = cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1]
+    assert picture.shape == expected.shape
+    assert np.abs(picture - expected).mean() < 4  # of 255: JPEG
+
+
+def test_node_that_shows_its_result_sends_no_pictures(client):
+    """They would stand above it."""
+    graph = {
+        "c": node("CombCN_SampleClip", frames=6, height=72, seed=6),
+        "x": node("CombCN_TakeShadows", images=["c", 0], mask=["c", 1]),
+        "s": node("Probe_Save", value=["x", 0], name="unused"),
+    }
+    run = client.run(graph)
+
+    assert run.succeeded, run.error
+    assert len(run.progress["x"]) > 2
+    assert run.pictures == []
 
 
 # Training

@@ -110,6 +110,7 @@ def test_video_keeps_sound_rate_and_length(server, client, folder):
     expected = streams(folder / "source.mp4")
     assert expected[:3] == ("h264", RATE, FRAMES)
     assert expected[3][0] > 5
+    assert run.pictures == []  # they would stand above the result
     shown = run.outputs["node"]["images"][0]
     assert streams(server.base / "temp" / shown["filename"]) == expected
     saved = server.base / "output" / run.outputs["saved"]["images"][0]["filename"]
