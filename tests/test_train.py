@@ -570,6 +570,37 @@ def test_calibration_leaves_what_did_not_learn(footage, phase, network, learned)
     }
 
 
+def test_minutes_bound_calibration_too(footage, output, monkeypatch):
+    """Each batch seems to take a minute: of four minutes, few of the 500 clips get any."""
+    training = sys.modules[train.__module__]
+    clock = [0.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
+
+    def lasting(name, seconds):
+        work = getattr(training, name)
+
+        def timed(*arguments, **options):
+            end = clock[0] + seconds
+            result = work(*arguments, **options)
+            clock[0] = end
+            return result
+
+        monkeypatch.setattr(training, name, timed)
+
+    lasting("compute_losses", 60)
+    lasting("_take_step", 30)
+    lasting("_validate", 0)
+    shares = []
+    config = dataclasses.replace(SHORT, steps=1000, minutes=10.0, calibration_clips=500)
+    for _ in train(footage, output, config, tell=lambda share, _: shares.append(share)):
+        pass
+    # A fifth is kept for it; a batch that has begun is finished.
+    assert 8 * 60 <= clock[0] - 60 * len(shares) <= 8 * 60 + 30
+    assert clock[0] <= 11 * 60
+    assert shares == sorted(shares)
+    assert 2 <= len(shares) < 10
+
+
 def test_statistics_are_taken_when_all_is_done(footage, output):
     config = dataclasses.replace(SHORT, calibration_clips=3)
     stopped = run(footage, output, config, stop=lambda: True)
@@ -1044,6 +1075,12 @@ def test_training_in_another_thread(footage, output, whole):
 def test_estimate_takes_steps_and_writes_nothing(footage, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     needed = estimate(footage, SHORT)
+    assert needed.calibration_seconds == 0  # SHORT has no clips for it
+    with_calibration = estimate(footage, dataclasses.replace(SHORT, calibration_clips=64))
+    assert 0 < with_calibration.calibration_seconds < with_calibration.seconds
+    hasty = estimate(footage, dataclasses.replace(SHORT, calibration_clips=64, minutes=1e-6))
+    assert hasty.seconds == pytest.approx(6e-5)
+    assert hasty.calibration_seconds == pytest.approx(1.2e-5)
     assert needed.steps == {"pretrain": 2, "joint": 3}
     assert needed.seconds > 0
     assert needed.memory_bytes is None or needed.memory_bytes > 2**20

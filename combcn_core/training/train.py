@@ -41,6 +41,7 @@ from combcn_core.networks.checkpoint import (
 from combcn_core.networks.inference import fast_precision
 from combcn_core.networks.layers import CombCN, NetworkConfig, fill_mean
 from combcn_core.pixels import Pixels
+from combcn_core.progress import Tell, part_of
 from combcn_core.stream.memory import peak_memory_bytes
 from combcn_core.training.data import Batch, DataConfig, Footage, Source, iterate_batches
 from combcn_core.training.losses import detail_loss, temporal_loss, total_loss
@@ -66,7 +67,7 @@ class TrainConfig(DataConfig):
     """Steps of 3DCN alone before them, in the modes joint and frozen; left out when training
     starts from given weights."""
     minutes: float | None = None
-    """Stop after so many minutes; the same command goes on from there."""
+    """Stop after this many minutes, calibration included; the same command goes on from there."""
     batch: int = 1
     """Clips that go through the networks at a time."""
     accumulate: int = 1
@@ -177,6 +178,7 @@ def train(
     network: NetworkConfig = DEFAULT_NETWORK,
     start: CombCN | None = None,
     stop: Callable[[], bool] = lambda: False,
+    tell: Tell | None = None,
 ) -> Generator[Progress, None, None]:
     """Train a model and save it; yields after every step and prints nothing.
 
@@ -193,12 +195,14 @@ def train(
             paper's, the default starts from a classical fill.
         start: weights to start from; their configuration counts, not `network`.
         stop: asked after every step.
+        tell: as in `inpaint`, of the calibration at the end, which takes a while.
 
     Raises:
         ValueError: settings that do not fit, or a state of other settings or footage.
         TrainingDiverged: NaN.
         OSError: nothing can be saved there, or a process that prepares clips was ended.
     """
+    began = time.monotonic()
     check_name(output)
     if not torch.is_grad_enabled():
         raise ValueError(
@@ -219,7 +223,8 @@ def train(
     num_steps = phases[-1].stop
     if state.step >= num_steps:
         if processes.first and not _is_complete(output, state):  # it was killed on the last yards
-            _save(state, output, phases[-1], footage, {}, complete=True)
+            calibration = _Calibration.of(config, began, tell)
+            _save(state, output, phases[-1], footage, {}, calibration)
         return
     batches = iterate_batches(
         footage.train,
@@ -231,7 +236,9 @@ def train(
         workers=config.workers,
     )
     held_back = _validation_batches(footage, config, model.config) if processes.first else []
-    began, saved_step = time.monotonic(), state.step
+    saved_step = state.step
+    step_seconds = 0.0  # the longest since the first, which is slow
+    first_step = state.step
     losses: Mapping[str, float] | None = {}
     whole = True  # the state is that after a step: in the middle of one it is nothing to go on from
     try:
@@ -242,6 +249,7 @@ def train(
                     # CombCN is to learn on the 3DCN that it will be used with.
                     model.temporal.load_state_dict(state.averaged.temporal.state_dict())
                 rate = learning_rate(config, phase, state.step)
+                step_began = time.monotonic()
                 step_batches = list(islice(batches, config.accumulate))
                 whole = False
                 losses = _take_step(state, phase, rate, step_batches, processes)
@@ -249,8 +257,11 @@ def train(
                     raise TrainingDiverged(_divergence(state.step + 1, saved_step))
                 whole = True
                 ends = state.step == num_steps
-                minutes = (time.monotonic() - began) / 60
-                late = config.minutes is not None and minutes >= config.minutes
+                now = time.monotonic()
+                if state.step > first_step + 1:
+                    step_seconds = max(step_seconds, now - step_began)
+                rest = _calibration_seconds(config, step_seconds)
+                late = config.minutes is not None and now + rest >= began + config.minutes * 60
                 ends = processes.any(ends or late or stop() or bool(signals))
                 validation = sample = None
                 if held_back and (ends or state.step % config.sample_every == 0):
@@ -258,7 +269,8 @@ def train(
                 saved = ends or state.step % config.save_every == 0
                 if saved and processes.first:
                     complete = state.step == num_steps or late
-                    _save(state, output, phase, footage, losses, complete)
+                    limit = _Calibration.of(config, began, tell) if complete else None
+                    _save(state, output, phase, footage, losses, limit)
                 saved_step = state.step if saved else saved_step
                 seconds = time.monotonic() - began
                 yield Progress(
@@ -271,7 +283,7 @@ def train(
         batches.close()
         if whole and state.step != saved_step and processes.first:  # ended between two saves
             phase = next(phase for phase in phases if state.step <= phase.stop)
-            _save(state, output, phase, footage, losses or {}, complete=False)
+            _save(state, output, phase, footage, losses or {}, None)
 
 
 def _divergence(step: int, saved_step: int) -> str:
@@ -290,12 +302,14 @@ class Estimate:
 
     Attributes:
         steps: in each phase.
-        seconds: for all of them.
+        seconds: for all of them and the calibration after them; no more than `minutes`.
+        calibration_seconds: of these, for the calibration.
         memory_bytes: at the peak so far; of the device where that is a GPU. None: not known.
     """
 
     steps: Mapping[str, int]
     seconds: float
+    calibration_seconds: float
     memory_bytes: int | None
 
 
@@ -306,7 +320,10 @@ def estimate(
     network: NetworkConfig = DEFAULT_NETWORK,
     start: CombCN | None = None,
 ) -> Estimate:
-    """Take two steps of each phase, and write nothing. Arguments and errors as in `train`."""
+    """Take two steps of each phase, calibrate with a batch, and write nothing.
+
+    Arguments and errors as in `train`.
+    """
     processes = _Processes(config.device)
     state = _State.make(footage, config, network, start, processes)
     phases = plan_phases(state.config, state.model.config)
@@ -326,12 +343,24 @@ def estimate(
                 step_batches = list(islice(batches, config.accumulate))
                 _take_step(state, phase, 0.0, step_batches, processes)
             seconds += (time.monotonic() - began) * (phase.stop - phase.start)
+    calibration_seconds = 0.0
+    if config.calibration_clips:
+        model = copy.deepcopy(state.averaged)
+        began = time.monotonic()
+        for pass_over in (calibrate, temper):
+            pass_over(model, footage, state.config, config.batch, phase=phases[-1].name)
+        count = -(-config.calibration_clips // config.batch)
+        calibration_seconds = (time.monotonic() - began) * count
+    seconds += calibration_seconds
+    if config.minutes is not None:
+        seconds = min(seconds, config.minutes * 60)
+        calibration_seconds = min(calibration_seconds, _CALIBRATION_SHARE * config.minutes * 60)
     if processes.device.type == "cuda":
         memory: int | None = torch.cuda.max_memory_allocated(processes.device)
     else:
         memory = peak_memory_bytes()
     steps: dict[str, int] = {phase.name: phase.stop - phase.start for phase in phases}
-    return Estimate(steps, seconds, memory)
+    return Estimate(steps, seconds, calibration_seconds, memory)
 
 
 def plan_phases(config: TrainConfig, network: NetworkConfig) -> list[Phase]:
@@ -721,16 +750,17 @@ def _save(
     phase: Phase,
     footage: Footage,
     losses: Mapping[str, float],
-    complete: bool,
+    calibration: _Calibration | None,
 ) -> None:
-    """The state to go on from, and the averaged weights for use."""
+    """The state to go on from, and the averaged weights for use; calibrated where all is done."""
     state.save(_state_path(output))
     model = copy.deepcopy(state.averaged)
-    clips = state.config.calibration_clips if complete else 0
+    clips = 0 if calibration is None else state.config.calibration_clips
     gain = 1.0
-    if clips:
-        calibrate(model, footage, state.config, clips, phase=phase.name)
-        gain = temper(model, footage, state.config, clips, phase=phase.name)
+    if calibration is not None and clips:
+        first, second = calibration.halves()
+        calibrate(model, footage, state.config, clips, phase=phase.name, limit=first)
+        gain = temper(model, footage, state.config, clips, phase=phase.name, limit=second)
     if state.config.half:
         model.half()
     facts = {
@@ -756,9 +786,47 @@ def _is_complete(output: Path, state: _State) -> bool:
     return all(facts.get(name) == value for name, value in wanted.items())
 
 
+_CALIBRATION_SHARE = 0.2  # of `minutes`, at most
+
+
+class _Calibration(NamedTuple):
+    """When calibration has to end, by time.monotonic(), and who is told how far it is."""
+
+    end: float
+    tell: Tell | None = None
+
+    @classmethod
+    def of(cls, config: TrainConfig, began: float, tell: Tell | None) -> _Calibration:
+        """What is left of the minutes; all the time there is where none are given."""
+        return cls(math.inf if config.minutes is None else began + config.minutes * 60, tell)
+
+    def halves(self) -> tuple[_Calibration, _Calibration]:
+        """For its two passes."""
+        now = time.monotonic()
+        return (
+            _Calibration(now + (self.end - now) / 2, part_of(self.tell, 0, 0.5)),
+            _Calibration(self.end, part_of(self.tell, 0.5, 1)),
+        )
+
+
+def _calibration_seconds(config: TrainConfig, step_seconds: float) -> float:
+    """What is to be kept of the minutes for calibration: of each clip no step is taken."""
+    if not config.calibration_clips or config.minutes is None:
+        return 0.0
+    batches = 2 * -(-config.calibration_clips // config.batch)
+    wanted = batches * step_seconds / config.accumulate
+    return min(wanted, _CALIBRATION_SHARE * config.minutes * 60)
+
+
 @torch.no_grad()
 def calibrate(
-    model: CombCN, footage: Footage, config: TrainConfig, clips: int, *, phase: str = "joint"
+    model: CombCN,
+    footage: Footage,
+    config: TrainConfig,
+    clips: int,
+    *,
+    phase: str = "joint",
+    limit: _Calibration | None = None,
 ) -> None:
     """Take BatchNorm's statistics anew, as plain means over batches of training clips.
 
@@ -770,6 +838,7 @@ def calibrate(
         config: of the training.
         clips: how many, at least.
         phase: of the training, the last one; statistics of a network that did not learn in it stay.
+        limit: when to end with fewer clips, after one batch at least.
     """
     learned = nn.ModuleList(_trained(model, phase))
     norms = [
@@ -783,7 +852,7 @@ def calibrate(
     fresh = dataclasses.replace(config, seed=config.seed + 2, repeats=1)
     model.eval()
     learned.train()
-    for _ in _predictions(model, footage.train, fresh, clips, phase):
+    for _ in _predictions(model, footage.train, fresh, clips, phase, limit):
         pass
     model.eval()
     for norm in norms:
@@ -792,7 +861,13 @@ def calibrate(
 
 @torch.no_grad()
 def temper(
-    model: CombCN, footage: Footage, config: TrainConfig, clips: int, *, phase: str = "joint"
+    model: CombCN,
+    footage: Footage,
+    config: TrainConfig,
+    clips: int,
+    *,
+    phase: str = "joint",
+    limit: _Calibration | None = None,
 ) -> float:
     """Scale what CombCN adds to its fill by the factor that serves clips held back best.
 
@@ -805,6 +880,7 @@ def temper(
         config: of the training.
         clips: how many, at least.
         phase: of the training, the last one.
+        limit: as in `calibrate`.
 
     Returns:
         The factor. 1, and nothing is changed, where nothing is held back or there is nothing to
@@ -816,7 +892,8 @@ def temper(
     held = dataclasses.replace(config, seed=config.seed + 3, repeats=1)
     product = square = 0.0
     model.eval()
-    for batch, frames, prediction in _predictions(model, footage.validation, held, clips, phase):
+    predictions = _predictions(model, footage.validation, held, clips, phase, limit)
+    for batch, frames, prediction in predictions:
         assert prediction is not None
         clip, filled, learn = (t[:, :, frames] for t in (batch.clip, batch.filled, batch.learn))
         added = (prediction - filled) * learn
@@ -829,20 +906,32 @@ def temper(
 
 
 def _predictions(
-    model: CombCN, sources: Sequence[Source], config: TrainConfig, clips: int, phase: str
+    model: CombCN,
+    sources: Sequence[Source],
+    config: TrainConfig,
+    clips: int,
+    phase: str,
+    limit: _Calibration | None,
 ) -> Iterator[tuple[Batch, Tensor, Tensor | None]]:
-    """Batches of so many clips at least, the frames that CombCN saw of them, and its prediction."""
+    """Batches of this many clips at least, or as many as the limit allows; the frames that CombCN
+    saw of them, and its prediction."""
+    limit = limit or _Calibration(math.inf)
+    count = -(-clips // config.batch)
     device = next(model.parameters()).device
     batches = iterate_batches(
         sources, config, config.batch, ratio=model.config.ratio, workers=config.workers
     )
     with closing(batches):
-        for number, batch in enumerate(islice(batches, -(-clips // config.batch))):
+        for number, batch in enumerate(islice(batches, count)):
             batch = _to_device(batch, device)
             frames = _choose_frames(config, batch.clip.shape[2], np.random.default_rng(number))
             with _autocast(config, model.config, device):
                 prediction = compute_losses(model, batch, phase, frames)[2]
             yield batch, frames, prediction
+            if limit.tell is not None:
+                limit.tell((number + 1) / count, None)
+            if time.monotonic() >= limit.end:
+                return
 
 
 # --- processes and signals ------------------------------------------------------------------------
