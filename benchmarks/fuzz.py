@@ -43,6 +43,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from combcn_core.cli import main as combcn
 from combcn_core.clips.video import ClipInfo, open_reader, open_writer
 from combcn_core.networks.checkpoint import WEIGHTS_FOLDER, digest_tensors, load_model
+from combcn_core.progress import Progress
 from combcn_core.segments import GIB
 from combcn_core.shot import InpaintConfig
 from combcn_core.stream.batch import Row, read_manifest
@@ -271,8 +272,8 @@ def _exr_images(frames: Sequence[Any]) -> dict[str, Files]:
 def _kept_segments(folder: Path, arguments: Sequence[str]) -> Files:
     """What `arguments` with --resume would find of a run that was stopped."""
 
-    def stop(done: int, total: int) -> None:
-        if done == NUM_FRAMES - 1:
+    def stop(now: Progress) -> None:
+        if now.frames == NUM_FRAMES - 1:
             raise KeyboardInterrupt
 
     config = InpaintConfig(reach=2, segment_frames=1)

@@ -14,7 +14,7 @@ clips of DATA: those with a background.png, the truth of every frame; masks grow
 Methods: telea (the floor), no-network (what `combcn inpaint` does without --weights, the same as
 with --no-network) and, with --weights, combcn. The row "limit" is how well the truth can be known:
 of a rendered scene, the truth with other noise; of a still-camera clip, its known pixels away from
-the hole, against the background there. The row "predicted" is what `combcn evaluate --self-test`
+the hole, against the background there. The row "predicted" is what `combcn predict`
 says of the last method, without the truth; how far the areas that it hid differ among each other,
 and from the hole in what other frames show, is in the second table. (It knows default settings.)
 

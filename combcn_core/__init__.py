@@ -13,6 +13,7 @@ from combcn_core.measure.scores import Score
 from combcn_core.networks.checkpoint import load_model, read_model_info, save_model
 from combcn_core.networks.inference import InferenceModel, prepare
 from combcn_core.networks.layers import CombCN, NetworkConfig
+from combcn_core.progress import Progress
 from combcn_core.shadows import TakenShadows, take_shadows
 from combcn_core.shot import (
     InpaintConfig,
@@ -38,6 +39,7 @@ __all__ = [
     "MaskConfig",
     "NetworkConfig",
     "Prediction",
+    "Progress",
     "Report",
     "Score",
     "TakenShadows",

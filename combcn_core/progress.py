@@ -1,9 +1,9 @@
-"""How far a piece of work is, told on the way."""
+"""How far a piece of work is, for whoever waits for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,58 @@ Item = TypeVar("Item")
 # Called often with the share of the work that is done, from 0 to 1, and, where there is one, a
 # frame (H, W, 3) as far as it is filled. What it raises ends the work.
 Tell = Callable[[float, Pixels | None], None]
+
+
+class Progress(NamedTuple):
+    """How far a run over files is.
+
+    Attributes:
+        stage: what was done last: "opening", "following masks", "finding shadows", "reading",
+            "finding motion", "filling", "writing" or "checking".
+        share: of the whole run, from 0 to 1; it never falls.
+        frames: written so far.
+        num_frames: to be written; 0 while they are not counted yet.
+        picture: a frame (H, W, 3) as far as it is filled, where there is one.
+    """
+
+    stage: str
+    share: float
+    frames: int = 0
+    num_frames: int = 0
+    picture: Pixels | None = None
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Stages:
+    """Adds up stages that run side by side to the share of the whole."""
+
+    def __init__(self, on_progress: OnProgress | None, weights: Mapping[str, float]) -> None:
+        """
+        Args:
+            on_progress: told of all of them.
+            weights: stage -> its part of the time, in any unit.
+        """
+        self._on_progress = on_progress
+        total = sum(weights.values())
+        self._weights = {name: weight / total for name, weight in weights.items()}
+        self._shares = dict.fromkeys(weights, 0.0)
+        self.frames = self.num_frames = 0
+
+    def __call__(self, stage: str, share: float = 0.0, picture: Pixels | None = None) -> None:
+        """Say that this share of a stage is done. A share that is less than before counts for
+        nothing.
+        """
+        self._shares[stage] = max(share, self._shares[stage])
+        if self._on_progress is not None:
+            whole = sum(self._weights[name] * share for name, share in self._shares.items())
+            now = Progress(stage, min(whole, 1.0), self.frames, self.num_frames, picture)
+            self._on_progress(now)
+
+    def tell(self, stage: str) -> Tell:
+        """For work that is this stage."""
+        return lambda share, picture: self(stage, share, picture)
 
 
 def part_of(tell: Tell | None, start: float, stop: float, *, shows: bool = True) -> Tell | None:

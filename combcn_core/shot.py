@@ -168,6 +168,18 @@ def inpaint(
     Raises:
         ValueError: shapes or types that do not fit, or no known pixel in any frame.
     """
+    return inpaint_with_rest(images, masks, model, config, tell=tell)[0]
+
+
+def inpaint_with_rest(
+    images: Tensor,
+    masks: Tensor,
+    model: Model | None = None,
+    config: InpaintConfig = InpaintConfig(),
+    *,
+    tell: Tell | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`inpaint`; and (T, H, W) bool, True where no other frame showed what is behind the hole."""
     holes = grow(_check_clip(images, masks), config.grow_pixels)
     if holes.all():
         raise ValueError(
@@ -177,12 +189,17 @@ def inpaint(
     frames, hole_list = _to_arrays(images), list(holes.numpy(force=True))
     inpainter = ShotInpainter(config, model)
     done: list[Pixels] = []
+    rest: list[Mask] = []
     for segment, shot_start in _plan(frames, config.segment_frames, inpainter.halo):
         window = slice(segment.read_start, segment.read_stop)
         part = part_of(tell, segment.start / len(frames), segment.stop / len(frames))
-        result = inpainter.run(frames[window], hole_list[window], segment, shot_start, tell=part)
-        done += result.frames
-    return torch.where(holes[..., None], _to_tensor(done, images), images)
+        seen = inpainter.look(
+            frames[window], hole_list[window], segment, shot_start, tell=part_of(part, 0, 0.7)
+        )
+        rest += [seen.rest[t].whole() for t in range(segment.start, segment.stop)]
+        done += inpainter.restore(seen, tell=part_of(part, 0.7, 1)).frames
+    result = torch.where(holes[..., None], _to_tensor(done, images), images)
+    return result, torch.from_numpy(np.stack(rest)).to(images.device)
 
 
 def propagate(
@@ -664,10 +681,11 @@ class ShotInpainter:
         """
         if config.network and model is None:
             raise ValueError("network is on but there is no model; give one, or turn it off.")
+        device = _device(config)  # which is to be there, whether networks run on it or not
         self.config = config
         self.model: InferenceModel | None = None
         if model is not None and config.network is not False:
-            self.model = prepare(model, device=_device(config), precision=config.precision)
+            self.model = prepare(model, device=device, precision=config.precision)
         self._window = Window(config.reach)
 
     @property

@@ -88,7 +88,7 @@ class InpaintVideo(io.ComfyNode):
         if (mask is None) == (mask_video is None):
             given = "neither mask nor mask_video" if mask is None else "both mask and mask_video"
             raise ValueError(f"{given} is connected; connect one of them.")
-        config, progress = InpaintConfig(**settings), Progress()
+        config, progress = InpaintConfig(**settings), Progress(preview_seconds=None)
         ending = MASTERS[master]
         with Scratch() as scratch:
             source = scratch.file_of(video)
@@ -114,7 +114,7 @@ class InpaintVideo(io.ComfyNode):
                     model=None if model is None else attempt.ready(model, info.height, info.width),
                     frames=frames,
                     fit_mask=resize_mask,
-                    tell=progress,
+                    progress=lambda now: progress(now.share),
                 )
 
             report = backing_off(work)

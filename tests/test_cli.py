@@ -8,6 +8,7 @@ import functools
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from combcn_core import cli
 from combcn_core.demo import clip as demo
 from combcn_core.networks.checkpoint import save_model
 from combcn_core.networks.layers import CombCN, NetworkConfig
+from combcn_core.version import __version__
 
 HEIGHT, WIDTH, COUNT = 48, 64, 12
 COMMAND = Path(sys.executable).with_name("combcn")
@@ -232,7 +234,18 @@ def reference_outside(folder):
 
 
 def reference_not_there(folder):
-    return "clip.mkv --mask mask.png --output result --reference 1=lost.png", "lost.png does not"
+    return (
+        "clip.mkv --mask mask.png --output result --reference 1=lost.png",
+        "reference lost.png does not exist; give a picture of frame 1 without the object",
+    )
+
+
+def device_not_there(folder):
+    missing = "mps" if sys.platform != "darwin" else "cuda"
+    return (
+        f"clip.mkv --mask mask.png --output result --device {missing}",
+        f"device {missing} is not available here",
+    )
 
 
 def weights_not_there(folder):
@@ -293,6 +306,7 @@ MISTAKES = [
     reference_twice,
     reference_outside,
     reference_not_there,
+    device_not_there,
     weights_not_there,
     weights_without_network,
     memory_too_low,
@@ -322,6 +336,8 @@ def test_mistake_is_said_in_one_sentence_and_nothing_is_written(folder, capfd, m
     ("argv", "message"),
     [
         ([], "Missing subcommand"),
+        (["inpant", "clip.mkv"], "there is no command inpant; did you mean inpaint?"),
+        (["x", "clip.mkv"], "there is no command x; there are inpaint, masks"),
         (["inpaint", "clip.mkv"], "--mask"),
         (["inpaint", "clip.mkv", "--mask", "m", "--output", "o", "--reach", "far"], "--reach"),
         (["inpaint", "clip.mkv", "--mask", "m", "--output", "o", "--bigger"], "--bigger"),
@@ -335,6 +351,11 @@ def test_wrong_flag_is_exit_code_2(folder, capfd, argv, message):
 
 
 # What works
+
+
+def test_version(capfd):
+    assert cli.main(["--version"]) == 0
+    assert capfd.readouterr().out == f"combcn {__version__}\n"
 
 
 def test_result_is_exact_outside_the_mask_and_reported(folder, capfd):
@@ -414,6 +435,26 @@ def test_frames_and_reference(folder):
     np.testing.assert_array_equal(written[:12], moving_frames()[5, :12])
 
 
+def test_much_that_no_frame_shows_is_said_with_what_helps(folder, capfd):
+    # The first and last frames alone show no more than themselves.
+    arguments = ("clip.mkv", "--mask", "mask.png", "--output")
+    assert inpaint(*arguments, "one", "--no-propagate", "--frames", "0-0") == 0
+    line = capfd.readouterr().out.splitlines()[-1]
+    assert "100% of the hole was seen in no frame" in line
+    assert all(way in line for way in ("--reach", "--reference", "another inpainter"))
+    assert inpaint(*arguments, "all") == 0
+    assert "made up" not in capfd.readouterr().out
+
+
+def test_few_frames_say_what_they_cost(folder, capfd):
+    arguments = ("clip.mkv", "--mask", "mask.png", "--frames", "4-5", "--output")
+    assert inpaint(*arguments, "far") == 0
+    assert "12 frames are read for the 2 that are wanted" in (errors := capfd.readouterr().err)
+    assert "--reach, such as 12" in errors
+    assert inpaint(*arguments, "near", "--reach", "1", "--unseen", "smooth") == 0
+    assert "are read for" not in capfd.readouterr().err
+
+
 def test_weights_run_the_networks(folder, capfd):
     import torch
 
@@ -437,7 +478,10 @@ def test_progress_bar_on_a_terminal(folder, monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     assert inpaint("clip.mkv", "--mask", "mask.png", "--output", "result", "--no-network") == 0
-    assert f"{COUNT}/{COUNT}" in screen.getvalue()
+    shown = screen.getvalue().split("\r")
+    assert "opening" in shown[2]  # from the first second
+    assert f"{COUNT}/{COUNT} frames" in shown[-1]
+    assert re.search(r"100%.*\d\d:\d\d<00:00", shown[-1])
 
 
 def test_demo_writes_its_files_and_both_figures(tmp_path, monkeypatch, capfd):

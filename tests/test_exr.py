@@ -302,8 +302,8 @@ def test_resume_of_float_frames(tmp_path):
     config = InpaintConfig(reach=6, segment_frames=4)
     inpaint_file(*paths[:2], tmp_path / "whole", config=config)
 
-    def interrupt(done, total):
-        if done == 10:
+    def interrupt(now):
+        if now.frames == 10:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -41,8 +41,10 @@ def folder(tmp_path):
 def inpaint(folder, source="clip.mkv", output="out.mkv", after=None, act=None, **settings):
     """Inpaint; after so many written frames something happens."""
 
-    def progress(done, total):
-        if done == after:
+    def progress(now):
+        nonlocal after
+        if now.frames == after:
+            after = None
             act()
 
     fps = Fraction(24) if source == "frames" and "." in output else None

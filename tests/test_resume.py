@@ -37,8 +37,8 @@ def clip(tmp_path):
 def run(clip, output, *, stop_after=None, config=CONFIG, model=None, resume=True):
     """Inpaint; Ctrl-C comes after so many written frames."""
 
-    def progress(done, total):
-        if done == stop_after:
+    def progress(now):
+        if now.frames == stop_after:
             raise KeyboardInterrupt
 
     return inpaint_file(

@@ -25,7 +25,7 @@ from combcn_core.measure.predict import (
     find_placements,
     self_test,
 )
-from combcn_core.shot import InpaintConfig, inpaint
+from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
 
 # By its path: with the root on sys.path, its `nodes` would hide ComfyUI's.
 PATH = Path(__file__).parent.parent / "benchmarks" / "scenes.py"
@@ -114,7 +114,7 @@ def test_hidden_area_moves_as_the_hole_does():
 def test_still_background_is_recovered():
     prediction = self_test(still(), walk())
     assert prediction.num_frames == 12
-    assert len(prediction.scores) == 3
+    assert len(prediction.scores) == 2
     # Every hidden pixel is seen in another frame, and nothing moves: no more than rounding is lost.
     assert prediction.expected("seen")[0] == 1
     assert prediction.expected("l1")[0] < 0.05
@@ -213,6 +213,39 @@ def test_prediction_is_near_the_truth_where_noise_decides():
     assert predicted == pytest.approx(true, abs=3)
 
 
+def test_small_part_of_the_mask_says_nothing_about_the_rest():
+    # A player with no room, and a ball that has some, in one frame.
+    masks = torch.zeros(5, 40, 60, dtype=torch.bool)
+    masks[:, 2:38, 4:50] = True
+    masks[2, 10:13, 53:56] = True
+    images = torch.from_numpy(np.stack([picture(40, 60)] * 5))
+    with pytest.raises(ValueError, match=r"only 0\.1% of the mask has room"):
+        self_test(images, masks)
+
+
+def test_figure_that_cannot_be_measured_is_unknown():
+    # One frame has a hole, so nothing can flicker.
+    masks = walk(6)
+    masks[:3] = masks[4:] = False
+    prediction = self_test(still(6), masks)
+    assert math.isnan(prediction.expected("flicker")[0])
+    text = "\n".join(describe(prediction))
+    assert "flicker unknown" in text
+    assert "nan" not in text
+
+
+def test_each_area_is_filled_once(monkeypatch):
+    """What is seen of it is taken from the same run."""
+    calls = []
+    restore = ShotInpainter.restore
+    monkeypatch.setattr(
+        ShotInpainter,
+        "restore",
+        lambda self, seen, **options: calls.append(seen) or restore(self, seen, **options),
+    )
+    assert len(self_test(still(6), walk(6)).scores) == len(calls) == 2
+
+
 # What it says
 
 
@@ -276,13 +309,13 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def evaluate(*arguments):
-    return cli.main(["evaluate", *arguments])
+def predict(*arguments):
+    return cli.main(["predict", *arguments])
 
 
 def test_command_predicts(folder, capfd):
-    arguments = ["clip.mkv", "--self-test", "--mask", "mask.mkv", "--output", "out"]
-    assert evaluate(*arguments, "--test-frames", "8", "--seeds", "2", "5") == 0
+    arguments = ["clip.mkv", "--mask", "mask.mkv", "--output", "out", "--grow-pixels", "2"]
+    assert predict(*arguments, "--test-frames", "8", "--seeds", "2", "5") == 0
     output, errors = capfd.readouterr()
     assert errors == ""
     expected = self_test(
@@ -309,22 +342,28 @@ def test_command_predicts(folder, capfd):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--self-test", "--self-test needs --mask"),
-        ("--mask mask.mkv", "is for --self-test"),
-        ("--self-test --mask 1,1,80,55", "leaves no room"),
-        ("--self-test --mask mask.mkv --holes box", "--holes is of no use"),
-        ("--self-test --mask mask.mkv --size 64", "--size is of no use"),
-        ("--self-test --mask lost.png", "lost.png does not exist"),
-        ("--self-test --mask mask.mkv --test-frames 1", "max_frames is 1"),
-        ("--self-test --mask mask.mkv --weights big", "no weights are called 'big'"),
+        ("--mask 1,1,80,55", "leaves no room"),
+        ("--mask lost.png", "lost.png does not exist"),
+        ("--mask mask.mkv --test-frames 1", "max_frames is 1"),
+        ("--mask mask.mkv --weights big", "no weights are called 'big'"),
+        ("--mask mask.mkv --reach 0", "reach is 0"),
     ],
 )
 def test_mistake_is_said_in_one_sentence(folder, capfd, arguments, message):
     before = sorted(folder.rglob("*"))
-    assert evaluate("clip.mkv", *arguments.split()) == 2
+    assert predict("clip.mkv", *arguments.split()) == 2
     output, errors = capfd.readouterr()
     assert output == ""
     (line,) = errors.splitlines()
     assert line.startswith("combcn: ")
     assert message in line
     assert sorted(folder.rglob("*")) == before
+
+
+def test_old_flag_still_works_and_says_its_new_name(folder, capfd):
+    arguments = ["clip.mkv", "--self-test", "--mask", "mask.mkv", "--output", "out"]
+    assert cli.main(["evaluate", *arguments, "--test-frames", "6", "--seeds", "2"]) == 0
+    output, errors = capfd.readouterr()
+    assert "is now `combcn predict`" in errors
+    assert "frames 0 to 5 of 12" in output
+    assert (folder / "out/index.html").is_file()

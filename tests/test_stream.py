@@ -343,7 +343,7 @@ def test_little_memory_makes_segments_be_filled_in_parts(two_shots, tmp_path, mo
     monkeypatch.setattr(stream, "available_memory_bytes", lambda: 2_000_000)
     paths = (folder / "frames", folder / "masks", tmp_path / "result")
     shares = []
-    inpaint_file(*paths, config=SHORT_REACH, tell=lambda share, _: shares.append(share))
+    inpaint_file(*paths, config=SHORT_REACH, progress=lambda now: shares.append(now.share))
     assert max(lengths) <= 4  # less makes no difference
     assert shares == sorted(shares)  # the work does not seem to begin anew with each part
     assert shares[-1] == pytest.approx(1)
@@ -428,12 +428,12 @@ def test_flow_beside_the_networks_gives_the_same(two_shots, tmp_path, monkeypatc
     np.testing.assert_array_equal(read_pngs(tmp_path / "result"), two_shots.result)
     assert report.frames == len(two_shots.result)
 
-    def stop(share, frame):
+    def stop(now):
         raise RuntimeError("enough")
 
     before = threading.active_count()
     with pytest.raises(RuntimeError, match="enough"):
-        inpaint_file(*paths[:2], tmp_path / "other", config=SHORT_REACH, tell=stop)
+        inpaint_file(*paths[:2], tmp_path / "other", config=SHORT_REACH, progress=stop)
     assert threading.active_count() <= before + 2  # none but the workers of the flow
     assert sorted(path.name for path in tmp_path.iterdir()) == ["result"]
 
@@ -543,9 +543,9 @@ def test_interrupted_run_leaves_nothing(tmp_path, stop, name):
     write_pngs(tmp_path / "frames", moving_frames(8))
     before = sorted(tmp_path.iterdir())
 
-    def progress(done, total):
-        assert total == 8
-        if done == 5:
+    def progress(now):
+        assert now.num_frames in (0, 8)
+        if now.frames == 5:
             raise stop
 
     with pytest.raises(stop):
@@ -606,15 +606,24 @@ def test_report_adds_up_and_survives_json(tmp_path):
     frames, masks = moving_frames(12), moving_masks(12)
     write_pngs(tmp_path / "frames", frames)
     write_pngs(tmp_path / "masks", masks)
-    done = []
+    told = []
     report = inpaint_file(
         tmp_path / "frames",
         tmp_path / "masks",
         tmp_path / "result",
         config=InpaintConfig(segment_frames=5),
-        progress=lambda *counts: done.append(counts),
+        progress=told.append,
     )
-    assert done == [(index + 1, 12) for index in range(12)]
+    assert told[0].stage == "opening"  # at once
+    assert [now.frames for now in told if now.stage == "writing"] == list(range(1, 13))
+    assert {now.num_frames for now in told[1:]} == {12}
+    shares = [now.share for now in told]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1)
+    stages = list(dict.fromkeys(now.stage for now in told))
+    assert stages == ["opening", "reading", "finding motion", "filling", "writing", "checking"]
+    # The check is a stage of its own, frame by frame.
+    assert len([now for now in told if now.stage == "checking"]) > 12
     parts = ("reference_pixels", "propagated_pixels", "filled_pixels", "network_pixels")
     assert sum(getattr(report, part) for part in parts) == report.hole_pixels == masks.sum()
     stages = dict(report.seconds)

@@ -97,10 +97,10 @@ class EvaluateConfig:
     size: tuple[int, int] | None = None
     """Crop and resize frames to this height and width; None leaves them as they are."""
     unseen: Literal["texture", "smooth"] = "texture"
-    """What combcn, no-network and a self-test put where no frame shows anything, as in
+    """What combcn and no-network put where no frame shows anything, as in
     `InpaintConfig`; networks and 2dcn show what the networks predict."""
     grow_pixels: int = 2
-    """Grow the masks of removals, and of a self-test, by so many pixels, to cover soft edges."""
+    """Grow the masks of removals by this many pixels, to cover soft edges."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the networks run."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -39,14 +39,15 @@ from combcn_core.measure import metrics
 from combcn_core.measure.scores import write_html, write_text
 from combcn_core.networks.inference import Model
 from combcn_core.pixels import from_unit, to_unit
-from combcn_core.progress import Tell, part_of
-from combcn_core.shot import InpaintConfig, inpaint, propagate
+from combcn_core.progress import OnProgress, Progress, Tell, part_of
+from combcn_core.shot import InpaintConfig, inpaint_with_rest
 
 MAX_FRAMES = 96
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 WORST_FRAMES = 5
 MAX_PARTS = 5  # of a mask, that are tried where it has no room as a whole
 GRID_CELLS = 160  # along the longer side: placements are sought on a grid this fine
+LEAST_SHARE = 1 / 3  # of the mask's pixels: less says nothing about the rest
 UNLIKE = 0.1  # difference of two shares that makes hidden areas a doubtful measure
 HOLE_INK, HIDDEN_INK = (255, 214, 10), (60, 220, 255)
 
@@ -156,15 +157,21 @@ def self_test(
         The prediction.
 
     Raises:
-        ValueError: as in `inpaint`; also an empty mask, and one that leaves no room beside it.
+        ValueError: as in `inpaint`; also an empty mask, and one that leaves no room beside it for
+            at least a third of its pixels.
     """
     _check(seeds, max_frames)
     config = config or InpaintConfig()
     holes = grow(check_masks(masks, *images.shape[:3]), config.grow_pixels).cpu().numpy()
     start = _busiest(holes.sum(axis=(1, 2)), max_frames)
     window = slice(start, start + max_frames)
+
+    def progress(now: Progress) -> None:
+        if tell is not None:
+            tell(now.share, now.picture)
+
     return _test(
-        images[window].cpu(), holes[window], model, config, seeds, start, len(images), tell
+        images[window].cpu(), holes[window], model, config, seeds, start, len(images), progress
     )
 
 
@@ -177,7 +184,7 @@ def self_test_file(
     *,
     seeds: Sequence[int] = SEEDS,
     max_frames: int = MAX_FRAMES,
-    tell: Tell | None = None,
+    progress: OnProgress | None = None,
 ) -> Prediction:
     """`self_test` of a file, in 8 bits. Only the frames that are tested are held in memory.
 
@@ -185,7 +192,8 @@ def self_test_file(
         clip: video file, or folder of images.
         mask: see `read_mask`.
         output: a folder, made if need be, for prediction.json, prediction.jpg and index.html.
-        model, config, seeds, max_frames, tell: as in `self_test`.
+        model, config, seeds, max_frames: as in `self_test`.
+        progress: called often; the stages are the tests.
 
     Raises:
         ValueError: as in `self_test`; a file that cannot be read, or an output that cannot be
@@ -193,6 +201,8 @@ def self_test_file(
     """
     _check(seeds, max_frames)
     config = config or InpaintConfig()
+    if progress is not None:
+        progress(Progress("reading", 0.0))
     info = open_reader(clip).info
     with read_mask(mask, info) as masks:
         areas = np.array([int(hole.sum()) for hole in masks])
@@ -203,7 +213,7 @@ def self_test_file(
         picked = torch.from_numpy(np.stack(list(masks)))
     holes = grow(picked, config.grow_pixels).numpy()
     prediction = _test(
-        torch.from_numpy(images), holes, model, config, seeds, start, len(areas), tell
+        torch.from_numpy(images), holes, model, config, seeds, start, len(areas), progress
     )
     _write(Path(output), Path(clip).resolve().name, prediction)
     return prediction
@@ -223,6 +233,8 @@ def describe(prediction: Prediction) -> list[str]:
 
     def figure(name: str, digits: int) -> str:
         mean, spread = prediction.expected(name)
+        if math.isnan(mean):  # flicker, where no two frames in a row have a hole
+            return "unknown"
         text = f"{mean:.{digits}f}"
         return text if math.isnan(spread) else f"{text} ± {spread:.{digits}f}"
 
@@ -364,9 +376,16 @@ def _test(
     seeds: Sequence[int],
     first_frame: int,
     total_frames: int,
-    tell: Tell | None,
+    progress: OnProgress | None,
 ) -> Prediction:
     shape, placements = _draw(holes, seeds)
+    share = float(shape.sum() / holes.sum())
+    if share < LEAST_SHARE:
+        raise ValueError(
+            f"only {share:.1%} of the mask has room elsewhere in the frame to be hidden and "
+            f"compared, which says nothing about the rest ({LEAST_SHARE:.0%} would); give a "
+            "smaller mask, or test fewer frames."
+        )
     config = replace(config, grow_pixels=0)  # the holes are grown already
     scores: list[HiddenScore] = []
     panels: list[Image] = []
@@ -375,12 +394,8 @@ def _test(
     for number, placement in enumerate(placements):
         hidden = placement.apply(shape)
         union = torch.from_numpy(holes | hidden)
-        part = part_of(tell, number / len(placements), (number + 1) / len(placements))
-        result = inpaint(images, union, model, config, tell=part_of(part, 0, 0.6))
-        remaining = union
-        if config.propagate:
-            part = part_of(part, 0.6, 1, shows=False)
-            _, remaining = propagate(images, union, reach=config.reach, tell=part)
+        tell = _telling(progress, number, len(placements))
+        result, remaining = inpaint_with_rest(images, union, model, config, tell=tell)
         where = torch.from_numpy(hidden)
         scores.append(
             HiddenScore(
@@ -394,7 +409,7 @@ def _test(
         )
         of_frames = _frame_errors(result, images, where)
         errors += of_frames / len(placements)
-        worst = int(of_frames.argmax())
+        worst = int(np.where(hidden.any(axis=(1, 2)), of_frames, -1).argmax())
         panels += _draw_panels(images, result, holes, hidden, worst)
         labels += [
             f"source, the hole and a hidden area\nframe {first_frame + worst}",
@@ -405,11 +420,22 @@ def _test(
         first_frame,
         len(images),
         total_frames,
-        float(shape.sum() / holes.sum()),
+        share,
         tuple(scores),
         tuple((first_frame + int(frame), float(errors[frame])) for frame in order),
         side_by_side(panels, labels, columns=2),
     )
+
+
+def _telling(progress: OnProgress | None, number: int, count: int) -> Tell | None:
+    """For one test of several."""
+    if progress is None:
+        return None
+
+    def tell(share: float, picture: Image | None) -> None:
+        progress(Progress(f"test {number + 1} of {count}", share, picture=picture))
+
+    return part_of(tell, number / count, (number + 1) / count)
 
 
 def _frame_errors(result: Tensor, images: Tensor, hidden: Tensor) -> NDArray[np.float64]:

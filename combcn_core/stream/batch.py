@@ -15,12 +15,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from combcn_core.clips.masks import MaskConfig
 from combcn_core.networks.checkpoint import WEIGHTS_FOLDER, load_model
 from combcn_core.networks.layers import CombCN
+from combcn_core.progress import OnProgress, Progress
 from combcn_core.shot import InpaintConfig
 from combcn_core.stream.files import inpaint_file, keep_segments, list_segments
 from combcn_core.version import __version__
@@ -134,6 +136,7 @@ def run_batch(
     engine: Engine = "local",
     workers: int = 0,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+    progress: Callable[[Row, Progress], None] | None = None,
 ) -> list[Outcome]:
     """Inpaint the rows of a manifest; a row that fails does not stop the others.
 
@@ -147,6 +150,7 @@ def run_batch(
         workers: processes of the engine "ray", each with its own copy of the networks and an equal
             share of a machine's cores; 0: one for every four cores.
         on_outcome: called as soon as a row has one.
+        progress: called while a row is computed; not with the engine "ray".
 
     Returns:
         What became of each row, in their order.
@@ -166,8 +170,11 @@ def run_batch(
             on_outcome(outcomes[-1])
         else:
             waiting.append(row)
-    run = _run_locally if engine == "local" else _run_on_ray
-    for outcome in run(waiting, workers):
+    if engine == "local":
+        outcomes_now = _run_locally(waiting, progress)
+    else:
+        outcomes_now = _run_on_ray(waiting, workers)
+    for outcome in outcomes_now:
         if outcome.status == "done":
             with open(done_path, "a", encoding="utf-8") as file:
                 file.write(f"{fingerprints[outcome.row.output]}\n")
@@ -291,7 +298,7 @@ class _Worker:
             row.input, row.mask, row.output, frames, config=row.config, model=model, **options
         )
 
-    def write(self, row: Row) -> None:
+    def write(self, row: Row, progress: OnProgress | None = None) -> None:
         options = row.arguments("frames", "references", "fit_mask", "allow_truncated", "fps")
         inpaint_file(
             row.input,
@@ -300,15 +307,18 @@ class _Worker:
             config=row.config,
             model=self.model(row),
             resume=True,
+            progress=progress,
             **options,
         )
 
 
-def _run_locally(rows: list[Row], workers: int) -> Iterator[Outcome]:
+def _run_locally(
+    rows: list[Row], progress: Callable[[Row, Progress], None] | None
+) -> Iterator[Outcome]:
     worker = _Worker()
     for row in rows:
         try:
-            worker.write(row)
+            worker.write(row, None if progress is None else partial(progress, row))
         except (ValueError, OSError, MemoryError) as error:
             yield Outcome(row, "failed", str(error) or type(error).__name__)
         else:

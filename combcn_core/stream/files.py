@@ -47,7 +47,7 @@ from combcn_core.fill.follow import follow
 from combcn_core.masks import PackedMask, PackedMasks, grow
 from combcn_core.networks.jobs import default_memory_bytes
 from combcn_core.networks.layers import CombCN
-from combcn_core.progress import Tell, part_of
+from combcn_core.progress import OnProgress, Stages, Tell, part_of
 from combcn_core.segments import GIB, Segment, plan_shot
 from combcn_core.shadows import Small, find_effects
 from combcn_core.shot import InpaintConfig, Seen, SegmentResult, ShotInpainter
@@ -71,6 +71,20 @@ Item = TypeVar("Item")
 _TRIES = 8  # with half the memory each time
 _FEW_FRAMES = 4  # a shorter segment takes hardly less: its halo is the most of it
 _SPARE = 0.8  # of what is available is used where nobody sets a limit
+
+# Time of the stages, about, where finding motion takes 1.
+_WEIGHTS = {
+    "opening": 0.03,
+    "following masks": 0.1,
+    "finding shadows": 0.2,
+    "reading": 0.0,
+    "finding motion": 1.0,
+    "filling": 0.4,
+    "writing": 0.05,
+    "checking": 0.1,
+}
+_MASK_STAGES = ("opening", "following masks", "finding shadows", "writing")
+
 _STRIDE_BACK = 240  # frames read at a time where a shot is followed back to its start
 
 
@@ -140,8 +154,7 @@ def inpaint_file(
     fps: Fraction | None = None,
     memory_limit_gib: float | None = None,
     resume: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    tell: Tell | None = None,
+    progress: OnProgress | None = None,
 ) -> Report:
     """Fill the holes of a clip and write the result; outside of them nothing changes.
 
@@ -165,8 +178,8 @@ def inpaint_file(
             result stays the same to one level of 255.
         resume: keep each finished segment beside the output until that is whole, and use those that
             an interrupted run of the same source, masks, settings and weights has kept.
-        progress: called with the number of frames written so far and of all, after each.
-        tell: as in `inpaint`: called while frames are computed too.
+        progress: called often, and once for each frame that is written; what it raises ends the
+            work.
 
     Raises:
         ValueError: an input that cannot be used, a mask that leaves nothing known, an output that
@@ -177,13 +190,16 @@ def inpaint_file(
     """
     references = references or {}
     tally = _Tally()
+    stages = Stages(progress, _weights(_WEIGHTS, mask_config, checks=_is_lossless(Path(output))))
+    stages("opening")
     run = _Run.open(
         input, mask, output, config or InpaintConfig(), model, frames, references,
         mask_config=mask_config, fit_mask=fit_mask, allow_truncated=allow_truncated,
-        memory_limit_gib=memory_limit_gib,
+        memory_limit_gib=memory_limit_gib, stages=stages,
     )  # fmt: skip
     clip, config = run.clip, run.config
-    num_written, num_frames = 0, clip.stop - clip.start
+    stages.num_frames = clip.stop - clip.start
+    stages("opening", 1)
     with (
         SegmentStore(Path(output), config, model) if resume else nullcontext() as store,
         open_writer(
@@ -196,14 +212,13 @@ def inpaint_file(
                 QUEUE_FRAMES,
             )
         ) as source,
-        closing(_Filling(run, tally, store).fill(run.jobs(source), tell)) as filled,
+        closing(_Filling(run, tally, store).fill(run.jobs(source), stages)) as filled,
     ):
         for segment in filled:
             while segment:  # let go of one by one
                 sink.put(segment.pop(0))
-                num_written += 1
-                if progress is not None:
-                    progress(num_written, num_frames)
+                stages.frames += 1
+                stages("writing", stages.frames / stages.num_frames)
         sink.finish()
         with tally.stage("write"):
             writer.close()
@@ -211,12 +226,15 @@ def inpaint_file(
     changed: int | None = None
     with tally.stage("check"):
         try:
-            changed = _changed_outside_mask(clip, config.grow_pixels, Path(output))
+            check = stages.tell("checking")
+            changed = _changed_outside_mask(clip, config.grow_pixels, Path(output), check)
         except (OSError, ValueError) as error:  # the output is whole, and stays
             log.warning("%s is written, but could not be compared: %s", output, error)
+    stages("checking", 1)
+    assert stages.frames == stages.num_frames
     return Report(
         version=__version__,
-        frames=num_written,
+        frames=stages.frames,
         hole_pixels=tally.hole_pixels,
         reference_pixels=tally.reference_pixels,
         propagated_pixels=tally.propagated_pixels,
@@ -320,7 +338,7 @@ def keep_segments(
     store = SegmentStore(Path(output), run.config, model)
     with closing(_read(run.clip, run.config.grow_pixels, references, digests=True)) as source:
         filling = _Filling(run, tally, store)
-        for _ in filling.fill(run.jobs(source), None):
+        for _ in filling.fill(run.jobs(source), Stages(None, _WEIGHTS)):
             pass
     return run.clip.stop - run.clip.start - tally.resumed_frames
 
@@ -335,7 +353,7 @@ def write_masks(
     fit_mask: bool = False,
     allow_truncated: bool = False,
     grow_pixels: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | None = None,
 ) -> int:
     """Write the masks that `inpaint_file` would use, one a frame, to be looked at and corrected.
 
@@ -343,7 +361,7 @@ def write_masks(
         input, mask, frames, mask_config, fit_mask, allow_truncated: as in `inpaint_file`.
         output: a folder, for PNGs with the numbers of the frames; or .mkv.
         grow_pixels: grow the masks by so much; negative numbers shrink them.
-        progress: called with the number of masks written so far and of all, after each.
+        progress: as in `inpaint_file`.
 
     Returns:
         The hole pixels in all masks.
@@ -351,21 +369,24 @@ def write_masks(
     Raises:
         ValueError: an input that cannot be used, an output that cannot be written.
     """
+    stages = Stages(progress, _weights(_MASK_STAGES, mask_config))
+    stages("opening")
     clip = _open_clip(
         input, mask, frames, 0, mask_config=mask_config, fit_mask=fit_mask,
-        allow_truncated=allow_truncated,
+        allow_truncated=allow_truncated, stages=stages,
     )  # fmt: skip
     _check_output(output, [input, mask])
     info = clip.info
     form = ClipInfo(info.width, info.height, info.fps, indices=info.indices, names=info.names)
-    hole_pixels, total = 0, clip.stop - clip.start
+    hole_pixels, stages.num_frames = 0, clip.stop - clip.start
+    stages("opening", 1)
     with clip.open_masks(info) as masks, open_writer(output, form) as writer:
-        for count, hole in enumerate(_grown(masks, grow_pixels), 1):
+        for hole in _grown(masks, grow_pixels):
             gray = hole.whole().astype(np.uint8) * np.uint8(255)
             writer.write(np.repeat(gray[..., None], 3, axis=2))
             hole_pixels += hole.num_pixels
-            if progress is not None:
-                progress(count, total)
+            stages.frames += 1
+            stages("writing", stages.frames / stages.num_frames)
     return hole_pixels
 
 
@@ -408,6 +429,7 @@ def _open_clip(
     mask_config: MaskConfig | None,
     fit_mask: bool,
     allow_truncated: bool,
+    stages: Stages | None = None,
 ) -> _Clip:
     """Open all that is to be read, which shows what is wrong with it."""
     whole = open_reader(input, allow_truncated=allow_truncated).info
@@ -443,7 +465,8 @@ def _open_clip(
     margins = (0, len(indices)) if masks is None or not masks.is_of_range else (start, stop)
     span = _shadow_span(read_start, read_stop, margins) if takes else (read_start, read_stop)
     if follows:
-        followed = follow_clip(indices, drawn, *span, open_frames)
+        tell = None if stages is None else stages.tell("following masks")
+        followed = follow_clip(indices, drawn, *span, open_frames, tell)
         kept = dict(zip(indices[span[0] : span[1]], followed, strict=True))
 
         def open_masks(info: ClipInfo) -> MaskReader:
@@ -452,8 +475,9 @@ def _open_clip(
     shadow_pixels = 0
     if takes:
         open_given = open_masks
+        tell = None if stages is None else stages.tell("finding shadows")
         taken = take_shadows_of_clip(
-            indices, read_start, read_stop, margins, open_frames, open_given
+            indices, read_start, read_stop, margins, open_frames, open_given, tell
         )
         wholes = dict(zip(indices[read_start:read_stop], taken, strict=True))
         with open_given(info) as given:
@@ -486,6 +510,7 @@ def take_shadows_of_clip(
     margins: tuple[int, int],
     open_frames: Callable[[int, int], FrameReader],
     open_masks: Callable[[ClipInfo], MaskReader],
+    tell: Tell | None = None,
 ) -> list[PackedMask]:
     """Grow the masks of frames from one position to before another by their shadows.
 
@@ -498,6 +523,7 @@ def take_shadows_of_clip(
         margins: no frame before and after these is read.
         open_frames: opens the frames from one position to before another.
         open_masks: opens their masks.
+        tell: as in `inpaint`.
     """
     grown: list[PackedMask] = []
     unseen: list[int] = []
@@ -512,7 +538,10 @@ def take_shadows_of_clip(
                 objects.append(small.mask(hole))
                 inside = max(begin, start) <= at < min(begin + _SHADOW_FRAMES, stop)
                 wholes.append(PackedMask.of(hole) if inside else None)
-        effects, dark = find_effects(np.stack(pictures), np.stack(objects))
+        ends = (max(start, min(at, stop)) for at in (begin, begin + _SHADOW_FRAMES))
+        low, high = ((at - start) / (stop - start) for at in ends)
+        part = part_of(tell, low, high, shows=False)
+        effects, dark = find_effects(np.stack(pictures), np.stack(objects), tell=part)
         for at, (effect, whole) in enumerate(zip(effects, wholes, strict=True), first):
             if whole is not None:
                 grown.append(PackedMask.of(small.enlarged(effect, whole.whole())))
@@ -533,6 +562,7 @@ def follow_clip(
     start: int,
     stop: int,
     open_frames: Callable[[int, int], FrameReader],
+    tell: Tell | None = None,
 ) -> list[PackedMask]:
     """Carry drawn masks to the frames of a clip from one position to before another.
 
@@ -543,6 +573,7 @@ def follow_clip(
         drawn: index of a frame -> its mask.
         start, stop: positions in `indices`.
         open_frames: opens the frames from one position to before another.
+        tell: as in `inpaint`.
     """
     known = {at: drawn[index] for at, index in enumerate(indices) if index in drawn}
     begin = max((at for at in known if at <= start), default=start)
@@ -556,6 +587,8 @@ def follow_clip(
             if start <= at < stop:
                 found.append(PackedMask.of(hole))
                 doubtful.append((confidence, indices[at]))
+            if tell is not None:
+                tell((at + 1 - begin) / (end - begin), None)
     worst = [f"{number} ({sure:.2f})" for sure, number in sorted(doubtful)[:5] if sure < 1]
     if worst:
         log.info("masks followed; least sure in frames %s: draw one there.", ", ".join(worst))
@@ -645,6 +678,7 @@ class _Run:
         fit_mask: bool,
         allow_truncated: bool,
         memory_limit_gib: float | None,
+        stages: Stages | None = None,
     ) -> _Run:
         inpainter = ShotInpainter(config, model)
         clip = _open_clip(
@@ -655,10 +689,13 @@ class _Run:
             mask_config=mask_config,
             fit_mask=fit_mask,
             allow_truncated=allow_truncated,
+            stages=stages,
         )
         _check_references(references, clip.whole)
         if output is not None:
             _check_output(output, [mask, *references.values()])
+        if frames is not None:
+            _say_cost(clip, config)
         budget = _Budget.of(memory_limit_gib, clip, config, inpainter)
         if memory_limit_gib is not None:
             config = replace(config, segment_frames=budget.longest(config.segment_frames))
@@ -693,11 +730,6 @@ class _Job(NamedTuple):
             self.segment,
             self.shot_start,
         )
-
-    def share(self, start: float, stop: float) -> tuple[float, float]:
-        """Of the whole run, for a part of this segment."""
-        low, high = self.shares
-        return low + (high - low) * start, low + (high - low) * stop
 
     def halves(self) -> tuple[_Job, _Job]:
         """Two segments that give the same frames; their window is more than they need."""
@@ -753,12 +785,13 @@ class _Filling:
         self._lock = threading.Lock()
         self._warned = False
 
-    def fill(self, jobs: Iterator[_Job], tell: Tell | None) -> Generator[list[Pixels], None, None]:
+    def fill(self, jobs: Iterator[_Job], stages: Stages) -> Generator[list[Pixels], None, None]:
         """Yield the output frames of each segment."""
+        stages("reading")
         if not self._inpainter.on_gpu:  # on a CPU, both would fight for the cores
             for job in jobs:
-                look = self._look(job, part_of(tell, *job.share(0, 0.7)))
-                frames = self._finish(job, look, tell)
+                look = self._look(job, part_of(stages.tell("finding motion"), *job.shares))
+                frames = self._finish(job, look, stages)
                 del job, look  # or they would be kept until the next segment has been read
                 yield frames
             return
@@ -776,7 +809,7 @@ class _Filling:
         with closing(ahead(looks(), 1)) as looked:
             try:
                 for job, look in looked:
-                    frames = self._finish(job, look, tell)
+                    frames = self._finish(job, look, stages)
                     del job, look
                     yield frames
             finally:
@@ -821,9 +854,10 @@ class _Filling:
             *self._look_at(second, part_of(tell, 0.5, 1)),
         ]
 
-    def _finish(self, job: _Job, look: _Look, tell: Tell | None) -> list[Pixels]:
-        part = part_of(tell, *job.share(0.7, 1))
+    def _finish(self, job: _Job, look: _Look, stages: Stages) -> list[Pixels]:
+        part = part_of(stages.tell("filling"), *job.shares)
         outputs = job.outputs
+        stages("finding motion", job.shares[1])  # or what was found of it before
         for frame in outputs:
             self._tally.hole_pixels += frame.reference_pixels
             self._tally.reference_pixels += frame.reference_pixels
@@ -840,8 +874,7 @@ class _Filling:
                 with self._tally.stage("keep"):
                     holes = PackedMasks([frame.hole for frame in outputs])
                     self._store.keep(look.key, result, holes)
-        elif part is not None:
-            part(1, outputs[-1].pixels)
+        stages("filling", job.shares[1], result.frames[-1])
         self._tally.add(result)
         self._tally.resumed_frames += len(outputs) if look.resumed else 0
         return result.frames
@@ -1024,6 +1057,11 @@ def _check_references(references: Mapping[int, PathLike], whole: ClipInfo) -> No
                 f"reference {path} is for frame {number}, but {whole.path} has frames 0 to "
                 f"{whole.indices[-1]}; give one of these numbers."
             )
+        if not Path(path).is_file():
+            raise ValueError(
+                f"reference {path} does not exist; give a picture of frame {number} without the "
+                "object."
+            )
         plate = open_reader(path).info
         if plate.num_frames != 1:
             raise ValueError(f"reference {path} has {plate.num_frames} frames; give one picture.")
@@ -1039,15 +1077,45 @@ def _check_references(references: Mapping[int, PathLike], whole: ClipInfo) -> No
             )
 
 
+def _say_cost(clip: _Clip, config: InpaintConfig) -> None:
+    """A few frames may cost as much as many, as others are looked through for what they hide."""
+    wanted, read = clip.stop - clip.start, clip.read_stop - clip.read_start
+    if read >= 2 * wanted and config.propagate and config.reach > 1:
+        log.info(
+            "%d frames are read for the %d that are wanted, as pixels may come from as many as %d "
+            "frames away; a smaller --reach, such as %d, costs less and finds less.",
+            *(read, wanted, config.reach, max(1, config.reach // 4)),
+        )
+
+
 def _check_output(output: PathLike, sources: Iterable[PathLike]) -> None:
     for source in sources:
         if Path(source).resolve() == Path(output).resolve():
             raise ValueError(f"output {output} is one of the inputs; give another name.")
 
 
-def _changed_outside_mask(clip: _Clip, grow_pixels: int, output: Path) -> int | None:
+def _weights(
+    names: Iterable[str], mask_config: MaskConfig | None, checks: bool = False
+) -> dict[str, float]:
+    """Of those stages that a run has; the others weigh nothing."""
+    mask_config = mask_config or MaskConfig()
+    has = {
+        "following masks": mask_config.follow_masks,
+        "finding shadows": mask_config.take_shadows,
+        "checking": checks,
+    }
+    return {name: _WEIGHTS[name] * has.get(name, True) for name in names}
+
+
+def _is_lossless(output: Path) -> bool:
+    return output.suffix.lower() not in (".mp4", ".mov")
+
+
+def _changed_outside_mask(
+    clip: _Clip, grow_pixels: int, output: Path, tell: Tell | None = None
+) -> int | None:
     """Count the pixels that are not those of the source though no mask covers them."""
-    if not (output.is_dir() or output.suffix.lower() == ".mkv"):
+    if not _is_lossless(output):
         return None
     changed = 0
     with (
@@ -1056,10 +1124,13 @@ def _changed_outside_mask(clip: _Clip, grow_pixels: int, output: Path) -> int | 
         open_reader(output) as written,
     ):
         holes = _grown(masks, grow_pixels)
-        for frame, hole, result in zip(frames, holes, written, strict=True):
+        triples = zip(frames, holes, written, strict=True)
+        for count, (frame, hole, result) in enumerate(triples, 1):
             if output.is_dir():
                 differs = differing(frame, result)
             else:
                 differs = (frame.pixels != result.pixels).any(axis=2)
             changed += int((differs & ~hole.whole()).sum())
+            if tell is not None:
+                tell(count / (clip.stop - clip.start), None)
     return changed
