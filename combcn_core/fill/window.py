@@ -456,9 +456,16 @@ class Window:
         Sums over many frames drift. So levels of sources far away are those measured directly from
         a key frame nearby, where there is one.
         """
-        keys = [one for one in self._keys.values() if one is not None and t in one.nearby]
-        key = key or min(keys, key=lambda one: (abs(one.number - t), one.number), default=None)
+        key = key or self._key_near(t)
         return {s: self._log_gain(t, s, key) for s in np.unique(path.source).tolist() if s >= 0}
+
+    def log_gain(self, t: int, source: int) -> Array:
+        """(3,): how much brighter a source is than frame t, once these are propagated."""
+        return self._log_gain(t, source, self._key_near(t))
+
+    def _key_near(self, t: int) -> _Key | None:
+        keys = [one for one in self._keys.values() if one is not None and t in one.nearby]
+        return min(keys, key=lambda one: (abs(one.number - t), one.number), default=None)
 
     def _log_gain(self, t: int, source: int, key: _Key | None) -> Array:
         if key is None or abs(source - t) <= KEY_STEP:
