@@ -147,3 +147,25 @@ def test_mistakes_are_sentences(data, tmp_path, arguments, message):
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not output.exists()
+
+
+def test_levels_follow_a_fade_over_a_moving_picture(tmp_path):
+    rng = np.random.default_rng(2)
+    picture = cv2.GaussianBlur(rng.normal(128, 200, (150, 260, 3)), (0, 0), 2).clip(60, 200)
+    for kind in ("frames", "masks"):
+        (tmp_path / "fade" / kind).mkdir(parents=True)
+    for t in range(17):
+        frame = picture[10:130, 2 * t : 2 * t + 200] * (1 - 0.01 * t)
+        mask = np.zeros((120, 200), np.uint8)
+        mask[40:80, 60:110] = 255
+        cv2.imwrite(str(tmp_path / "fade" / "frames" / f"{t:03d}.png"), frame.round())
+        cv2.imwrite(str(tmp_path / "fade" / "masks" / f"{t:03d}.png"), mask)
+    done = run("benchmarks.levels", tmp_path, "--apart", 8)
+    assert done.returncode == 0, done.stderr
+    name, pairs, *numbers = done.stdout.splitlines()[1].split()
+    assert (name, pairs) == ("fade", "2")  # frames 0 and 8, 8 and 16
+    levels = np.array(numbers, float)
+    wanted = np.exp(np.mean(np.log([0.92 / 1, 0.84 / 0.92])))
+    # Both sides to a hundredth: whole pixels, but values rounded to 8 bits.
+    np.testing.assert_allclose(levels[:6], wanted, atol=0.01)
+    assert (levels[6:] < 1.5).all()
