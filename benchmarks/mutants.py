@@ -48,7 +48,7 @@ MODULES = {
     "clips.scan": "video",
     "clips.read": "video",
     "clips.write": "video",
-    "clips.sound": "video",
+    "clips.tracks": "video",
     "fill.motion": "fill",
     "fill.trace": "fill",
     "fill.choose": "fill",
@@ -101,7 +101,7 @@ REASONS: dict[str, dict[str, str]] = {
     "fill.trace": {"-> ages = np.ones(len(rows)": "the age of what is seen nowhere is never read"},
     "clips.scan": {"-> if (counted or timed)": NO_SUCH_FILES},
     "clips.write": {"self._container = None -> pass": TWICE},
-    "clips.sound": {
+    "clips.tracks": {
         "min(96001, 4 * rate)": TUNED,
         "output.codec_context.open() -> pass": "newer PyAV opens it by itself",
     },

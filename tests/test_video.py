@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from combcn_core.clips.color import downsample_chroma, upsample_chroma
-from combcn_core.clips.formats import VIDEO_FORMATS
+from combcn_core.clips.formats import CODECS
 from combcn_core.clips.timecode import shift_timecode
 from combcn_core.clips.video import (
     ClipInfo,
@@ -280,9 +280,14 @@ def test_reading_colors_against_closed_form(tmp_path, matrix, full, bits, pixel_
 @pytest.fixture
 def lossless_mp4(monkeypatch):
     """Take the loss of H.264 out of what is measured."""
-    given = VIDEO_FORMATS[".mp4"]
-    lossless = given._replace(settings=lambda info: (given.settings(info)[0], H264_LOSSLESS))
-    monkeypatch.setitem(VIDEO_FORMATS, ".mp4", lossless)
+    given = CODECS["h264"]
+    monkeypatch.setitem(
+        CODECS,
+        "h264",
+        given._replace(
+            settings=lambda info: (given.settings(info)[0], {**H264_LOSSLESS}), crf=None
+        ),
+    )
 
 
 @pytest.mark.parametrize(("matrix", "full"), COLORS)
@@ -1318,7 +1323,7 @@ def test_writer_rejects_wrong_places(tmp_path):
     source = make_video(tmp_path / "a.mp4", moving_frames(3))
     info = open_reader(source).info
     with pytest.raises(
-        ValueError, match=r"ends in \.wmv, .* use \.mp4, \.mkv, \.mov, or no ending"
+        ValueError, match=r"ends in \.wmv, .* use \.mp4, \.mkv, \.mov, \.webm, or no ending"
     ):
         open_writer(tmp_path / "b.wmv", info)
     with pytest.raises(ValueError, match=r"gone does not exist; create it first"):

@@ -25,12 +25,13 @@ class _Files:
     """The flags of `combcn inpaint` that are about files and machines."""
 
     input: Positional[Annotated[Path, arg(metavar="INPUT")]]
-    """Video file, or folder of frames (PNG, JPEG, TIFF, EXR)."""
+    """Video file, folder of frames (PNG, JPEG, TIFF, EXR, ...), or their name as shot_%04d.png."""
     mask: Annotated[str, arg(metavar="MASK")]
     """What to remove, in white: an image, a folder of images, a video, an array (.npy, .npz); or
     x,y,w,h in pixels."""
     output: Annotated[Path, arg(metavar="OUTPUT")]
-    """.mp4 (H.264), .mkv (FFV1, lossless), .mov (ProRes), or a folder for PNG or EXR images."""
+    """.mp4 (H.264), .mkv (FFV1, lossless), .mov (ProRes), .webm (VP9), or a folder for PNG or EXR
+    images."""
     frames: Annotated[str | None, arg(metavar="A-B")] = None
     """First and last frame to write, counted from 0. They come out as with the whole clip."""
     reference: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="N=IMAGE")]] = ()
@@ -41,6 +42,11 @@ class _Files:
     """Go on with what decodes of a damaged file."""
     fps: Annotated[str | None, arg(metavar="RATE")] = None
     """Frames per second, such as 25 or 24000/1001, of a folder of frames that becomes a video."""
+    codec: Annotated[str | None, arg(metavar="NAME")] = None
+    """How a video is encoded: h264, hevc, av1, vp9, prores or ffv1. None: H.264 in .mp4, FFV1 in
+    .mkv, ProRes in .mov, VP9 in .webm."""
+    quality: Annotated[int | None, arg(metavar="CRF")] = None
+    """Of h264 and hevc from 0 to 51, of av1 and vp9 to 63; lower is better, and larger."""
     weights: Annotated[str | None, arg(metavar="NAME|PATH")] = None
     """Weights of the networks: a name that comes with CombCN, or a .safetensors file."""
     memory_limit: Annotated[float | None, arg(metavar="GIB")] = None
@@ -94,6 +100,8 @@ class Inpaint(InpaintConfig, MaskConfig, _Files):
                 fit_mask=self.fit_mask,
                 allow_truncated=self.allow_truncated,
                 fps=fps,
+                codec=self.codec,
+                quality=self.quality,
                 memory_limit_gib=self.memory_limit,
                 resume=self.resume,
                 progress=bar,

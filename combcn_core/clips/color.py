@@ -100,8 +100,18 @@ def _quantize(samples: NDArray[Any], bits: int) -> NDArray[Any]:
 # two filters below undo each other exactly, so that pixels nobody touched keep their chroma.
 
 
-def upsample_chroma(chroma: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Bring chroma of half width, half height or both to (height, width), linearly."""
+def upsample_chroma(
+    chroma: NDArray[Any], height: int, width: int, has_fields: bool = False
+) -> NDArray[Any]:
+    """Bring chroma of half width, half height or both to (height, width), linearly.
+
+    Each field of an interlaced frame is a picture of its own.
+    """
+    if has_fields and chroma.shape[0] < height and height % 4 == 0:
+        whole = np.empty((height, width), chroma.dtype)
+        for first in (0, 1):
+            whole[first::2] = upsample_chroma(chroma[first::2], height // 2, width)
+        return whole
     if chroma.shape[1] < width:
         wide = np.repeat(chroma, 2, axis=1)
         between = chroma[:, :-1].astype(np.uint32) + chroma[:, 1:] + 1
@@ -113,8 +123,13 @@ def upsample_chroma(chroma: NDArray[Any], height: int, width: int) -> NDArray[An
     return chroma[:height, :width]
 
 
-def downsample_chroma(chroma: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
+def downsample_chroma(
+    chroma: NDArray[Any], rows: int, columns: int, has_fields: bool = False
+) -> NDArray[Any]:
     """Bring chroma to (rows, columns), half of an even size where smaller."""
+    if has_fields and rows < chroma.shape[0] and rows % 2 == 0:
+        fields = [downsample_chroma(chroma[first::2], rows // 2, columns) for first in (0, 1)]
+        return np.stack(fields, axis=1).reshape(rows, columns)
     if columns < chroma.shape[1]:
         kernel = np.array([[-1, 2, 6, 2, -1]], np.float32) / 8
         border = cv2.BORDER_REFLECT_101
@@ -161,26 +176,56 @@ def frame_to_pixels(frame: VideoFrame, color: ColorTags, reformatter: VideoRefor
     luma, *chroma = (plane.astype(np.uint16) << (16 - bits) for plane in codes)
     if not chroma:
         chroma = [np.full_like(luma, 32768)] * 2
-    chroma = [upsample_chroma(plane, *luma.shape) for plane in chroma]
+    height, width = luma.shape
+    fields = frame.interlaced_frame
+    chroma = [upsample_chroma(plane, height, width, fields) for plane in chroma]
     return _yuv_to_pixels(cv2.merge([luma, *chroma]), color, bits, dtype)
 
 
-def pixels_to_frame(pixels: Pixels, pixel_format: str, color: ColorTags) -> VideoFrame:
-    """Make a frame for an encoder that takes bgr0, gbrp16le or planar YUV."""
+def pixels_to_frame(
+    pixels: Pixels,
+    pixel_format: str,
+    color: ColorTags,
+    has_fields: bool = False,
+    alpha: NDArray[Any] | None = None,
+) -> VideoFrame:
+    """Make a frame for an encoder that takes bgr0, gbrp16le or planar YUV, or these with alpha.
+
+    Args:
+        alpha: (H, W), of the type of the pixels, for a format that has it.
+    """
     height, width = pixels.shape[:2]
     frame = VideoFrame(width, height, pixel_format)
     planes: list[NDArray[Any]]
     if pixel_format == "bgr0":
         planes = [cv2.cvtColor(pixels, cv2.COLOR_RGB2BGRA).reshape(height, -1)]
-    elif pixel_format == "gbrp16le":
+    elif pixel_format == "bgra":
+        planes = [np.dstack([pixels[..., ::-1], alpha]).reshape(height, -1)]  # type: ignore[list-item]
+    elif pixel_format in ("gbrp16le", "gbrap16le"):
         planes = [pixels[..., 1], pixels[..., 2], pixels[..., 0]]
+        planes += [] if alpha is None else [alpha]
     else:
         bits = frame.format.components[0].bits
         rows, columns = frame.planes[1].height, frame.planes[1].width
         luma, *chroma = cv2.split(_pixels_to_yuv(pixels, color, bits))
-        planes = [luma, *(downsample_chroma(plane, rows, columns) for plane in chroma)]
-        planes = [_quantize(plane, bits) for plane in planes]
+        chroma = [downsample_chroma(plane, rows, columns, has_fields) for plane in chroma]
+        planes = [_quantize(plane, bits) for plane in (luma, *chroma)]
+        if alpha is not None:
+            share = alpha * ((2**bits - 1) / np.iinfo(alpha.dtype).max)
+            planes.append(np.rint(share).astype(planes[0].dtype))
         frame.colorspace, frame.color_range = color.matrix, color.range
     for plane, values in zip(frame.planes, planes, strict=True):
         _plane_rows(plane, values.dtype)[:, : values.shape[1]] = values
     return frame
+
+
+def has_alpha(frame: VideoFrame) -> bool:
+    name = frame.format.name
+    return name.startswith(("yuva", "gbrap", "ya", "pal8")) or name in _RGBA
+
+
+# fmt: off
+_RGBA = frozenset((
+    "rgba", "bgra", "argb", "abgr", "rgba64le", "rgba64be", "bgra64le", "bgra64be",
+))
+# fmt: on

@@ -21,6 +21,16 @@ from combcn_core.clips.frames import (
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
+# FFmpeg's own decoders of these leave alpha out.
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+
+def decodes_alpha(stream: VideoStream) -> bool:
+    """Whether a stream has alpha that takes another decoder, and there is one."""
+    decoder = _ALPHA_DECODERS.get(stream.codec_context.name, "")
+    return stream.metadata.get("alpha_mode") == "1" and decoder in av.codecs_available
+
+
 class Decoder:
     """Decodes a stream and notices what is broken."""
 
@@ -34,13 +44,10 @@ class Decoder:
         stream.codec_context.options["max_pixels"] = str(MAX_FRAME_PIXELS)  # of any later frame
         self._stream = stream
         self._context = stream.codec_context
-        if with_alpha and stream.metadata.get("alpha_mode") == "1":
-            # FFmpeg's own decoders of VP8 and VP9 leave alpha out.
-            library = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(name, "")
-            if library in av.codecs_available:
-                context = VideoCodecContext.create(library, "r")
-                assert isinstance(context, VideoCodecContext)
-                self._context = context
+        if with_alpha and decodes_alpha(stream):
+            context = VideoCodecContext.create(_ALPHA_DECODERS[name], "r")
+            assert isinstance(context, VideoCodecContext)
+            self._context = context
         self._from_pts = from_pts
         self._has_checksums: bool | None = None if name == "ffv1" else False
         self.first: VideoFrame | None = None

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,15 @@ class Frame:
     stored: NDArray[Any] | None = None
 
 
+class MasteringDisplay(NamedTuple):
+    """Static metadata of HDR10: SMPTE ST 2086 and CTA-861.3."""
+
+    # x and y of red, green, blue and white (CIE 1931); least and most luminance in cd/m2; or none
+    values: tuple[float, ...] = ()
+    max_content: int = 0  # light level, cd/m2; 0: not stated
+    max_average: int = 0
+
+
 @dataclass(frozen=True)
 class ColorTags:
     """Code points of ITU-T H.273; the defaults mean "not stated"."""
@@ -46,6 +55,7 @@ class ColorTags:
     range: int = 0  # 1 limited, 2 full (FFmpeg's numbers)
     primaries: int = 2
     transfer: int = 2
+    mastering: MasteringDisplay | None = None
 
 
 _UNTAGGED = ColorTags()
@@ -75,8 +85,11 @@ class ClipInfo:
     time_base: Fraction | None = None  # seconds per unit of pts
     pts: tuple[int, ...] | None = field(default=None, repr=False)  # None: a constant rate
     names: tuple[str, ...] | None = field(default=None, repr=False)  # of images, without ending
-    has_alpha: bool = False  # of images; it stays as it is
+    last_seconds: Fraction | None = None  # that the last frame stays; None: as the rate says
+    field_order: str = ""  # of interlaced frames: tff or bff, which field comes first
+    has_alpha: bool = False  # it stays as it is
     has_sound: bool = False
+    has_more_tracks: bool = False  # subtitles, chapters, data, ...
     start_seconds: Fraction = Fraction(0)  # of the first frame, on the clock of the file
     stop_seconds: Fraction | None = None  # where sound ends; None: at the end of the file
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)  # of the file
@@ -120,6 +133,25 @@ class FrameReader(Reader[Frame]):
     """Yields the frames of a clip, in order; see `open_reader`."""
 
     info: ClipInfo
+
+
+class Alpha:
+    """The alpha of a clip, frame by frame, for a writer."""
+
+    def __init__(self, reader: FrameReader) -> None:
+        self._reader = reader
+        self._frames = iter(reader)
+
+    def next(self) -> NDArray[Any]:
+        """(H, W), of the type of the pixels; opaque where a frame of a clip with alpha has none."""
+        frame = next(self._frames)
+        if frame.stored is not None:
+            return frame.stored[..., 3]
+        pixels = frame.pixels
+        return np.full(pixels.shape[:2], np.iinfo(pixels.dtype).max, pixels.dtype)
+
+    def close(self) -> None:
+        self._reader.close()
 
 
 class FrameWriter:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from combcn_core.clips import exr
 from combcn_core.clips.frames import (
+    Alpha,
     ClipInfo,
     ColorTags,
     Frame,
@@ -291,6 +292,16 @@ def differing(source: Frame, written: Frame) -> Mask:
 class ImageWriter(FrameWriter):
     """Writes a folder of images; see `open_writer`."""
 
+    def __init__(
+        self,
+        path: Path,
+        info: ClipInfo,
+        scratch: Path | None,
+        alpha: Alpha | None = None,
+    ) -> None:
+        self._alpha = alpha
+        super().__init__(path, info, scratch)
+
     def _create(self, temporary: Path) -> None:
         if self._path.exists() and any(self._path.iterdir()):
             raise ValueError(f"output folder {self._path} is not empty; give a new or empty one.")
@@ -310,9 +321,8 @@ class ImageWriter(FrameWriter):
             exr.write(image, self._sources[index], pixels)
             return
         stored = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-        if info.has_alpha:
-            source = read_image(self._sources[index])
-            stored = np.dstack([stored, source[..., 3:]])
+        if self._alpha is not None:
+            stored = np.dstack([stored, self._alpha.next()])
         encoded, data = cv2.imencode(".png", stored)
         assert encoded
         image.write_bytes(data.tobytes())
@@ -322,6 +332,10 @@ class ImageWriter(FrameWriter):
         """The source's images, for what is not in the pixels."""
         assert self._info.path is not None
         return image_files(self._info.path)
+
+    def _release(self) -> None:
+        if self._alpha is not None:
+            self._alpha.close()
 
     def _publish(self, temporary: Path) -> None:
         try:

@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from combcn_core.clips.color import frame_to_pixels
+from combcn_core.clips.color import frame_to_pixels, has_alpha
 from combcn_core.clips.decode import Decoder, damage_error
 from combcn_core.clips.frames import (
     Frame,
@@ -23,18 +23,6 @@ from combcn_core.clips.frames import (
     select_frames,
 )
 from combcn_core.clips.scan import scan_video
-
-
-def _has_alpha(frame: VideoFrame) -> bool:
-    name = frame.format.name
-    return name.startswith(("yuva", "gbrap", "ya", "pal8")) or name in _RGBA
-
-
-# fmt: off
-_RGBA = frozenset((
-    "rgba", "bgra", "argb", "abgr", "rgba64le", "rgba64be", "bgra64le", "bgra64be",
-))
-# fmt: on
 
 
 def _upright(pixels: Pixels, orientation: tuple[int, int, int, int]) -> Pixels:
@@ -71,8 +59,12 @@ class VideoReader(FrameReader):
         self._scan = scan
         self._allow_truncated = allow_truncated
         self._with_alpha = with_alpha
+        last_seconds = info.last_seconds
+        if end < len(info.indices):
+            last_seconds = seconds(end) - seconds(end - 1) if info.pts is not None else None
         self.info = replace(
             info,
+            last_seconds=last_seconds,
             path=path,
             indices=indices,
             pts=None if info.pts is None else info.pts[begin:end],
@@ -129,7 +121,7 @@ class VideoReader(FrameReader):
 
     def _rgba(self, pixels: Pixels, frame: VideoFrame) -> Pixels | None:
         """Pixels with the alpha of their frame; None where it has none."""
-        if not _has_alpha(frame):
+        if not has_alpha(frame):
             return None
         packed = "rgba" if pixels.dtype == np.uint8 else "rgba64le"
         alpha = frame.reformat(format=packed).to_ndarray()[..., 3]

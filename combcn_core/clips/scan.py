@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import re
 from bisect import bisect_left
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from combcn_core.clips.decode import Decoder, is_cut_short
+from combcn_core.clips.color import has_alpha
+from combcn_core.clips.decode import Decoder, decodes_alpha, is_cut_short
 from combcn_core.clips.frames import (
     ClipInfo,
     ColorTags,
     check_frame_size,
 )
+from combcn_core.clips.hdr import read_mastering
+from combcn_core.clips.tracks import has_more_tracks
 
 # One packet of these is one frame, unless fields come in packets of their own.
 # fmt: off
@@ -82,6 +86,7 @@ def _scan_container(container: InputContainer, path: Path, decode_all: bool) -> 
     stream = _video_stream(container, path)
     decoder = Decoder(stream)
     packets: list[tuple[int | None, bool]] = []  # pts, whether it is a key frame
+    lasting: dict[int, int] = {}  # pts -> duration
     frames: list[int | None] = []  # pts
     num_intact, end_seconds, damaged = 0, 0.0, False
     try:
@@ -93,6 +98,8 @@ def _scan_container(container: InputContainer, path: Path, decode_all: bool) -> 
                 continue
             if packet.size and not packet.is_discard:  # an edit list discards
                 packets.append((packet.pts, packet.is_keyframe))
+                if packet.pts is not None:
+                    lasting[packet.pts] = packet.duration or 0
                 num_intact += not packet.is_corrupt
                 damaged |= packet.is_corrupt
             if decode_all or decoder.first is None:
@@ -141,6 +148,7 @@ def _scan_container(container: InputContainer, path: Path, decode_all: bool) -> 
             pts=shown if timed else [],
             indices=indices,
             total_frames=len(packet_pts) if counted else num_frames,
+            last_duration=_last_duration(container, shown, lasting) if timed else 0,
         ),
         pts=tuple(shown) if timed else None,
         keyframes=tuple(keyframes),
@@ -176,8 +184,14 @@ def _describe(
     pts: Sequence[int],
     indices: Sequence[int],
     total_frames: int,
+    last_duration: int,
 ) -> ClipInfo:
     fps, constant = _frame_rate(stream, pts)
+    last_seconds = None
+    if pts and stream.time_base is not None:
+        last_seconds = _last_seconds(container, stream, pts, last_duration)
+        if constant and (fps is None or last_seconds < Fraction(3, 2) / fps):
+            last_seconds = None  # as the others
     width, height = first.width, first.height
     aspect = stream.sample_aspect_ratio or None
     if _orientation(first)[0] == 0:
@@ -195,12 +209,16 @@ def _describe(
         dtype=np.dtype(np.uint8 if bits <= 8 else np.uint16),
         total_frames=total_frames,
         indices=indices,
-        color=_color_tags(first, stream),
+        color=replace(_color_tags(first, stream), mastering=read_mastering(first)),
         full_chroma=first.format.chroma_width(2) == 2 and not first.format.name.startswith("gray"),
         sample_aspect_ratio=aspect,
         time_base=stream.time_base,
         pts=None if constant else tuple(pts),
+        last_seconds=last_seconds or None,
+        field_order="" if _orientation(first)[0] == 0 else _field_order(first, stream),
+        has_alpha=has_alpha(first) or decodes_alpha(stream),
         has_sound=bool(container.streams.audio),
+        has_more_tracks=has_more_tracks(container),
         is_turned=_orientation(first)[0] == 0,
         metadata=dict(tags[key] for key in tags.keys() - _CONTAINER_TAGS),
         stream_metadata={key: stream_tags[key] for key in stream_tags.keys() & _STREAM_TAGS},
@@ -227,6 +245,46 @@ def _frame_rate(stream: VideoStream, pts: Sequence[int]) -> tuple[Fraction | Non
         if np.abs(ticks - np.arange(len(pts)) * ticks_per_frame).max() <= tolerance:
             return rate, True
     return (len(pts) - 1) / (int(ticks[-1]) * stream.time_base), False
+
+
+def _last_duration(
+    container: InputContainer, pts: Sequence[int], lasting: Mapping[int, int]
+) -> int:
+    """How long the last frame stays by the durations of packets; 0 where these say nothing."""
+    if "mov" in container.format.name and all(lasting.get(time) for time in pts):
+        # Durations there are those of decoding, which has another order.
+        return pts[0] + sum(lasting[time] for time in pts) - pts[-1]
+    return lasting.get(pts[-1], 0)
+
+
+def _last_seconds(
+    container: InputContainer, stream: VideoStream, pts: Sequence[int], duration: int
+) -> Fraction:
+    """How long the last frame stays, as far as the file says; 0 where it does not."""
+    assert stream.time_base is not None
+    stated = duration * stream.time_base
+    if "matroska" in container.format.name:  # where packets of video rarely have a duration
+        match = re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", ""))
+        end = Fraction(0)
+        if match is not None:
+            hours, minutes, seconds = (Fraction(number) for number in match.groups())
+            end = 3600 * hours + 60 * minutes + seconds
+        elif len(container.streams) == 1 and container.duration is not None:
+            end = Fraction(container.duration, 1_000_000)
+        stated = max(stated, end - pts[-1] * stream.time_base)
+    return stated
+
+
+def _field_order(first: VideoFrame, stream: VideoStream) -> str:
+    """tff or bff of interlaced frames; "" of others."""
+    # FFmpeg's AVFieldOrder: 2 top, 3 bottom first; 4, 5 the other first where they are shown.
+    order = {2: "tff", 3: "bff", 4: "bff", 5: "tff"}.get(
+        int(getattr(stream.codec_context, "field_order", 0)), ""
+    )
+    if first.interlaced_frame:
+        return order or "tff"
+    # Only where fields share no chroma may they be told from the container alone.
+    return order if first.format.chroma_height(4) == 4 else ""
 
 
 def _unrounded(rate: Fraction) -> Fraction:

@@ -11,11 +11,11 @@ import os
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 
-from combcn_core.clips.formats import VIDEO_FORMATS
+from combcn_core.clips.formats import CONTAINERS, choose_encoding
 from combcn_core.clips.frames import (
+    Alpha,
     ClipInfo,
     ColorTags,
     Frame,
@@ -55,7 +55,8 @@ def open_reader(
     Pixels are RGB whatever the file holds. YUV is converted with the matrix and range of its tags;
     untagged, it counts as limited range and as BT.709 if larger than 1024x576, else BT.601, as
     players have it, and `open_writer` does the same. 8 bits come as uint8; more as uint16, over
-    the full range. Gray becomes three equal channels. Alpha is left out, but see `open_writer`.
+    the full range. Gray becomes three equal channels. Alpha is not among them; `open_writer` brings
+    it along.
 
     EXR images are scene-linear: their pixels come as float32 on the curve of `exr.encode`, as the
     display window shows them, and black where it has no data.
@@ -94,24 +95,35 @@ def count_frames(path: PathLike) -> int:
 
 
 def open_writer(
-    path: PathLike, info: ClipInfo, *, fps: Fraction | None = None, scratch: Path | None = None
+    path: PathLike,
+    info: ClipInfo,
+    *,
+    fps: Fraction | None = None,
+    codec: str | None = None,
+    quality: int | None = None,
+    scratch: Path | None = None,
 ) -> FrameWriter:
     """Open an output, whose ending says what it becomes.
 
-    - `.mp4`: H.264 at CRF 14, 4:2:0, or 4:4:4 where width or height is odd (4:2:0 has no odd
-      sizes); 10 bits if the source has more than 8.
+    - `.mp4`: H.264 at CRF 14, or HEVC or AV1; 4:2:0, or 4:4:4 where width or height is odd (4:2:0
+      has no odd sizes); 10 bits if the source has more than 8.
     - `.mkv`: FFV1 level 3 with a checksum per slice. RGB, lossless: what is written is what
-      will be read, bit for bit.
-    - `.mov`: ProRes 4444 where the source is RGB or 4:4:4 (or its width odd), else 422 HQ.
-    - none: a folder of PNG, 8 or 16 bits, named as the source's images or by frame number. Alpha
-      of the source's images is taken over as it is, in the hole too. EXR images become EXR: all
-      but the colours that differ from the source is the source's, see `exr.write`.
+      will be read, bit for bit. Any other codec too.
+    - `.mov`: ProRes 4444 where the source has alpha, is RGB or 4:4:4 (or its width odd), else 422
+      HQ. H.264 and HEVC too.
+    - `.webm`: VP9, or AV1 where the source has more than 8 bits.
+    - none: a folder of PNG, 8 or 16 bits, named as the source's images or by frame number. EXR
+      images become EXR: all but the colours that differ from the source is the source's, see
+      `exr.write`. PNGs of which no pixel differs are copied; others keep profile, size and text.
 
-    Rate, time stamps, colour tags and metadata are those of `info`; Matroska rounds variable time
-    stamps to milliseconds, and loses the aspect of pixels that are not square (a warning). RGB
-    that becomes YUV takes the source's matrix and range, or BT.709 limited if the source was RGB.
-    Sound is copied packet by packet, all tracks, cut and shifted to the frames of `info`; what the
-    container cannot take is encoded (AAC in .mp4, PCM in .mov, FLAC in .mkv).
+    Rate, time stamps, how long each frame stays, colour tags, mastering display, field order and
+    metadata are those of `info`; Matroska rounds variable time stamps to milliseconds, and loses
+    the aspect of pixels that are not square (a warning). RGB that becomes YUV takes the source's
+    matrix and range, or BT.709 limited if the source was RGB. Alpha of the source is taken over as
+    it is, in the hole too, where the codec has alpha. Sound is copied packet by packet, all tracks,
+    cut and shifted to the frames of `info`; what players do not expect in the container is encoded
+    (AAC in .mp4, PCM in .mov, FLAC in .mkv, Opus in .webm). Subtitles, chapters, attachments and
+    data come through where the container takes them. One line says what is left out.
 
     The result appears under its name only when `close`, or the end of a `with` block, has made it
     whole; an exception leaves nothing behind. A file of that name is replaced then. A folder is
@@ -121,18 +133,22 @@ def open_writer(
         path: file or folder to write, in a folder that exists.
         info: of the source, usually `reader.info`.
         fps: frames per second, for a source that has none.
+        codec: h264, hevc, av1, vp9, prores or ffv1; None: the first of the list above.
+        quality: CRF of h264, hevc (0 to 51), av1 and vp9 (0 to 63), lower is better.
         scratch: folder on the same disk where the result grows; None: beside `path`.
 
     Raises:
         ValueError: unknown ending, output same as the source, folder missing, not writable or not
-            empty, no rate for a video, a rate for a source that has one, a video of EXR images.
+            empty, no rate for a video, a rate for a source that has one, a video of EXR images, a
+            codec that does not go with the ending or that this PyAV cannot encode with. All of it
+            is found here, before the first frame.
     """
     path = Path(path)
     if info.path is not None and path.resolve() == info.path.resolve():
         raise ValueError(f"output {path} is the input itself; give another name.")
     ending = "" if os.path.isdir(path) else path.suffix.lower()
-    if ending not in ("", *VIDEO_FORMATS):
-        known = ", ".join(VIDEO_FORMATS)
+    if ending not in ("", *CONTAINERS):
+        known = ", ".join(CONTAINERS)
         raise ValueError(
             f"output {path} ends in {path.suffix}, which is not known; use {known}, or no ending "
             "for a folder of images."
@@ -150,20 +166,33 @@ def open_writer(
             "a folder."
         )
     if not ending:
-        return ImageWriter(path, info, scratch)
+        for name, value in (("codec", codec), ("quality", quality)):
+            if value is not None:
+                raise ValueError(
+                    f"{name} is {value} but output {path} is a folder of images; leave it out, or "
+                    f"give a name that ends in {', '.join(CONTAINERS)}."
+                )
+        return ImageWriter(path, info, scratch, _alpha_of(info))
     rate = info.fps or fps
     if rate is None:
         raise ValueError(
             f"output {path} is a video but {info.path or 'the clip'} has no frame rate; pass "
             "--fps, or write a folder."
         )
-    form = VIDEO_FORMATS[ending]
-    if form.codec not in av.codecs_available:
-        raise ValueError(
-            f"output {path} needs the encoder {form.codec}, which this build of PyAV lacks; "
-            "install av from PyPI, or write another format."
-        )
-    return VideoWriter(path, info, rate, form, scratch)
+    encoding = choose_encoding(path, info, codec, quality)
+    alpha = _alpha_of(info) if encoding.has_alpha else None
+    return VideoWriter(path, info, rate, encoding, scratch, alpha)
+
+
+def _alpha_of(info: ClipInfo) -> Alpha | None:
+    """The frames of a clip once more, for their alpha; EXR images bring their own."""
+    if not info.has_alpha or info.path is None or info.dtype == np.float32:
+        return None
+    assert info.indices is not None
+    span = (info.indices[0], info.indices[-1])
+    return Alpha(
+        open_reader(info.path, frames=span, allow_truncated=info.truncated, with_alpha=True)
+    )
 
 
 def check_exists(path: Path, hint: str) -> None:

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from combcn_core.clips.formats import keeps_pixels
 from combcn_core.clips.frames import Mask
 from combcn_core.clips.images import differing
 from combcn_core.clips.masks import MaskConfig, MaskReader, keep_masks, read_drawn, read_mask
@@ -152,6 +153,8 @@ def inpaint_file(
     fit_mask: bool = False,
     allow_truncated: bool = False,
     fps: Fraction | None = None,
+    codec: str | None = None,
+    quality: int | None = None,
     memory_limit_gib: float | None = None,
     resume: bool = False,
     progress: OnProgress | None = None,
@@ -161,7 +164,7 @@ def inpaint_file(
     Args:
         input: video file or folder of images.
         mask: image, folder of images, video, or "x,y,w,h"; see `read_mask`.
-        output: .mp4, .mkv, .mov, or a folder of PNG or EXR; see `open_writer`.
+        output: .mp4, .mkv, .mov, .webm, or a folder of PNG or EXR; see `open_writer`.
         config: the defaults of `InpaintConfig` if None.
         model: for the stage of the networks; None leaves it out.
         frames: first and last frame to write, counted from 0, both included. They come out as they
@@ -173,6 +176,8 @@ def inpaint_file(
         fit_mask: resize masks to the clip.
         allow_truncated: go on with what decodes of a damaged file.
         fps: frames per second of a folder of images that becomes a video.
+        codec: h264, hevc, av1, vp9, prores or ffv1; None: what goes with the ending of `output`.
+        quality: CRF of a lossy codec, lower is better; None: nearly invisible losses.
         memory_limit_gib: that this process may take, about; None: four fifths of what is available,
             where the system tells. Segments are shortened and the networks' jobs cut to fit; the
             result stays the same to one level of 255.
@@ -190,8 +195,13 @@ def inpaint_file(
     """
     references = references or {}
     tally = _Tally()
-    stages = Stages(progress, _weights(_WEIGHTS, mask_config, checks=_is_lossless(Path(output))))
+    checks = keeps_pixels(output, codec)
+    stages = Stages(progress, _weights(_WEIGHTS, mask_config, checks=checks))
     stages("opening")
+    writing: Any = {"fps": fps, "codec": codec, "quality": quality}
+    # What cannot be written is to be known before anything is computed.
+    source_info = open_reader(input, frames=frames, allow_truncated=allow_truncated).info
+    open_writer(output, source_info, **writing).abort()
     run = _Run.open(
         input, mask, output, config or InpaintConfig(), model, frames, references,
         mask_config=mask_config, fit_mask=fit_mask, allow_truncated=allow_truncated,
@@ -203,7 +213,7 @@ def inpaint_file(
     with (
         SegmentStore(Path(output), config, model) if resume else nullcontext() as store,
         open_writer(
-            output, clip.info, fps=fps, scratch=None if store is None else store.folder
+            output, clip.info, scratch=None if store is None else store.folder, **writing
         ) as writer,
         Behind(tally.staged("write", writer.write), QUEUE_FRAMES) as sink,
         closing(
@@ -226,8 +236,9 @@ def inpaint_file(
     changed: int | None = None
     with tally.stage("check"):
         try:
-            check = stages.tell("checking")
-            changed = _changed_outside_mask(clip, config.grow_pixels, Path(output), check)
+            if checks:
+                check = stages.tell("checking")
+                changed = _changed_outside_mask(clip, config.grow_pixels, Path(output), check)
         except (OSError, ValueError) as error:  # the output is whole, and stays
             log.warning("%s is written, but could not be compared: %s", output, error)
     stages("checking", 1)
@@ -258,6 +269,8 @@ def inpaint_file(
             "fit_mask": fit_mask,
             "allow_truncated": allow_truncated,
             "fps": None if fps is None else str(fps),
+            "codec": codec,
+            "quality": quality,
             "memory_limit_gib": memory_limit_gib,
             "resume": resume,
             "model": model is not None,
@@ -1107,30 +1120,24 @@ def _weights(
     return {name: _WEIGHTS[name] * has.get(name, True) for name in names}
 
 
-def _is_lossless(output: Path) -> bool:
-    return output.suffix.lower() not in (".mp4", ".mov")
-
-
 def _changed_outside_mask(
     clip: _Clip, grow_pixels: int, output: Path, tell: Tell | None = None
-) -> int | None:
+) -> int:
     """Count the pixels that are not those of the source though no mask covers them."""
-    if not _is_lossless(output):
-        return None
+    source, indices = clip.info.path, clip.info.indices
+    assert source is not None
+    assert indices is not None
+    span, truncated = (indices[0], indices[-1]), clip.whole.truncated
     changed = 0
     with (
-        clip.open_frames(clip.start, clip.stop) as frames,
+        open_reader(source, frames=span, allow_truncated=truncated, with_alpha=True) as frames,
         clip.open_masks(frames.info) as masks,
-        open_reader(output) as written,
+        open_reader(output, with_alpha=True) as written,
     ):
         holes = _grown(masks, grow_pixels)
         triples = zip(frames, holes, written, strict=True)
         for count, (frame, hole, result) in enumerate(triples, 1):
-            if output.is_dir():
-                differs = differing(frame, result)
-            else:
-                differs = (frame.pixels != result.pixels).any(axis=2)
-            changed += int((differs & ~hole.whole()).sum())
+            changed += int((differing(frame, result) & ~hole.whole()).sum())
             if tell is not None:
                 tell(count / (clip.stop - clip.start), None)
     return changed

@@ -1,0 +1,474 @@
+"""Any file in, the same file out: what people sent to other tools, made here by ffmpeg.
+
+What comes out is looked at with ffprobe and ffmpeg, which share nothing with the reader of CombCN.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from combcn_core import inpaint_file
+from combcn_core.clips.formats import CODECS, CONTAINERS
+from combcn_core.clips.video import ClipInfo, open_reader, open_writer
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None, reason="needs ffmpeg"
+)
+PICTURE = ["-f", "lavfi", "-i", "testsrc2=size=64x48:rate=25:duration=0.4"]
+HDR10 = "master-display=G(8500,39850)B(6550,2300)R(35400,14600)WP(15635,16450)L(10000000,50)"
+
+
+def ffmpeg(*arguments):
+    command = ["ffmpeg", "-v", "error", "-y", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def probe(path, *arguments):
+    """What ffprobe says, as JSON."""
+    command = ["ffprobe", "-v", "error", "-of", "json", *arguments, str(path)]
+    return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
+
+
+def streams(path, kind=None):
+    found = probe(path, "-show_streams")["streams"]
+    return [stream for stream in found if kind is None or stream["codec_type"] == kind]
+
+
+def first_frame(path):
+    return probe(path, "-select_streams", "v:0", "-show_frames", "-read_intervals", "%+#1")[
+        "frames"
+    ][0]
+
+
+def raw(path, pixel_format):
+    """All frames of a file, as ffmpeg decodes them: bytes."""
+    command = ["ffmpeg", "-v", "error", "-i", str(path), "-f", "rawvideo"]
+    command += ["-pix_fmt", pixel_format, "-"]
+    return subprocess.run(command, capture_output=True, check=True, timeout=120).stdout
+
+
+def sound(path):
+    """The first track of sound as ffmpeg hears it: (samples, channels) in [-1, 1]."""
+    channels = streams(path, "audio")[0]["channels"]
+    command = ["ffmpeg", "-v", "error", "-i", str(path), "-map", "0:a:0", "-f", "f32le", "-"]
+    data = subprocess.run(command, capture_output=True, check=True, timeout=120).stdout
+    return np.frombuffer(data, "<f4").reshape(-1, channels)
+
+
+def rewrite(source, output, frames=None, **writing):
+    """A clip read and written, with nothing changed."""
+    reader = open_reader(source, frames=frames)
+    with reader, open_writer(output, reader.info, **writing) as writer:
+        for frame in reader:
+            writer.write(frame.pixels)
+    return output
+
+
+def remove(source, output, **settings):
+    """An object removed from a clip, with a mask that is quick to fill."""
+    report = inpaint_file(source, "4,4,8,8", output, **settings)
+    lossless = output.is_dir() or output.suffix == ".mkv"
+    assert report.changed_outside_mask == (0 if lossless else None)
+    return output
+
+
+# 1, 2: sound
+
+
+@pytest.mark.parametrize("output", ["b.mp4", "b.mkv", "b.mov", "b.webm"])
+@pytest.mark.parametrize(
+    ("name", "codec", "channels"),
+    [
+        ("a.avi", "pcm_s16le", 2),
+        ("a.avi", "pcm_s16le", 6),
+        ("a.mkv", "pcm_s24le", 2),
+        ("a.mxf", "pcm_s24le", 2),
+    ],
+)
+def test_sound_without_channel_layout(tmp_path, name, codec, channels, output):
+    picture = "mpeg2video" if name == "a.mxf" else "ffv1" if name == "a.mkv" else "mpeg4"
+    tone = "|".join(["0.5*sin(440*2*PI*t)"] * channels)
+    ffmpeg(
+        *PICTURE, "-f", "lavfi", "-i", f"aevalsrc={tone}:s=48000:d=0.4",
+        "-c:v", picture, "-c:a", codec, "-shortest", tmp_path / name,
+    )  # fmt: skip
+    written = rewrite(tmp_path / name, tmp_path / output)
+    after = sound(written)
+    assert after.shape[1] == channels
+    level = np.sqrt((after[4800:14400] ** 2).mean())
+    # Half a sine is 0.354; noise, or the samples of one codec read as another's, is not. Opus
+    # takes one of six channels for a bass.
+    assert level == pytest.approx(0.354, rel=0.02 if channels == 2 else 0.2)
+
+
+def test_sound_in_mp4_is_one_that_players_know(tmp_path):
+    ffmpeg(
+        *PICTURE, "-f", "lavfi", "-i", "sine=440:sample_rate=48000:duration=0.4",
+        "-c:v", "libx264", "-c:a", "pcm_s24le", "-shortest", tmp_path / "a.mov",
+    )  # fmt: skip
+    written = rewrite(tmp_path / "a.mov", tmp_path / "b.mp4")
+    assert streams(written, "audio")[0]["codec_name"] == "aac"
+    kept = rewrite(tmp_path / "a.mov", tmp_path / "b.mov")
+    assert streams(kept, "audio")[0]["codec_name"] == "pcm_s24le"
+    assert np.array_equal(sound(kept), sound(tmp_path / "a.mov"))
+
+
+def test_sound_that_cannot_be_written_is_refused_before_the_first_frame(tmp_path):
+    tone = "|".join(["0.1*sin(440*2*PI*t)"] * 12)
+    ffmpeg(
+        *PICTURE, "-f", "lavfi", "-i", f"aevalsrc={tone}:s=48000:d=0.4",
+        "-c:v", "mpeg4", "-c:a", "pcm_s16le", "-shortest", tmp_path / "a.avi",
+    )  # fmt: skip
+    info = open_reader(tmp_path / "a.avi").info
+    with pytest.raises(ValueError, match=r"has 12 channels .* write \.mkv or \.mov"):
+        open_writer(tmp_path / "b.mp4", info)
+    assert os.listdir(tmp_path) == ["a.avi"]
+
+
+# 3: HDR
+
+
+def hdr10(path, codec="libx265"):
+    ffmpeg(
+        *PICTURE, "-pix_fmt", "yuv420p10le", "-c:v", codec,
+        "-color_primaries", "bt2020", "-color_trc", "smpte2084", "-colorspace", "bt2020nc",
+        "-x265-params", f"log-level=none:hdr10=1:{HDR10}:max-cll=1000,400:"
+        "colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc", path,
+    )  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize(
+    ("output", "codec"),
+    [
+        ("b.mp4", "h264"),
+        ("b.mp4", "hevc"),
+        ("b.mp4", "av1"),
+        ("b.mkv", "ffv1"),
+        ("b.mkv", "hevc"),
+        ("b.mov", "prores"),
+        ("b.webm", "av1"),
+    ],
+)
+def test_hdr10_stays_hdr10(tmp_path, output, codec):
+    source = hdr10(tmp_path / "a.mp4")
+    written = rewrite(source, tmp_path / output, codec=codec)
+    (stream,) = streams(written)
+    frame = first_frame(written)
+    assert stream["avg_frame_rate"] == "25/1"
+    assert probe(written, "-count_frames", "-show_entries", "stream=nb_read_frames")["streams"][0][
+        "nb_read_frames"
+    ] == "10"  # fmt: skip
+    assert stream["color_transfer"] == "smpte2084"
+    assert stream["color_primaries"] == "bt2020"
+    sides = {
+        side["side_data_type"]: side
+        for side in [*frame.get("side_data_list", []), *stream.get("side_data_list", [])]
+    }
+    display = sides["Mastering display metadata"]
+    values = {key: float(Fraction(value)) for key, value in display.items() if "/" in str(value)}
+    assert values["green_y"] == pytest.approx(0.797, abs=1e-4)
+    assert values["red_x"] == pytest.approx(0.708, abs=1e-4)
+    assert values["white_point_x"] == pytest.approx(0.3127, abs=1e-4)
+    assert values["max_luminance"] == pytest.approx(1000, rel=1e-3)
+    assert values["min_luminance"] == pytest.approx(0.005, abs=1e-4)
+    light = sides["Content light level metadata"]
+    assert (light["max_content"], light["max_average"]) == (1000, 400)
+
+
+@pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67", "bt709"])
+def test_prores_frames_say_their_transfer(tmp_path, transfer):
+    primaries, matrix = ("bt709", "bt709") if transfer == "bt709" else ("bt2020", "bt2020nc")
+    ffmpeg(
+        *PICTURE, "-vf", f"setparams=color_primaries={primaries}:color_trc={transfer}:"
+        f"colorspace={matrix}:range=tv", "-pix_fmt", "yuv422p10le", "-c:v", "prores_ks",
+        "-color_primaries", primaries, "-color_trc", transfer, "-colorspace", matrix,
+        tmp_path / "a.mov",
+    )  # fmt: skip
+    written = rewrite(tmp_path / "a.mov", tmp_path / "b.mov")
+    again = rewrite(written, tmp_path / "c.mov")
+    for path in (written, again):
+        # In the header of the frame: bytes 14, 15 and 16 after its name.
+        data = path.read_bytes()
+        header = data.index(b"icpf") + 4
+        codes = {"bt709": 1, "bt2020": 9, "bt2020nc": 9, "smpte2084": 16, "arib-std-b67": 18}
+        assert tuple(data[header + 14 : header + 17]) == (
+            *(codes[primaries], codes[transfer], codes[matrix]),
+        )
+        assert first_frame(path)["color_transfer"] == transfer
+
+
+# 4: the last frame
+
+
+@pytest.mark.parametrize("output", ["b.mp4", "b.mkv", "b.mov", "b.webm"])
+@pytest.mark.parametrize("rate", ["cfr", "vfr"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_last_frame_is_held_as_long(tmp_path, name, rate, output):
+    times = [0, 40, 80, 120] if rate == "cfr" else [0, 40, 130, 170]
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        frames = []
+        for index, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 50 * index, np.uint8), "rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            frames += stream.encode(frame)
+        frames += stream.encode(None)
+        for packet, time, after in zip(frames, times, [*times[1:], 3960], strict=True):
+            packet.duration = round(Fraction(after - time, 1000) / packet.time_base)
+            container.mux(packet)
+    seconds = float(probe(tmp_path / name, "-show_format")["format"]["duration"])
+    assert seconds == pytest.approx(3.96, abs=0.002)
+    for source in (tmp_path / name, rewrite(tmp_path / name, tmp_path / output)):
+        written = rewrite(source, tmp_path / f"c{source.name}{output[1:]}")
+        seconds = float(probe(written, "-show_format")["format"]["duration"])
+        assert seconds == pytest.approx(3.96, abs=0.003), written.name
+
+
+# 6: alpha
+
+
+def with_alpha(path, *arguments):
+    """A film that is opaque on the left and half transparent on the right."""
+    alpha = "geq=lum='p(X,Y)':cb='p(X,Y)':cr='p(X,Y)':a='if(lt(X,32),255,128)'"
+    ffmpeg(*PICTURE, "-vf", f"format=yuva444p,{alpha}", *arguments, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        ("a.mov", "-pix_fmt", "yuva444p10le", "-c:v", "prores_ks", "-profile:v", "4444"),
+        ("a.mkv", "-pix_fmt", "bgra", "-c:v", "ffv1"),
+        ("a.webm", "-pix_fmt", "yuva420p", "-c:v", "libvpx-vp9", "-crf", "10", "-b:v", "0"),
+    ],
+)
+@pytest.mark.parametrize("output", ["b.mov", "b.mkv", "b.webm", "b"])
+def test_alpha_of_video_stays(tmp_path, source, output):
+    name, *arguments = source
+    with_alpha(tmp_path / name, *arguments)
+    if (name, output) == ("a.mov", "b.webm"):
+        pytest.skip("10 bits with alpha: no codec of .webm has both")
+    written = remove(tmp_path / name, tmp_path / output)
+    if output == "b":
+        image = cv2.imread(str(written / "000003.png"), cv2.IMREAD_UNCHANGED)
+        alpha = image[..., 3].astype(float) / np.iinfo(image.dtype).max
+    else:
+        decoder = ["-c:v", "libvpx-vp9"] if output == "b.webm" else []
+        command = ["ffmpeg", "-v", "error", *decoder, "-i", str(written), "-f", "rawvideo"]
+        command += ["-pix_fmt", "rgba", "-"]
+        data = subprocess.run(command, capture_output=True, check=True, timeout=120).stdout
+        alpha = np.frombuffer(data, np.uint8).reshape(-1, 48, 64, 4)[3, ..., 3] / 255
+    assert alpha[:, :28].mean() == pytest.approx(1, abs=0.01)
+    assert alpha[:, 36:].mean() == pytest.approx(128 / 255, abs=0.01)
+    # The hole, too, is as transparent as it was.
+    assert alpha[4:12, 4:12].min() > 0.98
+
+
+def test_alpha_that_is_dropped_is_said_so(tmp_path, caplog):
+    source = with_alpha(tmp_path / "a.mkv", "-pix_fmt", "bgra", "-c:v", "ffv1")
+    rewrite(source, tmp_path / "b.mp4")
+    assert "has alpha, which h264 in b.mp4 does not keep; it is left out" in caplog.text
+
+
+# 7: interlaced
+
+
+@pytest.mark.parametrize("order", ["tff", "bff"])
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.mp4", "libx264"), ("a.mov", "prores_ks"), ("a.mkv", "ffv1"), ("a.ts", "mpeg2video")],
+)
+@pytest.mark.parametrize("output", ["b.mp4", "b.mkv", "b.mov"])
+def test_interlaced_stays_interlaced(tmp_path, caplog, name, codec, order, output):
+    sampling = "yuv422p10le" if codec == "prores_ks" else "yuv420p"
+    options = {"libx264": ["-x264-params", f"{order}=1"]}.get(codec, [])
+    ffmpeg(
+        "-f", "lavfi", "-i", "testsrc2=size=64x48:rate=50:duration=0.4",
+        "-vf", f"interlace=scan={order},setfield={order}", "-pix_fmt", sampling, "-c:v", codec,
+        "-flags", "+ildct+ilme", *options, "-field_order", {"tff": "tt", "bff": "bb"}[order],
+        tmp_path / name,
+    )  # fmt: skip
+    written = rewrite(tmp_path / name, tmp_path / output)
+    frame = first_frame(written)
+    assert frame["interlaced_frame"] == 1
+    assert frame["top_field_first"] == (order == "tff")
+    assert streams(written)[0]["field_order"] == {"tff": "tt", "bff": "bb"}[order]
+    assert "is interlaced: its frames are filled as whole ones" in caplog.text
+
+
+def test_colors_of_interlaced_frames_stay_in_their_fields(tmp_path):
+    """Two fields of one colour each, as a flash between them makes: no colour creeps across."""
+    ffmpeg(
+        "-f", "lavfi", "-i", "color=red:size=64x48:rate=25:duration=0.2",
+        "-f", "lavfi", "-i", "color=blue:size=64x48:rate=25:duration=0.2",
+        "-filter_complex",
+        "[0]format=yuv420p,field=top[a];[1]format=yuv420p,field=bottom[b];"
+        "[a][b]interleave,weave=first_field=top,setfield=tff",
+        "-c:v", "ffv1", "-pix_fmt", "yuv420p", tmp_path / "a.mkv",
+    )  # fmt: skip
+    with open_reader(tmp_path / "a.mkv") as reader:
+        pixels = next(iter(reader)).pixels.astype(int)
+    assert np.abs(pixels[0::2] - (255, 0, 0)).max() <= 4
+    assert np.abs(pixels[1::2] - (0, 0, 255)).max() <= 4
+
+
+# 8: what there is besides
+
+
+SUBTITLES = "1\n00:00:00,000 --> 00:00:00,200\nHello\n\n2\n00:00:00,240 --> 00:00:00,360\nWorld\n"
+CHAPTERS = (
+    ";FFMETADATA1\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=200\ntitle=One\n"
+    "[CHAPTER]\nTIMEBASE=1/1000\nSTART=200\nEND=400\ntitle=Two\n"
+)
+
+
+def everything(folder, name, subtitles):
+    (folder / "a.srt").write_text(SUBTITLES)
+    (folder / "a.txt").write_text(CHAPTERS)
+    (folder / "font.ttf").write_bytes(b"not a font" * 9)
+    attach = ["-attach", folder / "font.ttf", "-metadata:s:t", "mimetype=font/ttf"]
+    ffmpeg(
+        *PICTURE, "-i", folder / "a.srt", "-i", folder / "a.txt", "-map", "0", "-map", "1",
+        "-map_metadata", "2", "-c:v", "libx264", "-c:s", subtitles,
+        *(attach if name.endswith(".mkv") else []),
+        "-metadata:s:s:0", "language=fin", folder / name,
+    )  # fmt: skip
+    return folder / name
+
+
+def test_subtitles_chapters_and_attachments_stay(tmp_path):
+    source = everything(tmp_path, "a.mkv", "srt")
+    written = rewrite(source, tmp_path / "b.mkv")
+    (track,) = streams(written, "subtitle")
+    assert (track["codec_name"], track["tags"]["language"]) == ("subrip", "fin")
+    ffmpeg("-i", written, tmp_path / "b.srt")
+    assert (tmp_path / "b.srt").read_text() == (tmp_path / "a.srt").read_text() + "\n"
+    chapters = probe(written, "-show_chapters")["chapters"]
+    assert [chapter["tags"]["title"] for chapter in chapters] == ["One", "Two"]
+    assert [float(chapter["start_time"]) for chapter in chapters] == [0, 0.2]
+    (attached,) = streams(written, "attachment")
+    assert attached["tags"] == {"filename": "font.ttf", "mimetype": "font/ttf"}
+    with av.open(str(written)) as container:
+        (font,) = container.streams.attachments
+        assert font.data == b"not a font" * 9
+
+
+def test_subtitles_of_a_range_are_in_time(tmp_path):
+    source = everything(tmp_path, "a.mp4", "mov_text")
+    written = rewrite(source, tmp_path / "b.mp4", frames=(5, 9))
+    ffmpeg("-i", written, tmp_path / "b.srt")
+    assert "00:00:00,040 --> 00:00:00,160\nWorld" in (tmp_path / "b.srt").read_text()
+    assert "Hello" not in (tmp_path / "b.srt").read_text()
+    (chapter,) = probe(written, "-show_chapters")["chapters"]
+    assert chapter["tags"]["title"] == "Two"
+
+
+def test_what_the_container_does_not_take_is_said(tmp_path, caplog):
+    source = everything(tmp_path, "a.mkv", "srt")
+    written = rewrite(source, tmp_path / "b.mp4")
+    said = [record.message for record in caplog.records if "not taken over" in record.message]
+    assert len(said) == 1
+    assert "1 subtitle track (subrip)" in said[0]
+    assert "1 attachment" in said[0]
+    assert streams(written, "subtitle") == []
+
+
+# 11: the choice of output
+
+
+@pytest.mark.parametrize(
+    ("ending", "codec"), [(end, codec) for end, form in CONTAINERS.items() for codec in form.codecs]
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_codec_is_what_was_asked_for(tmp_path, ending, codec, dtype):
+    info = ClipInfo(64, 48, Fraction(24), dtype)
+    path = tmp_path / f"b{ending}"
+    if codec == "vp9" and dtype == np.uint16:
+        formats = [form.name for form in av.Codec("libvpx-vp9", "w").video_formats]
+        if "yuv420p10le" not in formats:
+            with pytest.raises(ValueError, match="vp9, which this build of PyAV does not encode"):
+                open_writer(path, info, codec=codec)
+            assert os.listdir(tmp_path) == []
+            return
+    picture = np.linspace(0, np.iinfo(dtype).max, 64).astype(dtype)
+    with open_writer(path, info, codec=codec) as writer:
+        for _ in range(3):
+            writer.write(np.broadcast_to(picture[None, :, None], (48, 64, 3)))
+    (stream,) = streams(path)
+    assert stream["codec_name"] == codec
+    deep = "16" if codec == "ffv1" else "10"
+    assert (deep in stream["pix_fmt"]) == (dtype == np.uint16 or codec == "prores")
+    gray = np.frombuffer(raw(path, "gray16le"), "<u2").reshape(3, 48, 64)[1, 24]
+    expected = picture / np.iinfo(dtype).max * 65535
+    assert np.abs(gray - expected).max() < 0.02 * 65535
+
+
+@pytest.mark.parametrize("codec", [name for name, codec in CODECS.items() if codec.crf is not None])
+def test_quality_makes_smaller_or_better_files(tmp_path, codec):
+    noise = np.random.default_rng(0).integers(0, 255, (4, 48, 64, 3), np.uint8)
+    sizes = []
+    for quality in (1, 40):
+        path = tmp_path / f"{quality}.mkv"
+        info = ClipInfo(64, 48, Fraction(24))
+        with open_writer(path, info, codec=codec, quality=quality) as writer:
+            for frame in noise:
+                writer.write(frame)
+        sizes.append(path.stat().st_size)
+    assert sizes[0] > sizes[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("b.mp4", {"codec": "prores"}, r"codec is prores but .mp4 .* or write .mkv or .mov"),
+        ("b.mov", {"codec": "mjpeg"}, "codec is mjpeg but .mov files are written with prores"),
+        ("b.mkv", {"quality": 5}, "quality is 5 but ffv1 has none to choose"),
+        (
+            "b.mp4",
+            {"quality": 60},
+            r"quality is 60, but that of h264 \(CRF\) goes from 0, the best",
+        ),
+        ("b", {"codec": "h264"}, "codec is h264 but output .* is a folder of images"),
+    ],
+)
+def test_output_that_cannot_be_is_refused_before_the_start(tmp_path, name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        open_writer(tmp_path / name, ClipInfo(64, 48, Fraction(24)), **settings)
+    assert os.listdir(tmp_path) == []
+
+
+def test_deep_clips_go_into_webm_with_all_their_bits(tmp_path):
+    info = ClipInfo(64, 48, Fraction(24), np.dtype(np.uint16))
+    with open_writer(tmp_path / "b.webm", info) as writer:
+        writer.write(np.full((48, 64, 3), 40000, np.uint16))
+    (stream,) = streams(tmp_path / "b.webm")
+    assert stream["pix_fmt"] == "yuv420p10le"
+
+
+def test_same_clip_twice_is_the_same_file(tmp_path):
+    """Nothing random and no date in the file; the encoders with threads are exact too."""
+    info = ClipInfo(64, 48, Fraction(24))
+    for ending, form in CONTAINERS.items():
+        for codec in form.codecs:
+            for name in ("a", "b"):
+                with open_writer(tmp_path / f"{name}{ending}", info, codec=codec) as writer:
+                    for index in range(3):
+                        writer.write(np.full((48, 64, 3), 60 * index, np.uint8))
+            first, second = ((tmp_path / f"{name}{ending}").read_bytes() for name in ("a", "b"))
+            assert first == second, (ending, codec)
+
+
+def test_info_of_a_clip_from_memory_needs_nothing_new():
+    assert replace(ClipInfo(2, 2, None), last_seconds=Fraction(1)).field_order == ""
