@@ -3,6 +3,7 @@
 What comes out is looked at with ffprobe and ffmpeg, which share nothing with the reader of CombCN.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -472,3 +473,186 @@ def test_same_clip_twice_is_the_same_file(tmp_path):
 
 def test_info_of_a_clip_from_memory_needs_nothing_new():
     assert replace(ClipInfo(2, 2, None), last_seconds=Fraction(1)).field_order == ""
+
+
+# 5: animations
+
+
+def animation(path, count=5):
+    frames = [np.full((32, 48, 3), 40 * index, np.uint8) for index in range(count)]
+    if path.suffix == ".avif":
+        with av.open(str(path), "w", format="avif") as container:
+            stream = container.add_stream("libsvtav1", rate=10, options={"crf": "10"})
+            stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+            container.mux(stream.encode(None))
+    else:
+        moving = cv2.Animation()
+        moving.frames, moving.durations = frames, np.full(count, 100)
+        assert cv2.imwriteanimation(str(path), moving)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.apng", "a.avif", "a.gif"])
+def test_animations_are_read_whole(tmp_path, name):
+    made = animation(tmp_path / ("a.png" if name == "a.apng" else name))
+    made = made.rename(tmp_path / name)
+    with open_reader(made) as reader:
+        assert reader.info.num_frames == 5
+        assert reader.info.fps == 10
+        means = [frame.pixels.mean() for frame in reader]
+    assert means == pytest.approx([0, 40, 80, 120, 160], abs=3)
+    written = remove(made, tmp_path / "b.mkv")
+    gray = np.frombuffer(raw(written, "gray"), np.uint8).reshape(5, 32, 48)
+    assert gray[:, 16:].mean(axis=(1, 2)) == pytest.approx([0, 40, 80, 120, 160], abs=3)
+
+
+def test_animated_webp_is_refused(tmp_path):
+    animation(tmp_path / "a.webp")
+    with pytest.raises(ValueError, match=r"a\.webp is an animation, of which only the first"):
+        open_reader(tmp_path / "a.webp")
+    (tmp_path / "folder").mkdir()
+    animation(tmp_path / "folder" / "1.png")
+    with pytest.raises(ValueError, match=r"1\.png is an animation, of which only the first"):
+        open_reader(tmp_path / "folder")
+
+
+# 9: PNG
+
+
+def png_with_chunks(path, seed=0):
+    """A photograph as tools save it: with a profile, a resolution and a text."""
+    pil = pytest.importorskip("PIL.Image")
+    from PIL import ImageCms, PngImagePlugin
+
+    noise = np.random.default_rng(seed).integers(0, 255, (24, 32, 3), np.uint8)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Author", "Nobody")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    pil.fromarray(noise).save(path, pnginfo=text, dpi=(300, 300), icc_profile=profile)
+
+
+def test_png_keeps_what_it_says(tmp_path):
+    pil = pytest.importorskip("PIL.Image")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "masks").mkdir()
+    for index in range(3):
+        png_with_chunks(tmp_path / "a" / f"shot.{index:04d}.png", index)
+        mask = np.zeros((24, 32), np.uint8)
+        mask[4:8, 4:8] = 255 * (index == 1)
+        cv2.imwrite(str(tmp_path / "masks" / f"{index:04d}.png"), mask)
+    report = inpaint_file(tmp_path / "a", tmp_path / "masks", tmp_path / "b")
+    assert report.changed_outside_mask == 0
+    for index in range(3):
+        name = f"shot.{index:04d}.png"
+        before, after = tmp_path / "a" / name, tmp_path / "b" / name
+        assert (before.read_bytes() == after.read_bytes()) == (index != 1)
+        with pil.open(before) as source, pil.open(after) as written:
+            assert written.info["icc_profile"] == source.info["icc_profile"]
+            assert written.info["Author"] == "Nobody"
+            assert written.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+            same = np.array(source) == np.array(written)
+        assert same.all() == (index != 1)
+
+
+# 10: what changes on the way, and what is cut short
+
+
+def test_change_of_size_is_called_that(tmp_path):
+    for name, size, start in (("1.ts", "64x48", 0), ("2.ts", "96x64", 0.4)):
+        ffmpeg(
+            "-f", "lavfi", "-i", f"testsrc2=size={size}:rate=25:duration=0.4", "-c:v", "libx264",
+            "-output_ts_offset", start, tmp_path / name,
+        )  # fmt: skip
+    both = (tmp_path / "1.ts").read_bytes() + (tmp_path / "2.ts").read_bytes()
+    (tmp_path / "a.ts").write_bytes(both)
+    for allow_truncated in (False, True):
+        with pytest.raises(ValueError, match="is 64x48 pixels of 8 bits, but later 96x64 pixels"):
+            open_reader(tmp_path / "a.ts", allow_truncated=allow_truncated)
+
+
+def test_cut_transport_stream_is_counted_once(tmp_path):
+    ffmpeg(
+        "-f", "lavfi", "-i", "testsrc2=size=64x48:rate=25:duration=0.8", "-c:v", "libx264",
+        "-g", "5", tmp_path / "whole.ts",
+    )  # fmt: skip
+    data = (tmp_path / "whole.ts").read_bytes()
+    counts = set()
+    for share in (0.5, 0.61, 0.7, 0.83):
+        path = tmp_path / f"{share}.ts"
+        path.write_bytes(data[: int(len(data) * share)])
+        used = len(list(open_reader(path, allow_truncated=True)))
+        counts.add(used)
+        with contextlib.suppress(ValueError):
+            assert open_reader(path).info.num_frames == used
+            continue
+        with pytest.raises(ValueError, match=rf": {used}( of \d+)? frames decoded"):
+            open_reader(path)
+    assert len(counts) > 1
+
+
+@pytest.mark.parametrize("matrix", ["ycgco", "bt2020c"])
+def test_matrices_that_are_not_read_are_refused_at_once(tmp_path, matrix):
+    ffmpeg(
+        *PICTURE, "-c:v", "libx264", "-pix_fmt", "yuv444p",
+        "-x264-params", f"colormatrix={matrix.replace('ycgco', 'YCgCo')}", tmp_path / "a.mp4",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"has the colour matrix \d+ \(H.273\), which is not"):
+        open_reader(tmp_path / "a.mp4")
+
+
+# 11: folders of other images, and patterns
+
+
+@pytest.mark.parametrize("ending", ["webp", "bmp", "tga", "dpx"])
+def test_folders_of_other_images_are_read(tmp_path, ending):
+    (tmp_path / "a").mkdir()
+    frames = np.random.default_rng(0).integers(0, 255, (3, 24, 32, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        path = tmp_path / "a" / f"shot.{index:04d}.{ending}"
+        if ending in ("webp", "bmp"):
+            options = [cv2.IMWRITE_WEBP_QUALITY, 101] if ending == "webp" else []
+            assert cv2.imwrite(str(path), frame[..., ::-1], options)
+        else:
+            (tmp_path / "raw").write_bytes(frame.tobytes())
+            ffmpeg(
+                "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "32x24", "-i", tmp_path / "raw",
+                "-update", "1", path,
+            )  # fmt: skip
+    written = remove(tmp_path / "a", tmp_path / "b")
+    for index, frame in enumerate(frames):
+        result = cv2.imread(str(written / f"shot.{index:04d}.png"))[..., ::-1]
+        outside = np.ones((24, 32), bool)
+        outside[4:12, 4:12] = False
+        assert np.array_equal(result[outside], frame[outside])
+
+
+def test_dpx_of_ten_bits_against_ffmpeg(tmp_path):
+    (tmp_path / "a").mkdir()
+    ffmpeg(
+        *PICTURE, "-pix_fmt", "gbrp10le", "-frames:v", "2", tmp_path / "a" / "%04d.dpx"
+    )  # fmt: skip
+    with open_reader(tmp_path / "a") as reader:
+        assert reader.info.dtype == np.uint16
+        pixels = next(iter(reader)).pixels
+    planes = np.frombuffer(raw(tmp_path / "a" / "0001.dpx", "gbrp10le"), "<u2").reshape(3, 48, 64)
+    rgb = planes[[2, 0, 1]].transpose(1, 2, 0).astype(float)
+    assert np.abs(pixels - rgb / 1023 * 65535).max() <= 0.5
+
+
+def test_pattern_is_the_files_with_a_number_there(tmp_path):
+    ffmpeg(*PICTURE, tmp_path / "shot_%04d.png")
+    (tmp_path / "shot_0003_old.png").write_bytes(b"no")
+    (tmp_path / "other_0001.png").write_bytes(b"no")
+    with open_reader(tmp_path / "shot_%04d.png") as reader:
+        assert [frame.name for frame in reader] == [f"shot_{index:04d}" for index in range(1, 11)]
+    written = remove(tmp_path / "shot_%04d.png", tmp_path / "b", frames=(2, 4))
+    assert sorted(os.listdir(written)) == [f"shot_000{index}.png" for index in (3, 4, 5)]
+    ffmpeg(*PICTURE, "-vf", "geq=lum=255*lt(X\\,8):cb=128:cr=128", tmp_path / "mask.%d.png")
+    report = inpaint_file(
+        tmp_path / "shot_%d.png", tmp_path / "mask.%d.png", tmp_path / "c.mkv", fps=Fraction(25)
+    )
+    assert report.hole_pixels == 10 * 8 * 48
+    with pytest.raises(ValueError, match=r"no file matches .*gone_%03d\.png"):
+        open_reader(tmp_path / "gone_%03d.png")

@@ -194,7 +194,7 @@ def output_is_mask(folder):
 
 
 def output_of_unknown_ending(folder):
-    return "clip.mkv --mask mask.png --output result.webm", "ends in .webm, which is not known"
+    return "clip.mkv --mask mask.png --output result.wmv", "ends in .wmv, which is not known"
 
 
 def output_folder_not_empty(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -39,11 +40,20 @@ def _weights(color: ColorTags, width: int, height: int) -> tuple[float, float]:
     matrix = color.matrix
     if matrix == 2:
         matrix = 1 if width > 1024 or height > 576 else 5
-    if matrix not in _KR_KB:
-        raise ValueError(
-            f"colour matrix {matrix} (H.273) is not supported; convert the clip to BT.709 first."
-        )
     return _KR_KB[matrix]
+
+
+def check_matrix(color: ColorTags, path: Path) -> None:
+    """Refuse YUV that would come out in wrong colours.
+
+    Raises:
+        ValueError: YCgCo, constant luminance, a number that H.273 reserves, or RGB that is none.
+    """
+    if color.matrix != 2 and color.matrix not in _KR_KB:
+        raise ValueError(
+            f"{path} has the colour matrix {color.matrix} (H.273), which is not supported; convert "
+            "it to BT.709 first."
+        )
 
 
 @functools.lru_cache(maxsize=16)

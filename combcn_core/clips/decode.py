@@ -21,6 +21,11 @@ from combcn_core.clips.frames import (
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
+def _kind(frame: VideoFrame) -> str:
+    deep = max(component.bits for component in frame.format.components) > 8
+    return f"{frame.width}x{frame.height} pixels of {'more than ' if deep else ''}8 bits"
+
+
 # FFmpeg's own decoders of these leave alpha out.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
@@ -52,6 +57,7 @@ class Decoder:
         self._has_checksums: bool | None = None if name == "ffv1" else False
         self.first: VideoFrame | None = None
         self.damaged = False
+        self.change = ""  # what frames become on the way
 
     def decode(self, packet: Packet[Any] | None) -> list[VideoFrame]:
         """Decode one packet; None brings the frames still held back."""
@@ -67,6 +73,8 @@ class Decoder:
             return []
         for frame in frames:
             self.first = self.first or frame
+            if not self.change and _kind(frame) != _kind(self.first):
+                self.change = f"{_kind(self.first)}, but later {_kind(frame)}"
             # What is shown before the key frame where decoding began may refer to frames not seen.
             if self._from_pts is None or frame.pts is None or frame.pts >= self._from_pts:
                 self.damaged |= frame.is_corrupt
@@ -142,7 +150,12 @@ def _ebml_number(data: bytes, at: int) -> tuple[int, int]:
     return value & (2 ** (7 * length) - 1), at + length
 
 
-def damage_error(path: Path, num_decoded: int, num_stated: int) -> ValueError:
+def damage_error(path: Path, num_decoded: int, num_stated: int, change: str = "") -> ValueError:
+    if change:
+        return ValueError(
+            f"{path} is {change}: its frames change their size or format on the way; cut it "
+            "there, and give the parts one by one."
+        )
     of = f" of {num_stated}" if num_stated > num_decoded else ""
     return ValueError(
         f"{path} is cut short or damaged: {num_decoded}{of} frames decoded; give a whole copy, or "

@@ -14,9 +14,11 @@ from typing import Any, Literal
 import av
 import cv2
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from combcn_core.clips import exr
+from combcn_core.clips.color import frame_to_pixels, has_alpha
 from combcn_core.clips.frames import (
     Alpha,
     ClipInfo,
@@ -30,13 +32,22 @@ from combcn_core.clips.frames import (
     select_frames,
 )
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".exr")
+IMAGE_ENDINGS = (
+    ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".exr", ".webp", ".bmp", ".tga", ".dpx",
+)  # fmt: skip
+_BY_FFMPEG = (".tga", ".dpx")  # cv2 has no decoder for these
+_PATTERN = re.compile(r"%(?:0(\d+))?d")  # of printf, for the number of a frame
 
 
 def image_files(path: Path, endings: Sequence[str] = IMAGE_ENDINGS) -> list[Path]:
-    """The images of a folder in the order of the numbers in their names; or the one image."""
+    """The images of a folder in the order of the numbers in their names; or the one image.
+
+    A name with %d or %04d, as ffmpeg has it, stands for the images with a number in its place.
+    """
     if path.is_file():
         return [path]
+    if is_pattern(path):
+        return _matching_files(path)
     files = [
         file
         for file in path.iterdir()
@@ -55,17 +66,45 @@ def image_files(path: Path, endings: Sequence[str] = IMAGE_ENDINGS) -> list[Path
     )
 
 
+def is_pattern(path: Path) -> bool:
+    """Whether a name stands for several files; a file or folder of that very name is itself."""
+    return _PATTERN.search(path.name) is not None and not os.path.exists(path)
+
+
+def _matching_files(path: Path) -> list[Path]:
+    found = _PATTERN.search(path.name)
+    assert found is not None
+    before, after = re.escape(path.name[: found.start()]), re.escape(path.name[found.end() :])
+    name = re.compile(rf"{before}(\d{{{found[1] or 1},}}){after}")
+    numbered = []
+    if path.parent.is_dir():
+        for file in path.parent.iterdir():
+            match = name.fullmatch(file.name)
+            if match is not None:
+                numbered.append((int(match[1]), file))
+    if not numbered:
+        raise ValueError(f"no file matches {path}; give a pattern that some do, or the folder.")
+    return [file for _, file in sorted(numbered)]
+
+
 def read_image(path: Path) -> NDArray[Any]:
     """Decode an image that is no EXR: (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16."""
     data = path.read_bytes()  # cv2.imread cannot open all names on Windows
     ending = path.suffix.lower()
     image: NDArray[Any] | None = None
-    size = _stated_size(data)
+    size = _tga_size(data) if ending == ".tga" else _stated_size(data)
     if size is not None:
         check_frame_size(*size, path)
+    if is_animation(data):
+        raise ValueError(
+            f"image {path} is an animation, of which only the first picture would be read; give "
+            "it alone as the input if it is a PNG, else convert it to a video first."
+        )
     is_other = data[:2] in (b"BM", b"RI") and ending not in (".bmp", ".webp")
     if size is None or is_other:  # cv2 reads more kinds, of whose headers nothing is known here
         pass
+    elif ending in _BY_FFMPEG:
+        image = _decode_by_ffmpeg(path)
     elif ending in (".tif", ".tiff") and _misleads_cv2(_tiff_tags(data)):
         image = _decode_tiff(path, data)
     elif ending != ".png" or b"IEND" in data:
@@ -93,11 +132,25 @@ def _stated_size(data: bytes) -> tuple[int, int] | None:
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         tags = _tiff_tags(data)
         return tags.get(_WIDTH, 0), tags.get(_HEIGHT, 0)
+    if data[:4] in (b"SDPX", b"XPDS"):
+        order: Literal["little", "big"] = "big" if data[:4] == b"SDPX" else "little"
+        return int.from_bytes(data[772:776], order), int.from_bytes(data[776:780], order)
     if data[:2] == b"BM":
         return _bmp_size(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp_size(data)
     return None
+
+
+def _tga_size(data: bytes) -> tuple[int, int]:
+    return int.from_bytes(data[12:14], "little"), int.from_bytes(data[14:16], "little")
+
+
+def is_animation(data: bytes) -> bool:
+    """Whether a PNG or WebP holds several pictures."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return b"acTL" in data[: data.find(b"IDAT")]
+    return data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X" and bool(data[20] & 2)
 
 
 def _bmp_size(data: bytes) -> tuple[int, int] | None:
@@ -213,6 +266,21 @@ def _decode_tiff(path: Path, data: bytes) -> NDArray[Any] | None:
     return frame.reformat(format=packed[is_deep]).to_ndarray()
 
 
+def _decode_by_ffmpeg(path: Path) -> NDArray[Any] | None:
+    try:
+        with av.open(
+            str(path.absolute()), "r", format="image2", options={"pattern_type": "none"}
+        ) as container:
+            frame = next(container.decode(video=0))
+    except (av.FFmpegError, StopIteration):
+        return None
+    pixels = frame_to_pixels(frame, ColorTags(matrix=0, range=2), VideoReformatter())
+    if not has_alpha(frame):
+        return pixels
+    packed = "rgba" if pixels.dtype == np.uint8 else "rgba64le"
+    return np.dstack([pixels, frame.reformat(format=packed).to_ndarray()[..., 3]])
+
+
 class ImageReader(FrameReader):
     """Reads a folder of images, or one; see `open_reader`."""
 
@@ -289,6 +357,30 @@ def differing(source: Frame, written: Frame) -> Mask:
     return (first != second).any(axis=2)
 
 
+# What a PNG says of all its pixels, in whatever way these are stored.
+# fmt: off
+_KEPT_CHUNKS = frozenset((
+    b"cHRM", b"gAMA", b"sRGB", b"iCCP", b"cICP", b"mDCV", b"cLLI", b"pHYs", b"eXIf", b"tIME",
+    b"tEXt", b"zTXt", b"iTXt",
+))
+# fmt: on
+
+
+def _with_chunks_of(source: bytes, png: bytes) -> bytes:
+    """A PNG with the profile, the size and the texts of another; source may be empty."""
+    kept = b""
+    is_gray = source[25:26] in (b"\0", b"\4")
+    at = 8
+    while at + 12 <= len(source):
+        end = at + 12 + int.from_bytes(source[at : at + 4], "big")
+        kind = source[at + 4 : at + 8]
+        if kind in _KEPT_CHUNKS and not (is_gray and kind == b"iCCP"):  # a profile of gray
+            kept += source[at:end]
+        at = end
+    head = 8 + 25  # signature and IHDR
+    return png[:head] + kept + png[head:]
+
+
 class ImageWriter(FrameWriter):
     """Writes a folder of images; see `open_writer`."""
 
@@ -320,12 +412,22 @@ class ImageWriter(FrameWriter):
         if ending == ".exr":
             exr.write(image, self._sources[index], pixels)
             return
-        stored = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+        shown, original = pixels, b""
         if self._alpha is not None:
-            stored = np.dstack([stored, self._alpha.next()])
-        encoded, data = cv2.imencode(".png", stored)
+            shown = np.dstack([pixels, self._alpha.next()])
+        elif info.names is not None and info.path is not None:
+            file = self._sources[index]
+            if info.has_alpha or file.suffix.lower() == ".png":
+                source = read_image(file)
+                shown = np.dstack([pixels, source[..., 3:]])
+                original = file.read_bytes() if file.suffix.lower() == ".png" else b""
+                if original and np.array_equal(shown, source):
+                    image.write_bytes(original)
+                    return
+        code = cv2.COLOR_RGB2BGR if shown.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
+        encoded, data = cv2.imencode(".png", cv2.cvtColor(shown, code))
         assert encoded
-        image.write_bytes(data.tobytes())
+        image.write_bytes(_with_chunks_of(original, data.tobytes()))
 
     @functools.cached_property
     def _sources(self) -> list[Path]:

@@ -23,14 +23,21 @@ from numpy.typing import NDArray
 
 from combcn_core.clips import exr
 from combcn_core.clips.frames import ClipInfo, Mask, PathLike, Reader
-from combcn_core.clips.images import IMAGE_ENDINGS, image_files, is_exr, png_palette, read_image
+from combcn_core.clips.images import (
+    IMAGE_ENDINGS,
+    image_files,
+    is_exr,
+    is_pattern,
+    png_palette,
+    read_image,
+)
 from combcn_core.clips.video import check_exists, open_reader
 from combcn_core.masks import PackedMask
 
 MaskChannel = Literal["auto", "alpha", "luma", "red", "green", "blue"]
 MissingMasks = Literal["refuse", "repeat", "empty"]
 
-MASK_ENDINGS = (*IMAGE_ENDINGS, ".webp", ".bmp")
+MASK_ENDINGS = IMAGE_ENDINGS
 ARRAY_ENDINGS = (".npy", ".npz")
 
 _LUMA = np.array([0.2126, 0.7152, 0.0722])  # of BT.709
@@ -130,7 +137,8 @@ def read_mask(
         box = _box_mask(str(source), info)
         return MaskReader(_Box(box), info, [0], config, fit_mask)
     path = Path(source)
-    check_exists(path, "give an image, a folder of images, a video, or x,y,w,h")
+    if not is_pattern(path):
+        check_exists(path, "give an image, a folder of images, a video, or x,y,w,h")
     masks = _open(path, config, info, allow_truncated)
     chosen = [0] if len(masks) == 1 else _positions(masks, info, config)
     return MaskReader(masks, info, chosen, config, fit_mask)
@@ -156,7 +164,8 @@ def read_drawn(
     """
     config = config or MaskConfig()
     path = Path(source)
-    check_exists(path, "give a folder with the masks that were drawn")
+    if not is_pattern(path):
+        check_exists(path, "give a folder with the masks that were drawn")
     if not (path.is_dir() or path.suffix.lower() in MASK_ENDINGS):
         raise ValueError(
             f"{path} is no folder of images, and --follow-masks goes by the numbers in their "
@@ -435,7 +444,8 @@ class _Masks(ABC):
         channel, objects = self._config.mask_channel, self._config.objects
         if objects is not None or channel != "auto":
             return _Rule(channel, objects=objects)
-        key = (self.path.absolute(), len(self), self.path.stat().st_mtime_ns)
+        place = self.path.parent if is_pattern(self.path) else self.path
+        key = (self.path.absolute(), len(self), place.stat().st_mtime_ns)
         if key not in _alpha_rules:  # all masks may have to be read to know
             _alpha_rules[key] = self._alpha_rule()
         return _alpha_rules[key]

@@ -43,7 +43,11 @@ class VideoReader(FrameReader):
         super().__init__()
         scan = scan_video(path, decode_all=allow_truncated)
         if scan.damaged and not allow_truncated:
-            raise damage_error(path, scan.num_intact, scan.num_stated)
+            # As many as --allow-truncated would use, and what is wrong.
+            scan = scan_video(path, decode_all=True)
+            raise damage_error(path, scan.num_intact, scan.num_stated, scan.change)
+        if scan.change:
+            raise damage_error(path, 0, 0, scan.change)
         info, pts = scan.info, scan.pts
         assert info.indices is not None
         indices = select_frames(info.indices, frames, path)
@@ -117,7 +121,7 @@ class VideoReader(FrameReader):
                 index = scan.info.indices[position]
                 yield index, frame
             if decoder.damaged and not self._allow_truncated:
-                raise damage_error(self._path, index + 1, scan.num_stated)
+                raise damage_error(self._path, index + 1, scan.num_stated, decoder.change)
 
     def _rgba(self, pixels: Pixels, frame: VideoFrame) -> Pixels | None:
         """Pixels with the alpha of their frame; None where it has none."""
@@ -132,8 +136,7 @@ class VideoReader(FrameReader):
         pixels = _upright(pixels, self._scan.orientation)
         shape = (self.info.height, self.info.width, 3)
         if pixels.shape != shape or pixels.dtype != self.info.dtype:
-            raise ValueError(
-                f"frame {index} of {self._path} is {pixels.shape} {pixels.dtype} but the first is "
-                f"{shape} {self.info.dtype}; cut the clip where its format changes."
-            )
+            first = f"{self.info.width}x{self.info.height} {self.info.dtype}"
+            later = f"{pixels.shape[1]}x{pixels.shape[0]} {pixels.dtype} from frame {index} on"
+            raise damage_error(self._path, 0, 0, f"{first}, but {later}")
         return pixels

@@ -18,7 +18,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from combcn_core.clips.color import has_alpha
+from combcn_core.clips.color import check_matrix, has_alpha
 from combcn_core.clips.decode import Decoder, decodes_alpha, is_cut_short
 from combcn_core.clips.frames import (
     ClipInfo,
@@ -49,6 +49,7 @@ class Scan:
     num_intact: int  # frames without the damaged ones
     num_stated: int
     damaged: bool
+    change: str = ""  # what the frames become on the way, where all were decoded
 
 
 @functools.lru_cache(maxsize=16)
@@ -71,13 +72,16 @@ def scan_video(path: Path, decode_all: bool) -> Scan:
 
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
+    found = []
     for stream in container.streams.video:
         cover = stream.disposition & Disposition.attached_pic
         # FFmpeg takes any text file to be a film of a terminal.
         context = stream.codec_context
         if not cover and context is not None and context.name != "ansi":
             check_frame_size(context.width, context.height, path)
-            return stream
+            found.append(stream)
+    if found:  # an animated AVIF has its first picture once more, alone, in front
+        return max(found, key=lambda stream: stream.frames) if found[0].frames == 1 else found[0]
     raise ValueError(f"{path} has no video in it; give a video file or a folder of images.")
 
 
@@ -110,6 +114,8 @@ def _scan_container(container: InputContainer, path: Path, decode_all: bool) -> 
     first = decoder.first
     if first is None:
         raise ValueError(f"{path} has no frames that decode; give a video that has some.")
+    if not first.format.is_rgb:
+        check_matrix(_color_tags(first, stream), path)
 
     packet_pts = sorted(pts for pts, _ in packets if pts is not None)
     damaged |= (
@@ -157,6 +163,7 @@ def _scan_container(container: InputContainer, path: Path, decode_all: bool) -> 
         num_intact=num_frames if decode_all else 0 if decoder.damaged else num_intact,
         num_stated=max(stream.frames, len(packets)),
         damaged=damaged,
+        change=decoder.change,
     )
 
 

@@ -24,7 +24,13 @@ from combcn_core.clips.frames import (
     PathLike,
     Pixels,
 )
-from combcn_core.clips.images import IMAGE_ENDINGS, ImageReader, ImageWriter
+from combcn_core.clips.images import (
+    IMAGE_ENDINGS,
+    ImageReader,
+    ImageWriter,
+    is_animation,
+    is_pattern,
+)
 from combcn_core.clips.read import VideoReader
 from combcn_core.clips.write import VideoWriter
 
@@ -52,6 +58,9 @@ def open_reader(
 ) -> FrameReader:
     """Open a video file, a folder of images (in the order of their numbers), or one image.
 
+    A name such as shot_%04d.png stands for the images with a number there. An animated PNG is a
+    video; an animated WebP is refused.
+
     Pixels are RGB whatever the file holds. YUV is converted with the matrix and range of its tags;
     untagged, it counts as limited range and as BT.709 if larger than 1024x576, else BT.601, as
     players have it, and `open_writer` does the same. 8 bits come as uint8; more as uint16, over
@@ -78,8 +87,9 @@ def open_reader(
             `allow_truncated` (while iterating, where only decoding shows it).
     """
     path = Path(path)
-    check_exists(path, "give a video file or a folder of images")
-    if path.is_dir() or path.suffix.lower() in IMAGE_ENDINGS:
+    if not is_pattern(path):
+        check_exists(path, "give a video file or a folder of images")
+    if path.is_dir() or (path.suffix.lower() in IMAGE_ENDINGS and not _is_moving_png(path)):
         return ImageReader(path, frames)
     return VideoReader(path, frames, allow_truncated, with_alpha)
 
@@ -172,7 +182,7 @@ def open_writer(
                     f"{name} is {value} but output {path} is a folder of images; leave it out, or "
                     f"give a name that ends in {', '.join(CONTAINERS)}."
                 )
-        return ImageWriter(path, info, scratch, _alpha_of(info))
+        return ImageWriter(path, info, scratch, None if info.names else _alpha_of(info))
     rate = info.fps or fps
     if rate is None:
         raise ValueError(
@@ -193,6 +203,14 @@ def _alpha_of(info: ClipInfo) -> Alpha | None:
     return Alpha(
         open_reader(info.path, frames=span, allow_truncated=info.truncated, with_alpha=True)
     )
+
+
+def _is_moving_png(path: Path) -> bool:
+    """Whether a file called .png is an animation, which FFmpeg reads."""
+    if path.suffix.lower() != ".png" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return is_animation(file.read(2**16))
 
 
 def check_exists(path: Path, hint: str) -> None:
