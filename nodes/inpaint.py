@@ -10,6 +10,7 @@ from combcn_core import InpaintConfig, inpaint
 
 from .memory import Attempt, LoadedModel, backing_off
 from .progress import Progress, with_largest_hole
+from .schema import REMOVAL, known
 from .sockets import Model, to_images, to_masks, to_output
 
 
@@ -40,6 +41,7 @@ def settings() -> list[io.Input]:
             min=1,
             max=240,
             tooltip="Frames that a pixel may be carried, at most. More takes more memory and time.",
+            **known(io.Int.Input, advanced=True),
         ),
         io.Int.Input(
             "feather_pixels",
@@ -48,11 +50,13 @@ def settings() -> list[io.Input]:
             max=256,
             tooltip="Blend into the source over so many pixels inside the mask's edge. For masks "
             "wider than the object.",
+            **known(io.Int.Input, advanced=True),
         ),
         io.Boolean.Input(
             "match_grain",
             default=True,
             tooltip="Give what was filled the grain of its surroundings.",
+            **known(io.Boolean.Input, advanced=True),
         ),
     ]
 
@@ -79,6 +83,7 @@ class Inpaint(io.ComfyNode):
             node_id="CombCN_Inpaint",
             display_name="CombCN Inpaint",
             category="CombCN",
+            **known(io.Schema, search_aliases=REMOVAL, essentials_category="Video Tools"),
             description="Remove what the mask covers from a clip: propagation, networks, texture, "
             "grain, in one node. Outside the mask no pixel changes.",
             inputs=[

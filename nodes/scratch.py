@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import folder_paths
+import numpy as np
 from comfy_api.latest import Input, InputImpl
 from torch import Tensor
 
@@ -52,6 +53,44 @@ def trim(video: Input.Video, info: ClipInfo) -> tuple[int, int] | None:
     return inside[0], inside[-1]
 
 
+_MOST_BYTES = 4 * 2**30  # of frames in memory
+
+
+def differs(video: Input.Video, info: ClipInfo, frames: tuple[int, int] | None) -> bool:
+    """Whether a VIDEO shows something else than its file does, such as a crop.
+
+    Newer versions of ComfyUI crop and cut without another file, and `get_stream_source` is still
+    the whole one.
+
+    Args:
+        video: a file.
+        info: of the whole file.
+        frames: those within the times that are known of it.
+
+    Raises:
+        ValueError: it does, and has too many frames for them to be decoded into memory.
+    """
+    width, height = video.get_dimensions()
+    same = (width, height) == (info.width, info.height)
+    # ComfyUI gives the size of turned videos as they are stored.
+    same |= info.is_turned and (height, width) == (info.width, info.height)
+    assert info.num_frames is not None
+    if same and frames is None and info.fps is not None and info.num_frames > 1:
+        # That of a whole file is never shorter than its pictures.
+        missing = float(info.num_frames / info.fps) - video.get_duration()
+        same = missing < 1.5 / float(info.fps)
+    if same:
+        return False
+    num_frames = info.num_frames if frames is None else frames[1] - frames[0] + 1
+    if num_frames * width * height * 3 * 4 > _MOST_BYTES:
+        raise ValueError(
+            f"video shows {width}x{height} pixels, {video.get_duration():.2f} s of a file of "
+            f"{info.width}x{info.height} with {info.num_frames} frames: it was cropped or cut by "
+            "a node before. Save it with Save Video and load that file, or crop it after this node."
+        )
+    return True
+
+
 class Scratch:
     """Files in ComfyUI's temp folder; those that are not to be kept go at the end."""
 
@@ -71,6 +110,22 @@ class Scratch:
         """A free name for a file that stays, until ComfyUI clears the folder."""
         return self._folder / f"combcn_{secrets.token_hex(8)}{ending}"
 
+    def part_of(self, video: Input.Video) -> tuple[Path, tuple[int, int] | None]:
+        """A file, and the first and last frame of it that a VIDEO shows; None for all of it.
+
+        Raises:
+            ValueError: it shows another part of its file than can be found out, and is too long to
+                be decoded into memory.
+        """
+        path = self.file_of(video)
+        if isinstance(video, InputImpl.VideoFromComponents):
+            return path, None
+        info = open_reader(path).info
+        frames = trim(video, info)
+        if differs(video, info, frames):
+            return self._write_components(video), None
+        return path, frames
+
     def file_of(self, video: Input.Video) -> Path:
         """The whole file of a VIDEO; one is written if it has none."""
         if isinstance(video, InputImpl.VideoFromComponents):
@@ -84,8 +139,7 @@ class Scratch:
 
     def trimmed_file_of(self, video: Input.Video) -> Path:
         """As `file_of`, with nothing in it but what the VIDEO shows."""
-        source = self.file_of(video)
-        frames = trim(video, open_reader(source).info)
+        source, frames = self.part_of(video)
         if frames is None:
             return source
         path = self._file(".mkv")
@@ -117,6 +171,8 @@ class Scratch:
         # A rate that was a floating number would be a fraction of two very long ones.
         rate = Fraction(components.frame_rate).limit_denominator(10_000)
         info = ClipInfo(frames.shape[2], frames.shape[1], rate)
+        if (getattr(components, "bit_depth", None) or 8) > 8:
+            info = dataclasses.replace(info, dtype=np.dtype(np.uint16))
         if components.audio:
             sound = self._file(".mp4")
             video.save_to(str(sound))
@@ -124,5 +180,5 @@ class Scratch:
         path = self._file(".mkv")
         with open_writer(path, info) as writer:
             for frame in frames:
-                writer.write(to_pictures(frame)[0])
+                writer.write(to_pictures(frame, info.dtype)[0])
         return path

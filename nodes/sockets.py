@@ -5,6 +5,8 @@ float, 1 inside the hole. The core takes both as they are, but for alpha and hal
 the CPU, where all but the networks run; ComfyUI may keep them on a GPU.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from comfy import model_management
@@ -52,10 +54,10 @@ def to_output(images: Tensor) -> Tensor:
     return images.to(model_management.intermediate_device(), torch.float32)
 
 
-def to_pictures(images: Tensor) -> NDArray[np.uint8]:
-    """(T, H, W, 3) uint8 from (T, H, W, 3) or (H, W, 3) float, for drawing and previews."""
+def to_pictures(images: Tensor, dtype: "np.dtype[Any] | type[np.uint8]" = np.uint8) -> NDArray[Any]:
+    """(T, H, W, 3) uint8 or uint16 from (T, H, W, 3) or (H, W, 3) float."""
     pixels = images.reshape(-1, *images.shape[-3:]).nan_to_num().clamp(0, 1)
-    return (pixels * 255).round().to(torch.uint8).numpy(force=True)
+    return (pixels * np.iinfo(dtype).max).round().numpy(force=True).astype(dtype)
 
 
 def from_pictures(pictures: NDArray[np.uint8]) -> Tensor:

@@ -27,6 +27,7 @@ from combcn_core.training.train import Progress as TrainingProgress
 from . import folders
 from .memory import LoadedModel, hold, is_out_of_memory
 from .progress import Progress
+from .schema import known
 from .sockets import Model, from_pictures, to_images, to_masks
 
 log = logging.getLogger("combcn")
@@ -50,6 +51,8 @@ class JointTrainer(io.ComfyNode):
             node_id="CombCN_JointTrainer",
             display_name="CombCN Joint Trainer",
             category="CombCN",
+            is_experimental=True,
+            **known(io.Schema, search_aliases=["train inpainting", "fine-tune", "CombCN"]),
             description="Train both networks as the paper does: 3DCN first, then CombCN jointly "
             "with it. Stopping saves; queueing the same training again goes on from there.",
             inputs=[

@@ -17,7 +17,8 @@ from .folders import free_path
 from .inpaint import settings, unseen
 from .memory import Attempt, LoadedModel, backing_off
 from .progress import Progress
-from .scratch import Scratch, trim
+from .schema import REMOVAL, known
+from .scratch import Scratch
 from .sockets import to_masks
 
 MASTERS = {"none": None, "FFV1 (.mkv)": ".mkv", "ProRes (.mov)": ".mov"}
@@ -30,6 +31,7 @@ class InpaintVideo(io.ComfyNode):
             node_id="CombCN_InpaintVideo",
             display_name="CombCN Inpaint Video",
             category="CombCN",
+            **known(io.Schema, search_aliases=REMOVAL, essentials_category="Video Tools"),
             description="Remove what the mask covers from a video of any length. It is read and "
             "written as a stream, so memory does not grow with it; sound and rate are kept.",
             inputs=[
@@ -91,8 +93,7 @@ class InpaintVideo(io.ComfyNode):
         config, progress = InpaintConfig(**settings), Progress(preview_seconds=None)
         ending = MASTERS[master]
         with Scratch() as scratch:
-            source = scratch.file_of(video)
-            frames = trim(video, open_reader(source).info)
+            source, frames = scratch.part_of(video)
             info = open_reader(source, frames=frames).info
             size = torch.empty(1, info.height, info.width, 3, device="meta")
             if mask_video is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -62,6 +63,8 @@ _UNTAGGED = ColorTags()
 
 # Four times 8K, 0.8 GB at 16 bits. A header that states more is damaged, or made to use up memory.
 MAX_FRAME_PIXELS = 2**27
+# Errors that are no mistake of the caller.
+OF_THE_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
 _UINT8 = np.dtype(np.uint8)
 
 
@@ -167,6 +170,8 @@ class FrameWriter:
         try:
             self._create(self._temporary)
         except OSError as error:
+            if error.errno in OF_THE_DISK:
+                raise
             raise ValueError(
                 f"output {path} cannot be written ({error.strerror}); give a place that can be."
             ) from error

@@ -22,6 +22,7 @@ from av.video.stream import VideoStream
 from combcn_core.clips.color import pixels_to_frame
 from combcn_core.clips.formats import Encoding
 from combcn_core.clips.frames import (
+    OF_THE_DISK,
     Alpha,
     ClipInfo,
     ColorTags,
@@ -71,10 +72,13 @@ class VideoWriter(FrameWriter):
             self._open(temporary)
         except av.FFmpegError as error:
             self.abort()
+            if error.errno in OF_THE_DISK:
+                raise
+            encoding = self._encoding
             raise ValueError(
-                f"output {self._path} cannot be encoded as {self._encoding.name} "
-                f"{self._encoding.pixel_format} with what the source has besides "
-                f"({error.strerror}); give another codec or another ending."
+                f"output {self._path} cannot be encoded as {encoding.name} "
+                f"{encoding.pixel_format} with what the source has besides ({error.strerror}); "
+                "give another codec or another ending."
             ) from error
         except BaseException:
             self.abort()
@@ -245,9 +249,9 @@ class VideoWriter(FrameWriter):
                 self._tracks.copy(until_seconds=None)
             self._container.close()
         except av.FFmpegError as error:
-            raise ValueError(
-                f"output {self._path} could not be finished ({error.strerror}); see whether the "
-                "disk is full, or write another format. What --resume keeps is still there."
+            raise OSError(
+                f"output {self._path} could not be finished ({error.strerror}). See whether the "
+                "disk is full; segments that --resume keeps are still there."
             ) from error
         self._container = None
         self._release()
