@@ -2,13 +2,14 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import evaluate, folders, inpaint, masks, models, sample, stages, train, video
+from . import evaluate, folders, inpaint, mask_files, masks, models, sample, stages, train, video
 
 NODES: list[type[io.ComfyNode]] = [
     models.LoadModel,
     models.SaveModel,
     sample.SampleClip,
     masks.PrepareMask,
+    mask_files.LoadMaskSequence,
     masks.FollowMask,
     masks.TakeShadows,
     masks.MakeHoles,

@@ -8,11 +8,12 @@ from comfy_api.latest import io, ui
 from numpy.typing import NDArray
 from torch import Tensor
 
-from combcn_core.clips.pictures import outline_mask, side_by_side, xt_slice
+from combcn_core.clips.pictures import outline_mask, side_by_side, wipe, xt_slice
 from combcn_core.masks import bounding_box, check_masks
 from combcn_core.measure import metrics
 from combcn_core.progress import Tell, part_of
 
+from .previews import preview_video
 from .progress import Progress
 from .sockets import from_pictures, to_images, to_masks, to_pictures
 
@@ -127,8 +128,9 @@ class Compare(io.ComfyNode):
             node_id="CombCN_Compare",
             display_name="CombCN Compare",
             category="CombCN",
-            description="Put clips side by side, and cut through their time: in the x-t slice, one "
-            "row of every frame under the other, flicker shows as stripes.",
+            description="Play clips side by side and wipe from the first to the last, and cut "
+            "through their time: in the x-t slice, one row of every frame under the other, flicker "
+            "shows as stripes.",
             inputs=[
                 *_results(),
                 io.Mask.Input(
@@ -155,6 +157,11 @@ class Compare(io.ComfyNode):
                     display_name="side_by_side", tooltip="Every frame, the clips beside each other."
                 ),
                 io.Image.Output(display_name="slices", tooltip="The x-t slices, in one picture."),
+                io.Image.Output(
+                    display_name="wipe",
+                    tooltip="Every frame: the first clip and the last, with a line between them "
+                    "that goes to and fro.",
+                ),
             ],
             is_output_node=True,
         )
@@ -170,15 +177,23 @@ class Compare(io.ComfyNode):
             box = bounding_box(check_masks(to_masks(mask, first), *first.shape[:3]))
             row = row if box is None else (box.top + box.bottom) // 2
         labels, pictures = list(clips), [to_pictures(clip) for clip in clips.values()]
-        frames, progress = [], Progress(preview_seconds=None)
-        for panels in zip(*pictures, strict=True):
+        frames, wiped, shown = [], [], []
+        progress = Progress(preview_seconds=None)
+        for number, panels in enumerate(zip(*pictures, strict=True)):
             frames.append(side_by_side(panels, labels))
-            progress(len(frames) / len(first))
+            share = 0.5 - 0.5 * math.cos(2 * math.pi * number / len(first))
+            wiped.append(wipe(panels[0], panels[-1], share))
+            both = [*panels, wiped[-1]], [*labels, f"{labels[0]} | {labels[-1]}"]
+            shown.append(frames[-1] if len(panels) == 1 else side_by_side(*both))
+            progress((number + 1) / len(first))
         slices = from_pictures(
             side_by_side([_stretched(xt_slice(clip, row)) for clip in pictures], labels)
         )
         return io.NodeOutput(
-            from_pictures(_even(np.stack(frames))), slices, ui=ui.PreviewImage(slices, cls=cls)
+            from_pictures(_even(np.stack(frames))),
+            slices,
+            from_pictures(_even(np.stack(wiped))),
+            ui=preview_video(shown),
         )
 
 

@@ -6,12 +6,16 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from combcn_core import InpaintConfig, inpaint
+from combcn_core import InpaintConfig
+from combcn_core.masks import check_masks, grow
+from combcn_core.shot import inpaint_with_rest
 
 from .memory import Attempt, LoadedModel, backing_off
 from .progress import Progress, with_largest_hole
 from .schema import REMOVAL, known
 from .sockets import Model, to_images, to_masks, to_output
+
+MUCH_UNSEEN = 0.2  # of the hole: more is worth a word of advice
 
 
 def settings() -> list[io.Input]:
@@ -94,7 +98,14 @@ class Inpaint(io.ComfyNode):
                 *settings(),
                 unseen(),
             ],
-            outputs=[io.Image.Output(display_name="images", tooltip="The finished frames.")],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The finished frames."),
+                io.String.Output(
+                    display_name="summary",
+                    tooltip="How much of the hole other frames showed, how much is made up, and "
+                    "what helps where that is much.",
+                ),
+            ],
         )
 
     @classmethod
@@ -105,11 +116,44 @@ class Inpaint(io.ComfyNode):
         masks = to_masks(mask, frames)
         config, progress = InpaintConfig(**settings), Progress()
 
-        def work(attempt: Attempt) -> Tensor:
+        def work(attempt: Attempt) -> tuple[Tensor, Tensor]:
             network = None if model is None else attempt.ready(model, *frames.shape[1:3])
             shorter = dataclasses.replace(config, segment_frames=attempt.segment_frames)
-            return inpaint(frames, masks, network, shorter, tell=progress)
+            return inpaint_with_rest(frames, masks, network, shorter, tell=progress)
 
-        result = to_output(backing_off(work))
+        filled, unseen = backing_off(work)
+        result = to_output(filled)
         progress.finish(with_largest_hole(result, masks))
-        return io.NodeOutput(result)
+        holes = grow(check_masks(masks, *frames.shape[:3]), config.grow_pixels)
+        changed = int((filled != frames).any(dim=-1)[~holes].sum())
+        how = "texture" if config.unseen == "texture" else "a smooth fill"
+        if model is not None and config.unseen == "smooth":
+            how = "painted by the networks"
+        text = summary(int(holes.sum()), int(unseen.sum()), how, changed)
+        return io.NodeOutput(result, text)
+
+
+def summary(hole_pixels: int, unseen_pixels: int, how: str, changed_outside: int | None) -> str:
+    """What was done, in one or two sentences.
+
+    Args:
+        hole_pixels: in all frames.
+        unseen_pixels: of these, what no other frame showed.
+        how: what became of those.
+        changed_outside: pixels outside the mask that differ from the source; None: not compared.
+    """
+    if not hole_pixels:
+        return "The mask is empty, so all frames are copies of the source."
+    share = unseen_pixels / hole_pixels
+    text = f"{1 - share:.1%} of the hole from other frames"
+    if unseen_pixels:
+        text += f"; {share:.1%} was seen in none and is {how}"
+    if changed_outside is not None:
+        text += f"; {changed_outside} pixels changed outside the mask"
+    text += "."
+    if share > MUCH_UNSEEN:
+        text += (
+            " For more than that: a larger reach, one frame painted by hand (Propagate Known "
+            "Pixels, painted), or another inpainter on what it leaves as remaining."
+        )
+    return text

@@ -12,7 +12,7 @@ from combcn_core.clips.pictures import outline_mask
 from combcn_core.masks import check_masks, grow
 from combcn_core.training.holes import HOLE_KINDS, HoleKind, make_holes
 
-from .previews import outline_video
+from .previews import preview_video
 from .progress import Progress
 from .sockets import from_pictures, to_images, to_masks, to_output, to_pictures
 
@@ -120,7 +120,7 @@ class PrepareMask(io.ComfyNode):
             for frame, hole in zip(to_pictures(frames), holes.numpy(force=True), strict=True)
         ]
         preview = torch.cat([from_pictures(picture) for picture in outlined])
-        return io.NodeOutput(to_output(holes), preview, ui=outline_video(outlined))
+        return io.NodeOutput(to_output(holes), preview, ui=preview_video(outlined))
 
 
 def _channel(images: Tensor, channel: str) -> Tensor:
@@ -212,7 +212,7 @@ class FollowMask(io.ComfyNode):
         worst = sorted((sure, number) for number, sure in enumerate(confidence) if sure < 1)[:8]
         report = ", ".join(f"{number} ({sure:.2f})" for sure, number in worst)
         report = f"least sure in frames {report}" if report else "sure everywhere"
-        return io.NodeOutput(to_output(masks), preview, report, ui=outline_video(outlined))
+        return io.NodeOutput(to_output(masks), preview, report, ui=preview_video(outlined))
 
 
 def _numbers(text: str) -> list[int]:
@@ -264,7 +264,7 @@ class TakeShadows(io.ComfyNode):
                 f"; in {len(taken.unseen_frames)} frames, first {taken.unseen_frames[0]}, no other "
                 "frame shows enough of the ground to tell"
             )
-        return io.NodeOutput(to_output(taken.masks), preview, report, ui=outline_video(outlined))
+        return io.NodeOutput(to_output(taken.masks), preview, report, ui=preview_video(outlined))
 
 
 class MakeHoles(io.ComfyNode):

@@ -18,7 +18,7 @@ SIDE_PIXELS = 768
 FPS = Fraction(24)  # IMAGE has no rate
 
 
-def outline_video(pictures: Sequence[NDArray[np.uint8]]) -> ui.PreviewVideo:
+def preview_video(pictures: Sequence[NDArray[np.uint8]]) -> ui.PreviewVideo:
     """Show frames, (H, W, 3) uint8 each, as H.264 of at most `SIDE_PIXELS`, which browsers play."""
     height, width = pictures[0].shape[:2]
     scale = min(1.0, SIDE_PIXELS / max(height, width))

@@ -8,7 +8,7 @@ from combcn_core.demo.clip import FPS, render_demo
 from .sockets import from_pictures, to_output
 
 MAX_FRAMES = 24
-HEIGHT, MAX_HEIGHT = 108, 270  # pixels; the smaller one is quick even with networks on a CPU
+HEIGHT, MAX_HEIGHT = 216, 270  # pixels
 
 
 class SampleClip(io.ComfyNode):

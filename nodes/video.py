@@ -14,7 +14,7 @@ from combcn_core import InpaintConfig, Report, inpaint_file
 from combcn_core.clips.video import ClipInfo, open_reader, open_writer
 
 from .folders import free_path
-from .inpaint import settings, unseen
+from .inpaint import settings, summary, unseen
 from .memory import Attempt, LoadedModel, backing_off
 from .progress import Progress
 from .schema import REMOVAL, known
@@ -72,6 +72,11 @@ class InpaintVideo(io.ComfyNode):
                     display_name="video", tooltip="H.264 in mp4, with the sound of the source."
                 ),
                 io.String.Output(display_name="report", tooltip="What was done, as JSON."),
+                io.String.Output(
+                    display_name="summary",
+                    tooltip="How much of the hole other frames showed, how much is made up, and "
+                    "what helps where that is much.",
+                ),
             ],
         )
 
@@ -125,7 +130,12 @@ class InpaintVideo(io.ComfyNode):
         del told["settings"]  # names of files that are gone
         shown = ui.PreviewVideo([ui.SavedResult(result.name, "", io.FolderType.temp)])
         video = InputImpl.VideoFromFile(str(result))
-        return io.NodeOutput(video, json.dumps(told, indent=2), ui=shown)
+        unseen = report.filled_pixels + report.network_pixels
+        how = "texture" if report.synthesized_pixels else "a smooth fill"
+        if report.network_pixels and not report.synthesized_pixels:
+            how = "painted by the networks"
+        text = summary(report.hole_pixels, unseen, how, report.changed_outside_mask)
+        return io.NodeOutput(video, json.dumps(told, indent=2), text, ui=shown)
 
 
 def _encode(master: Path, info: ClipInfo, output: Path, progress: Progress) -> None:

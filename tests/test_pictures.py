@@ -14,6 +14,7 @@ from combcn_core.clips.pictures import (
     save_picture,
     side_by_side,
     strip,
+    wipe,
     xt_slice,
 )
 
@@ -210,3 +211,24 @@ def test_curves_share_the_axes():
     assert _row_of(sheet, SECOND, column) == pytest.approx(
         _row_of(draw({"long": long, "other": []}), FIRST, column), abs=1.5
     )
+
+
+@pytest.mark.parametrize(("share", "column"), [(0, 0), (0.3, 6), (0.5, 10), (1, 21)])
+def test_wipe_shows_one_picture_on_each_side_of_its_line(share, column):
+    before, after = _noise(9, 21, 3) // 2, _noise(9, 21, 3) // 2 + np.uint8(100)
+    after = np.minimum(after, 230).astype(np.uint8)
+    given = before.copy(), after.copy()
+    wiped = wipe(before, after, share)
+    line = range(max(column - 1, 0), min(column + 1, 21))
+    for x in range(21):
+        if x in line:
+            assert (wiped[:, x] == 240).all()
+        else:
+            np.testing.assert_array_equal(wiped[:, x], (before if x < column else after)[:, x])
+    np.testing.assert_array_equal(before, given[0])
+    np.testing.assert_array_equal(after, given[1])
+
+
+def test_wipe_rejects_other_sizes():
+    with pytest.raises(ValueError, match="give one size"):
+        wipe(_noise(4, 5, 3), _noise(4, 6, 3), 0.5)

@@ -252,6 +252,27 @@ def _ticks(low: float, high: float) -> list[float]:
     return [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
+def wipe(before: Image, after: Image, share: float) -> Image:
+    """Two pictures of one frame, with an upright line between them.
+
+    Args:
+        before: (H, W, 3), left of the line.
+        after: as before, right of it.
+        share: where the line is: 0 shows all of after, 1 all of before.
+
+    Raises:
+        ValueError: sizes differ.
+    """
+    if before.shape != after.shape:
+        raise ValueError(f"pictures of shapes {before.shape} and {after.shape}; give one size.")
+    width = before.shape[1]
+    column = round(share * width)
+    picture = after.copy()
+    picture[:, :column] = before[:, :column]
+    picture[:, max(column - 1, 0) : column + 1] = _INK
+    return picture
+
+
 def outline_mask(
     image: Image,
     mask: NDArray[np.bool_],

@@ -39,6 +39,10 @@ NODES = {
         "mask_images:IMAGE? merge:COMBO? channel:COMBO?",
         "MASK IMAGE",
     ),
+    "CombCN_LoadMaskSequence": (
+        "images:IMAGE folder:COMBO missing:COMBO resize:BOOLEAN",
+        "MASK IMAGE",
+    ),
     "CombCN_FollowMask": (
         "images:IMAGE mask:MASK frames:STRING",
         "MASK IMAGE STRING",
@@ -75,13 +79,13 @@ NODES = {
     "CombCN_Inpaint": (
         "images:IMAGE mask:MASK grow_pixels:INT propagate:BOOLEAN reach:INT feather_pixels:INT "
         "match_grain:BOOLEAN model:COMBCN_MODEL? unseen:COMBO?",
-        "IMAGE",
+        "IMAGE STRING",
     ),
     "CombCN_InpaintVideo": (
         "video:VIDEO grow_pixels:INT propagate:BOOLEAN reach:INT feather_pixels:INT "
         "match_grain:BOOLEAN resize_mask:BOOLEAN master:COMBO filename_prefix:STRING mask:MASK? "
         "mask_video:VIDEO? model:COMBCN_MODEL? unseen:COMBO?",
-        "VIDEO STRING",
+        "VIDEO STRING STRING",
     ),
     "CombCN_JointTrainer": (
         "name:STRING footage:COMBO networks:COMBO stages:COMBO pretrain_steps:INT steps:INT "
@@ -97,7 +101,7 @@ NODES = {
     "CombCN_Compare": (
         "images_1:IMAGE names:STRING height:FLOAT images_2:IMAGE? images_3:IMAGE? images_4:IMAGE? "
         "mask:MASK?",
-        "IMAGE IMAGE",
+        "IMAGE IMAGE IMAGE",
     ),
 }
 
@@ -284,6 +288,16 @@ def test_inpaint_against_library(added, bench, files):
     assert torch.equal(result, expected)
 
 
+def test_inpaint_says_what_it_did(client, files):
+    graph = source() | {"a": inpaint(propagate=False), "r": node("PreviewAny", source=["a", 1])}
+
+    (text,) = client.run(graph).outputs["r"]["text"]
+
+    assert "0.0% of the hole from other frames; 100.0% was seen in none and is texture" in text
+    assert "0 pixels changed outside the mask" in text
+    assert "a larger reach" in text
+
+
 def test_propagate_against_library(bench, files):
     filled, remaining = bench(source() | {"p": propagate()}, ("p", 0), ("p", 1))
 
@@ -362,6 +376,37 @@ def test_prepare_mask_against_library(added, bench, files):
     graph = source() | {"g": node("CombCN_PrepareMask", images=["i", 0], mask=["m", 0], **form)}
 
     assert torch.equal(bench(graph, ("g", 0)), grow(files["mask"] > 0, 3).float())
+
+
+@pytest.fixture(scope="module")
+def mask_folder(server, files):
+    """A folder with the masks of the clip as images, in ComfyUI's input folder."""
+    folder = server.base / "input" / "masks"
+    folder.mkdir()
+    for number, mask in enumerate(files["mask"].numpy()):
+        cv2.imwrite(str(folder / f"{number:03d}.png"), (mask * 255).astype(np.uint8))
+    return folder
+
+
+def sequence(**settings):
+    form = {"images": ["i", 0], "folder": "masks", "missing": "refuse", "resize": False}
+    return node("CombCN_LoadMaskSequence", **(form | settings))
+
+
+def test_load_mask_sequence(bench, files, mask_folder):
+    assert torch.equal(bench(source() | {"g": sequence()}, ("g", 0)), files["mask"])
+
+
+@pytest.mark.parametrize("folder", ["lost", "..", "../output"])
+def test_load_mask_sequence_stays_within_the_input_folder(folder, client, mask_folder):
+    graph = source() | {"g": sequence(folder=folder)}
+    graph["s"] = node("Probe_Save", value=["g", 0], name="unused")
+
+    with pytest.raises(Refused) as refused:
+        client.run(graph)
+
+    (error,) = refused.value.errors["g"]["errors"]
+    assert f"there is no folder {folder!r} in ComfyUI's input folder" in error["details"]
 
 
 def test_take_shadows_against_library(bench, files):
@@ -628,7 +673,7 @@ def test_last_picture_is_a_finished_frame(name, client, server, model):
     coded = np.frombuffer(run.pictures[-1], np.uint8)
     picture = cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1]
     assert picture.shape == expected.shape
-    assert np.abs(picture - expected).mean() < 4  # of 255: JPEG
+    assert np.abs(picture - expected).mean() < 8  # of 255: JPEG, of the noise of random weights
 
 
 def test_node_that_shows_its_result_sends_no_pictures(client):

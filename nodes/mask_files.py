@@ -1,0 +1,89 @@
+"""Load Mask Sequence: masks as files in ComfyUI's input folder."""
+
+import dataclasses
+from fractions import Fraction
+from typing import get_args
+
+import numpy as np
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from combcn_core import MaskConfig
+from combcn_core.clips.masks import MissingMasks, read_mask
+from combcn_core.clips.pictures import outline_mask
+from combcn_core.clips.video import ClipInfo
+
+from . import folders
+from .previews import preview_video
+from .sockets import from_pictures, to_images, to_output, to_pictures
+
+
+class LoadMaskSequence(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CombCN_LoadMaskSequence",
+            display_name="CombCN Load Mask Sequence",
+            category="CombCN",
+            description="Load the masks of a clip from a folder of images, white on what is to be "
+            "removed, such as a rotoscoping tool or SAM 2 writes them.",
+            inputs=[
+                io.Image.Input("images", tooltip="The frames that the masks are for."),
+                io.Combo.Input(
+                    "folder",
+                    options=folders.footage_folders(),
+                    tooltip="A folder in ComfyUI's input folder, with one image for each frame, in "
+                    "the order of their numbers.",
+                ),
+                io.Combo.Input(
+                    "missing",
+                    options=list(get_args(MissingMasks)),
+                    default="refuse",
+                    tooltip="What to do where masks and frames differ in number. repeat: the mask "
+                    "before stands in for one that is missing. empty: nothing does.",
+                ),
+                io.Boolean.Input(
+                    "resize", default=False, tooltip="Resize masks of another size than the frames."
+                ),
+            ],
+            outputs=[
+                io.Mask.Output(display_name="mask", tooltip="0 or 1, one mask per frame."),
+                io.Image.Output(
+                    display_name="preview", tooltip="The frames with an outline around the holes."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, folder: str) -> bool | str:
+        # Naming it here replaces ComfyUI's "value not in list".
+        try:
+            folders.footage_path(folder)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str, **kwargs: object) -> float:
+        path = folders.footage_path(folder)
+        return max(file.stat().st_mtime for file in (path, *path.iterdir()))
+
+    @classmethod
+    def execute(
+        cls, images: Tensor, folder: str, missing: MissingMasks, resize: bool
+    ) -> io.NodeOutput:
+        clip = to_images(images)
+        count, height, width = clip.shape[:3]
+        info = ClipInfo(width, height, Fraction(24))
+        info = dataclasses.replace(info, total_frames=count, indices=range(count))
+        config = MaskConfig(mask_missing=missing)
+        path = folders.footage_path(folder)
+        with read_mask(path, info, config=config, fit_mask=resize) as reader:
+            masks = np.stack(list(reader))
+        pairs = zip(to_pictures(clip), masks, strict=True)
+        outlined = [outline_mask(picture, hole) for picture, hole in pairs]
+        preview = torch.cat([from_pictures(picture) for picture in outlined])
+        return io.NodeOutput(
+            to_output(torch.from_numpy(masks)), preview, ui=preview_video(outlined)
+        )
