@@ -12,6 +12,7 @@ from combcn_core.clips.pictures import outline_mask
 from combcn_core.masks import check_masks, grow
 from combcn_core.training.holes import HOLE_KINDS, HoleKind, make_holes
 
+from .links import check_links
 from .previews import preview_video
 from .progress import Progress
 from .sockets import from_pictures, to_images, to_masks, to_output, to_pictures
@@ -92,6 +93,10 @@ class PrepareMask(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, input_types: dict[str, str]) -> bool | str:
+        return check_links(cls, input_types, ("mask", "mask_images"))
+
+    @classmethod
     def execute(
         cls,
         images: Tensor,
@@ -105,9 +110,6 @@ class PrepareMask(io.ComfyNode):
         mask_images: Tensor | None = None,
     ) -> io.NodeOutput:
         frames = to_images(images)
-        if (mask is None) == (mask_images is None):
-            what = "neither mask nor mask_images is" if mask is None else "both masks are"
-            raise ValueError(f"{what} connected; connect one of mask and mask_images.")
         given = _channel(mask_images, channel) if mask is None else to_masks(mask, frames)
         num_frames, height, width = frames.shape[:3]
         hole = (_merged(given, merge, num_frames) >= threshold) != invert

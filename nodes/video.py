@@ -15,6 +15,7 @@ from combcn_core.clips.video import ClipInfo, open_reader, open_writer
 
 from .folders import free_path
 from .inpaint import settings, summary, unseen
+from .links import check_links
 from .memory import Attempt, LoadedModel, backing_off
 from .progress import Progress
 from .schema import REMOVAL, known
@@ -81,6 +82,10 @@ class InpaintVideo(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, input_types: dict[str, str]) -> bool | str:
+        return check_links(cls, input_types, ("mask", "mask_video"))
+
+    @classmethod
     def execute(
         cls,
         video: Input.Video,
@@ -92,9 +97,6 @@ class InpaintVideo(io.ComfyNode):
         model: LoadedModel | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
-        if (mask is None) == (mask_video is None):
-            given = "neither mask nor mask_video" if mask is None else "both mask and mask_video"
-            raise ValueError(f"{given} is connected; connect one of them.")
         config, progress = InpaintConfig(**settings), Progress(preview_seconds=None)
         ending = MASTERS[master]
         with Scratch() as scratch:

@@ -104,7 +104,7 @@ class FrontEnd:
 
     def __init__(self, browser: Browser, address: str) -> None:
         self.page: Page = browser.new_page(viewport={"width": 1600, "height": 900})
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(240_000)  # a busy machine takes minutes
 
         def stay_here(route: Route) -> None:
             here = route.request.url.startswith((f"http://{address}/", "data:", "blob:"))

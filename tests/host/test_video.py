@@ -11,6 +11,8 @@ from combcn_core import InpaintConfig, inpaint_file
 from combcn_core.clips.video import ClipInfo, open_reader, open_writer
 from combcn_core.demo.clip import render_demo
 
+from .client import Refused
+
 RATE = Fraction(24000, 1001)
 FRAMES, HEIGHT, WIDTH = 9, 48, 64
 
@@ -136,8 +138,6 @@ def test_video_resizes_masks_when_told(client, folder):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({}, "neither mask nor mask_video"),
-        ({"mask": ["mask", 0], "mask_video": ["masks", 0]}, "both mask and mask_video"),
         (
             {"mask": ["mask", 0], "master": "FFV1 (.mkv)", "filename_prefix": "../m"},
             "leads out of",
@@ -146,6 +146,22 @@ def test_video_resizes_masks_when_told(client, folder):
 )
 def test_video_tells_misuse(client, folder, inputs, message):
     assert message in client.run(graph(**inputs)).error
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "neither mask nor mask_video is connected; connect one of them"),
+        ({"mask": ["mask", 0], "mask_video": ["masks", 0]}, "both mask and mask_video are"),
+        ({"mask": ["masks", 0]}, "mask is connected to VIDEO; connect MASK"),
+    ],
+)
+def test_wrong_connections_are_refused_before_anything_runs(client, folder, inputs, message):
+    with pytest.raises(Refused) as refused:
+        client.run(graph(**inputs))
+
+    (error,) = refused.value.errors["node"]["errors"]
+    assert message in error["details"]
 
 
 @pytest.mark.parametrize("window", [(2 / RATE, 4 / RATE), (5 / RATE, 0)])
