@@ -251,3 +251,51 @@ def test_help_pages_describe_every_socket(node_id):
         described = re.findall(r"^\| `(\w+)` \| \S", page.read_text(encoding="utf-8"), re.MULTILINE)
         names = [output["name"].replace(" ", "_") for output in texts["outputs"].values()]
         assert described == [*texts["inputs"], *names]
+
+
+# The registry
+
+
+def published():
+    """What of the repository goes into the registry's archive, as git reads .comfyignore."""
+
+    def files(*arguments):
+        command = ["git", "ls-files", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return set(done.stdout.splitlines())
+
+    if not (ROOT / ".git").exists():
+        pytest.skip("no repository")
+    return files() - files("--cached", "--ignored", "--exclude-from=.comfyignore")
+
+
+def test_archive_holds_what_users_need_and_no_more():
+    names = published()
+    needed = ["__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md"]
+    needed += ["nodes/__init__.py", "web/docs/CombCN_Inpaint.md", "locales/en/nodeDefs.json"]
+    needed += ["combcn_core/__init__.py", "workflows/quick_removal.json", "docs/icon.svg"]
+    assert not set(needed) - names
+    assert {name.split("/")[0] for name in names if "/" in name} == {
+        *("combcn_core", "docs", "locales", "nodes", "web", "workflows"),
+    }
+    for pattern in (ROOT / ".comfyignore").read_text().splitlines():
+        assert pattern.startswith("#") or (ROOT / pattern).exists(), pattern
+
+
+def test_registry_finds_version_and_pictures():
+    tomllib = pytest.importorskip("tomllib")
+    comfy = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["comfy"]
+    assert re.search(
+        r'^__version__ = "[\d.]+"$', (ROOT / comfy["version"]["path"]).read_text(), re.M
+    )
+    repository = "https://raw.githubusercontent.com/combcn/combcn/main/"
+    for key in ("Icon", "Banner"):
+        assert comfy[key].startswith(repository)
+        picture = (ROOT / comfy[key].removeprefix(repository)).read_text()
+        width, height = (
+            int(re.search(rf'{side}="(\d+)"', picture)[1]) for side in ("width", "height")
+        )
+        if key == "Icon":
+            assert width == height <= 400
+        else:
+            assert width * 9 == height * 21
