@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from combcn_core.clips.video import open_reader
-from combcn_core.training.data import VIDEO_ENDINGS
+from combcn_core.clips.video import VIDEO_ENDINGS, open_reader
 
 
 def read_image(path: Path) -> Tensor:

@@ -31,10 +31,11 @@ from combcn_core.measure.evaluate import EvaluateConfig, Method, evaluate
 from combcn_core.measure.scores import Gap, Score, paired_gap
 from combcn_core.networks.checkpoint import load_model
 from combcn_core.networks.layers import NetworkConfig
-from combcn_core.training.data import Footage, scan_footage
+from combcn_core.training.config import Mode, TrainConfig
+from combcn_core.training.footage import Footage, scan_footage
 from combcn_core.training.holes import HoleKind
 from combcn_core.training.log import TrainingLog
-from combcn_core.training.train import Mode, TrainConfig, train
+from combcn_core.training.train import train
 
 HOLES: tuple[HoleKind, ...] = ("box", "random-box")  # the paper's fixed and random holes
 FULL = TrainConfig(holes=HOLES)

@@ -42,9 +42,9 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from combcn_core.cli import main as combcn
 from combcn_core.clips.video import ClipInfo, open_reader, open_writer
+from combcn_core.memory import GIB
 from combcn_core.networks.checkpoint import WEIGHTS_FOLDER, digest_tensors, load_model
 from combcn_core.progress import Progress
-from combcn_core.segments import GIB
 from combcn_core.shot import InpaintConfig
 from combcn_core.stream.batch import Row, read_manifest
 from combcn_core.stream.files import inpaint_file

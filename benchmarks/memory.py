@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.speed import write_clip
-from combcn_core.segments import GIB
+from combcn_core.memory import GIB
 
 
 def main() -> None:

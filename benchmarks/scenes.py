@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from combcn_core.demo.clip import Camera, Scenery, expose, film_grain, paint_scenery, render_frame
+from combcn_core.demo import film_grain
+from recipes.village import Camera, Scenery, expose, paint_scenery, render_frame
 
 NUM_FRAMES, HEIGHT, WIDTH = 48, 180, 320
 SHUTTER_STEPS = 8  # moments a blurred frame is the mean of
@@ -30,7 +31,7 @@ Color = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Scene:
-    """How the street is filmed; lengths in frame heights, see `demo`.
+    """How the street is filmed; lengths in frame heights, see `recipes/village.py`.
 
     Attributes:
         travel: of the camera along the street, within [0, 0.5]. What stands at the horizon does

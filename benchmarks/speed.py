@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.networks import Case, make_clip
 from combcn_core.clips.video import ClipInfo, open_reader, open_writer
-from combcn_core.segments import GIB
+from combcn_core.memory import GIB
 
 POLL_SECONDS = 0.1  # more often would slow the command down
 TELEA_FRAMES = 4  # each takes as long as the next

@@ -26,9 +26,11 @@ from combcn_core.shot import (
     synthesize_texture,
     upsample_guidance,
 )
-from combcn_core.stream.files import Report, inpaint_file, write_masks
-from combcn_core.training.data import footage_from_images, scan_footage
-from combcn_core.training.train import TrainConfig, train
+from combcn_core.stream.files import inpaint_file, write_masks
+from combcn_core.stream.report import Report
+from combcn_core.training.config import TrainConfig
+from combcn_core.training.footage import footage_from_images, scan_footage
+from combcn_core.training.train import train
 from combcn_core.version import __version__
 
 __all__ = [

@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from combcn_core.pixels import Box, crop_box
 
-GIB = 2**30
-
 
 class Segment(NamedTuple):
     """A run of output frames, start to stop - 1, and the frames to read for it.

@@ -8,11 +8,10 @@ from typing import Any, TypeVar
 from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 
-from combcn_core import CombCN, InpaintConfig, coarse_size
+from combcn_core import CombCN, InpaintConfig, coarse_size, memory
 from combcn_core.networks.inference import InferenceModel, Precision, prepare
 from combcn_core.networks.layers import context_frames
 from combcn_core.networks.regions import Span
-from combcn_core.stream import memory
 
 log = logging.getLogger("combcn")
 

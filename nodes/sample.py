@@ -3,7 +3,7 @@
 import torch
 from comfy_api.latest import io
 
-from combcn_core.demo.clip import FPS, render_demo
+from combcn_core.demo import FPS, load_demo
 
 from .sockets import from_pictures, to_output
 
@@ -41,7 +41,7 @@ class SampleClip(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFF,
-                    tooltip="Another number gives another village.",
+                    tooltip="Another number gives other film grain.",
                 ),
             ],
             outputs=[
@@ -55,8 +55,7 @@ class SampleClip(io.ComfyNode):
 
     @classmethod
     def execute(cls, frames: int, height: int, seed: int) -> io.NodeOutput:
-        width = 2 * round(height * 8 / 9)  # even, as Save Video wants it
-        clip = render_demo(frames, height, width, seed)
+        clip = load_demo(frames, height, seed)
         sound = torch.from_numpy(clip.sound).T[None].contiguous()  # (1, channels, samples)
         return io.NodeOutput(
             from_pictures(clip.images),

@@ -18,11 +18,13 @@ from torch import Tensor
 from combcn_core import CombCN, NetworkConfig, load_model, read_model_info
 from combcn_core.masks import check_masks
 from combcn_core.progress import part_of
-from combcn_core.training.data import Footage, footage_from_images, scan_footage
+from combcn_core.training.config import Mode, TrainConfig
+from combcn_core.training.footage import Footage, footage_from_images, scan_footage
 from combcn_core.training.holes import HOLE_KINDS
 from combcn_core.training.log import TrainingLog
-from combcn_core.training.train import STATE_ENDING, Mode, TrainConfig, train
+from combcn_core.training.state import STATE_ENDING
 from combcn_core.training.train import Progress as TrainingProgress
+from combcn_core.training.train import train
 
 from . import folders
 from .memory import LoadedModel, hold, is_out_of_memory

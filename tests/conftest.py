@@ -1,6 +1,9 @@
 """What all tests need."""
 
 import signal
+import sys
+import types
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,6 +13,11 @@ import pytest
 # tests start and send it to.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# What is run from the root, without the root on sys.path: its `nodes` would hide ComfyUI's.
+sys.modules["recipes"] = recipes = types.ModuleType("recipes")
+recipes.__path__ = [str(Path(__file__).parents[1] / "recipes")]
 
 
 @pytest.fixture

@@ -21,8 +21,7 @@ import cv2
 import numpy as np
 import pytest
 
-from combcn_core import cli
-from combcn_core.demo import clip as demo
+from combcn_core import cli, demo
 from combcn_core.networks.checkpoint import save_model
 from combcn_core.networks.layers import CombCN, NetworkConfig
 from combcn_core.version import __version__
@@ -485,8 +484,8 @@ def test_progress_bar_on_a_terminal(folder, monkeypatch):
 
 
 def test_demo_writes_its_files_and_both_figures(tmp_path, monkeypatch, capfd):
-    small = functools.partial(demo.render_demo, num_frames=10, height=96, width=170)
-    monkeypatch.setattr(demo, "render_demo", small)
+    small = functools.partial(demo.load_demo, num_frames=10, height=96)
+    monkeypatch.setattr(demo, "load_demo", small)
     for _ in range(2):  # the second time, what is there is replaced
         assert cli.main(["demo", "--output", str(tmp_path / "demo")]) == 0
     names = ["comparison.png", "input.mp4", "mask.mkv", "result.mp4", "truth.mp4"]

@@ -21,16 +21,10 @@ import torch
 
 from combcn_core import NetworkConfig, infer_temporal
 from combcn_core.networks.layers import CombCN
-from combcn_core.training.data import (
-    Batch,
-    DataConfig,
-    Source,
-    draw_clip,
-    footage_from_images,
-    iterate_batches,
-    move_camera,
-    scan_footage,
-)
+from combcn_core.training.batches import Batch, iterate_batches
+from combcn_core.training.config import DataConfig
+from combcn_core.training.draw import draw_clip, move_camera
+from combcn_core.training.footage import Source, footage_from_images, scan_footage
 
 SMALL = DataConfig(size=16, clip_length=4, fills=("smooth",))
 
@@ -808,7 +802,9 @@ def test_workers_do_not_outlive_a_parent_that_is_killed(folder):
     program = textwrap.dedent("""
         import multiprocessing, sys, time
         from pathlib import Path
-        from combcn_core.data import DataConfig, iterate_batches, scan_footage
+        from combcn_core.training.batches import iterate_batches
+        from combcn_core.training.config import DataConfig
+        from combcn_core.training.footage import scan_footage
 
         if __name__ == "__main__":
             footage = scan_footage(Path(sys.argv[1]), clip_length=4)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from combcn_core.training.train import TrainConfig, plan_phases
+from combcn_core.training.config import TrainConfig, plan_phases
 
 # By its path: with the root on sys.path, its `nodes` would hide ComfyUI's.
 PATH = Path(__file__).parent.parent / "benchmarks" / "experiments.py"

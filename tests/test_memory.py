@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from combcn_core.stream.memory import (
-    Work,
-    available_memory_bytes,
-    is_out_of_memory,
-    peak_memory_bytes,
-)
+from combcn_core.memory import available_memory_bytes, is_out_of_memory, peak_memory_bytes
+from combcn_core.stream.memory import Work
 
 WORK = Work(
     height=1080,
@@ -64,7 +60,7 @@ def test_peak_memory_grows_by_what_is_held():
 @pytest.mark.skipif(sys.platform != "linux", reason="others inherit it")
 def test_peak_memory_is_not_that_of_the_parent():
     held = np.ones(2**30, np.uint8)
-    code = "from combcn_core.stream.memory import peak_memory_bytes; print(peak_memory_bytes())"
+    code = "from combcn_core.memory import peak_memory_bytes; print(peak_memory_bytes())"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert int(child.stdout) < held.nbytes
 
@@ -87,7 +83,7 @@ def test_other_errors_are_not_out_of_memory():
 def test_threads_share_one_heap():
     code = (
         "import ctypes, threading\n"
-        "from combcn_core.stream.memory import share_one_heap\n"
+        "from combcn_core.memory import share_one_heap\n"
         "share_one_heap()\n"
         "libc, places = ctypes.CDLL(None), []\n"
         "libc.malloc.restype = ctypes.c_void_p\n"

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from combcn_core.stream.overlap import Behind, ahead
+from combcn_core.stream.overlap import WriteQueue, ahead
 
 
 def test_ahead_passes_all_items_on_in_order_from_another_thread():
@@ -61,7 +61,7 @@ def test_closing_ahead_closes_its_items_and_ends_its_thread(used):
 
 def test_behind_consumes_all_items_in_order():
     consumed = []
-    with Behind(consumed.append, 2) as sink:
+    with WriteQueue(consumed.append, 2) as sink:
         for number in range(50):
             sink.put(number)
         sink.finish()
@@ -74,7 +74,7 @@ def test_behind_raises_what_the_function_raises():
             raise OSError("the disk is full")
 
     def put_many(most, count):
-        with Behind(consume, most) as sink:
+        with WriteQueue(consume, most) as sink:
             for number in range(count):
                 sink.put(number)
             sink.finish()
@@ -93,7 +93,7 @@ def test_behind_drops_what_waits_when_it_is_left_by_an_exception():
         consumed.append(number)
 
     def put_and_leave():
-        with Behind(consume, 8) as sink:
+        with WriteQueue(consume, 8) as sink:
             for number in range(5):
                 sink.put(number)
             threading.Timer(0.05, goes_on.set).start()

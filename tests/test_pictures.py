@@ -1,12 +1,12 @@
 """Pictures: where panels land, that the pixels in them are the caller's, and whole files only."""
 
 import functools
+import os
 
 import cv2
 import numpy as np
 import pytest
 
-from combcn_core.clips import pictures
 from combcn_core.clips.pictures import (
     caption_pixels,
     draw_curves,
@@ -135,7 +135,7 @@ def test_save_picture_leaves_the_old_one_when_writing_fails(tmp_path, monkeypatc
     def full_disk(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(pictures.os, "replace", full_disk)
+    monkeypatch.setattr(os, "replace", full_disk)
     with pytest.raises(OSError, match="no space"):
         save_picture(path, _noise(6, 6, 3))
     assert path.read_bytes() == before

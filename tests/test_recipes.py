@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from combcn_core.training.data import scan_footage
+from combcn_core.training.footage import scan_footage
 
 DEAD_LEAVES = Path(__file__).parents[1] / "recipes" / "dead_leaves.py"
 

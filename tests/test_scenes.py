@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from combcn_core.demo.clip import Camera, paint_scenery, render_frame
 from combcn_core.masks import composite
 from combcn_core.measure import metrics
 
@@ -18,6 +17,7 @@ PATH = Path(__file__).parent.parent / "benchmarks" / "scenes.py"
 spec = importlib.util.spec_from_file_location("scenes", PATH)
 scenes = sys.modules["scenes"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(scenes)
+Camera, paint_scenery, render_frame = scenes.Camera, scenes.paint_scenery, scenes.render_frame
 
 SMALL = {"num_frames": 4, "height": 81, "width": 145}
 CUT_SHADOW = {name for name, scene in scenes.SCENES.items() if scene.faintest}

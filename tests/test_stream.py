@@ -24,7 +24,10 @@ from combcn_core.networks.layers import CombCN, NetworkConfig
 from combcn_core.segments import plan_segments
 from combcn_core.shot import InpaintConfig, ShotInpainter
 from combcn_core.stream import files as stream
+from combcn_core.stream import schedule
 from combcn_core.stream.files import inpaint_file, keep_segments
+from combcn_core.stream.schedule import plan_jobs
+from combcn_core.stream.source import SourceFrame
 
 HEIGHT, WIDTH = 48, 64
 SHORT_REACH = InpaintConfig(reach=8, grow_pixels=1)  # a halo of 24 frames
@@ -297,12 +300,12 @@ def test_segments_while_reading_against_plan_segments(seed):
             alive.add(token := Token())
             hole = token  # whatever is kept of a frame keeps its hole
             starts_shot = position in cuts and position > read_start
-            yield stream._SourceFrame(position, starts_shot, pixels, hole, 0)
+            yield SourceFrame(position, starts_shot, pixels, hole, 0)
             del hole, token
             peak = max(peak, len(alive))
 
     jobs = []
-    for job in stream._segments(frames(), clip, length, halo):
+    for job in plan_jobs(frames(), clip, length, halo):
         wanted = range(job.segment.read_start, job.segment.read_stop)
         assert [frame.position for frame in job.window] == list(wanted)
         outputs = range(job.segment.start, job.segment.stop)
@@ -320,7 +323,7 @@ class Token:
 
 def test_memory_limit_shortens_segments_only(two_shots, tmp_path, monkeypatch):
     folder = two_shots.folder
-    monkeypatch.setattr(stream, "peak_memory_bytes", lambda: 0)  # far more than these frames take
+    monkeypatch.setattr(schedule, "peak_memory_bytes", lambda: 0)  # far more than these frames take
     paths = (folder / "frames", folder / "masks", tmp_path / "result")
     ample = inpaint_file(*paths, config=SHORT_REACH, memory_limit_gib=64)
     assert ample.settings["segment_frames"] == 32
@@ -340,7 +343,7 @@ def test_little_memory_makes_segments_be_filled_in_parts(two_shots, tmp_path, mo
         return look(self, frames, masks, segment, *args, **options)
 
     monkeypatch.setattr(ShotInpainter, "look", count)
-    monkeypatch.setattr(stream, "available_memory_bytes", lambda: 2_000_000)
+    monkeypatch.setattr(schedule, "available_memory_bytes", lambda: 2_000_000)
     paths = (folder / "frames", folder / "masks", tmp_path / "result")
     shares = []
     inpaint_file(*paths, config=SHORT_REACH, progress=lambda now: shares.append(now.share))
@@ -362,7 +365,7 @@ def test_frames_are_let_go_of_where_nothing_is_to_be_done(later_frames, tmp_path
     if later_frames == "filled before":
         keep_segments(*paths, (8, 119), config=config)
     alive, most = [], 0
-    read = stream._read
+    read = stream.read_frames
 
     def watched(*args, **options):
         nonlocal most
@@ -373,7 +376,7 @@ def test_frames_are_let_go_of_where_nothing_is_to_be_done(later_frames, tmp_path
             yield frame
             del frame
 
-    monkeypatch.setattr(stream, "_read", watched)
+    monkeypatch.setattr(stream, "read_frames", watched)
     report = inpaint_file(*paths, config=config, resume=True)
     assert report.resumed_frames == (112 if later_frames == "filled before" else 0)
     # A segment with its halo, and the queues before and after it; the frame that is next in each.

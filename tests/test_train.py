@@ -27,20 +27,19 @@ from combcn_core.networks.checkpoint import load_model, load_tensors, read_model
 from combcn_core.networks.inference import prepare
 from combcn_core.networks.layers import CombCN, NetworkConfig
 from combcn_core.shot import infer_temporal, restore_detail, upsample_guidance
-from combcn_core.training.data import Footage, footage_from_images, iterate_batches
-from combcn_core.training.train import (
+from combcn_core.training.batches import iterate_batches
+from combcn_core.training.calibrate import calibrate, scale_residual
+from combcn_core.training.config import (
     DEFAULT_NETWORK,
     Phase,
     TrainConfig,
-    TrainingDiverged,
-    calibrate,
-    compute_losses,
-    estimate,
     learning_rate,
     plan_phases,
-    temper,
-    train,
 )
+from combcn_core.training.footage import Footage, footage_from_images
+from combcn_core.training.state import TrainingDiverged
+from combcn_core.training.step import compute_losses
+from combcn_core.training.train import estimate, train
 
 PAPER = NetworkConfig()
 
@@ -572,12 +571,12 @@ def test_calibration_leaves_what_did_not_learn(footage, phase, network, learned)
 
 def test_minutes_bound_calibration_too(footage, output, monkeypatch):
     """Each batch seems to take a minute: of four minutes, few of the 500 clips get any."""
-    training = sys.modules[train.__module__]
     clock = [0.0]
-    monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
 
-    def lasting(name, seconds):
-        work = getattr(training, name)
+    def lasting(file, name, seconds):
+        module = sys.modules[f"combcn_core.training.{file}"]
+        work = getattr(module, name)
 
         def timed(*arguments, **options):
             end = clock[0] + seconds
@@ -585,11 +584,11 @@ def test_minutes_bound_calibration_too(footage, output, monkeypatch):
             clock[0] = end
             return result
 
-        monkeypatch.setattr(training, name, timed)
+        monkeypatch.setattr(module, name, timed)
 
-    lasting("compute_losses", 60)
-    lasting("_take_step", 30)
-    lasting("_validate", 0)
+    lasting("calibrate", "compute_losses", 60)
+    lasting("train", "take_step", 30)
+    lasting("train", "validate", 0)
     shares = []
     config = dataclasses.replace(SHORT, steps=1000, minutes=10.0, calibration_clips=500)
     for _ in train(footage, output, config, tell=lambda share, _: shares.append(share)):
@@ -617,7 +616,7 @@ def test_statistics_are_taken_when_all_is_done(footage, output):
         {name.removeprefix("averaged."): state[name] for name in names_of(state, "averaged.")}
     )
     calibrate(calibrated, footage, config, clips=3)
-    gain = temper(calibrated, footage, config, clips=3)
+    gain = scale_residual(calibrated, footage, config, clips=3)
     assert read_model_info(output).facts["residual_gain"] == gain
     for name, value in expected.state_dict().items():
         # Sums in another memory layout.
@@ -654,7 +653,7 @@ def test_temper_against_a_loop(footage):
     column = np.concatenate(changes).astype(float)[:, None]
     expected = np.linalg.lstsq(column, np.concatenate(residuals).astype(float))[0].item()
     assert 0.05 < expected < 0.95  # or the limits are all that is tested
-    assert temper(model, footage, config, clips=5) == pytest.approx(expected, rel=1e-4)
+    assert scale_residual(model, footage, config, clips=5) == pytest.approx(expected, rel=1e-4)
     for name, value in model.state_dict().items():
         factor = expected if name.startswith("detail.layers.17.") else 1
         torch.testing.assert_close(value, before[name] * factor)
@@ -668,7 +667,7 @@ def test_temper_leaves_what_it_does_not_fit(footage, network, phase):
         network, footage = DEFAULT_NETWORK, dataclasses.replace(footage, validation=())
     model = make_model(network)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert temper(model, footage, PLAIN, clips=1, phase=phase) == 1
+    assert scale_residual(model, footage, PLAIN, clips=1, phase=phase) == 1
     assert not moved(before, model.state_dict(), "")
 
 
@@ -1234,7 +1233,7 @@ def assert_same_files(output, other):
 
 THIN_COMMAND = """
 import sys
-from combcn_core import networks
+from combcn_core.networks import layers as networks
 for name in ("TEMPORAL_LAYERS", "DETAIL_LAYERS"):
     table = [row._replace(channels=row.channels // 8) for row in getattr(networks, name)]
     setattr(networks, name, (*table[:-1], table[-1]._replace(channels=3)))

@@ -22,8 +22,8 @@ from combcn_core.cli.inpaint import Inpaint
 from combcn_core.cli.masks import Masks
 from combcn_core.cli.predict import Predict
 from combcn_core.cli.train import Train
-from combcn_core.stream.memory import share_one_heap
-from combcn_core.training.train import TrainingDiverged
+from combcn_core.memory import share_one_heap
+from combcn_core.training.state import TrainingDiverged
 from combcn_core.version import __version__
 
 COMMANDS = {

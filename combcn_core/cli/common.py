@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from combcn_core.clips.masks import MaskConfig
+from combcn_core.memory import GIB
 from combcn_core.progress import Progress
-from combcn_core.segments import GIB
 
 if TYPE_CHECKING:
     from combcn_core.networks.layers import CombCN
-    from combcn_core.stream.files import Report
+    from combcn_core.stream.report import Report
 
 
 MUCH_UNSEEN = 0.2  # of the hole: more is worth a word of advice

@@ -19,7 +19,7 @@ from combcn_core.cli.common import RunBar, say, summary
 from combcn_core.clips.video import ClipInfo, Pixels, open_reader, open_writer
 
 if TYPE_CHECKING:
-    from combcn_core.demo.clip import DemoClip
+    from combcn_core.demo import DemoClip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Demo:
     def run(self) -> int:
         import torch
 
-        from combcn_core.demo.clip import render_demo
+        from combcn_core.demo import load_demo
         from combcn_core.measure.metrics import hole_psnr
         from combcn_core.stream.files import inpaint_file
 
@@ -44,8 +44,7 @@ class Demo:
             raise ValueError(
                 f"folder {folder} cannot be made ({reason}); give another one."
             ) from error
-        say("painting the clip ...")
-        clip = render_demo()
+        clip = load_demo()
         _write_demo(clip, folder)
 
         say("removing the van ...")

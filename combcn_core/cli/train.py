@@ -14,10 +14,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm  # type: ignore[import-un
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 from combcn_core.cli.common import RunBar, bar, say
+from combcn_core.memory import GIB
 from combcn_core.pixels import Pixels
 from combcn_core.progress import Progress
-from combcn_core.segments import GIB
-from combcn_core.training.train import TrainConfig
+from combcn_core.training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Train(TrainConfig):
     def run(self) -> int:
         from combcn_core.networks.checkpoint import check_name, load_model
         from combcn_core.networks.layers import CombCN, NetworkConfig
-        from combcn_core.training.data import scan_footage
+        from combcn_core.training.footage import scan_footage
         from combcn_core.training.log import TrainingLog
         from combcn_core.training.train import Progress as Step
         from combcn_core.training.train import estimate, train

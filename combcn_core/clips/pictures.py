@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from combcn_core.atomic import write_bytes
+
 Image = NDArray[np.uint8]
 
 PANEL_PIXELS = (256, 640)  # width of a panel on a page, at least and at most
@@ -336,12 +338,7 @@ def save_picture(path: str | os.PathLike[str], image: Image) -> Path:
     whole, data = cv2.imencode(ending, image[..., ::-1], options)
     assert whole
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data.tobytes())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_bytes(path, data.tobytes())
     return path
 
 

@@ -36,6 +36,7 @@ from combcn_core.clips.write import VideoWriter
 
 __all__ = [
     "IMAGE_ENDINGS",
+    "VIDEO_ENDINGS",
     "ClipInfo",
     "ColorTags",
     "Frame",
@@ -47,6 +48,9 @@ __all__ = [
     "open_reader",
     "open_writer",
 ]
+
+# What counts as a video in a folder of many things; any file that FFmpeg reads can be opened.
+VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".mxf", ".ts")
 
 
 def open_reader(

@@ -36,7 +36,7 @@ from combcn_core.clips.pictures import (
     side_by_side,
     xt_slice,
 )
-from combcn_core.clips.video import IMAGE_ENDINGS, PathLike, Pixels, open_reader
+from combcn_core.clips.video import IMAGE_ENDINGS, VIDEO_ENDINGS, PathLike, Pixels, open_reader
 from combcn_core.masks import composite, grow
 from combcn_core.measure import metrics
 from combcn_core.measure.scores import Score, ScoreBook, Sheet, write_page
@@ -51,7 +51,6 @@ from combcn_core.shot import (
     inpaint,
     upsample_guidance,
 )
-from combcn_core.training.data import VIDEO_ENDINGS
 from combcn_core.training.holes import HoleKind, make_holes
 
 Method = Literal["combcn", "no-network", "networks", "3dcn", "2dcn", "smooth", "telea", "ns"]

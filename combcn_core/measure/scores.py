@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
-import secrets
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from html import escape
 from pathlib import Path
 from typing import NamedTuple, get_type_hints
+
+from combcn_core.atomic import write_text
 
 
 @dataclass(frozen=True)
@@ -319,16 +319,6 @@ def write_html(path: Path, title: str, parts: Iterable[str]) -> None:
     style = f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n"
     body = "\n".join(parts)
     write_text(path, f"{head}{view}{style}{body}\n</html>\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file; it appears under its name only when it is whole."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _html_table(scores: Sequence[Score], metric: str) -> str:

@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from combcn_core.atomic import write_bytes
 from combcn_core.networks.layers import CombCN, NetworkConfig
 
 FORMAT_VERSION = 1
@@ -101,16 +100,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], text: str) -> None:
     """
     metadata = {_FACTS_KEY: text, _DIGEST_KEY: digest_tensors(text, tensors)}
     content = safetensors.torch.save(dict(tensors), metadata)
-
-    temporary = path.with_name(f".combcn-{uuid.uuid4().hex}.tmp")  # replacing needs the same disk
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, content, sync=True)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], str]:

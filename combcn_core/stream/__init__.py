@@ -1,6 +1,8 @@
 """Files of any length: read, filled segment by segment, and written.
 
-`files` is the way from one file to another, `overlap` the threads that read and write meanwhile,
-`memory` what a segment takes, `store` the finished segments of a run that may be resumed, `batch`
-many shots, on one machine or a cluster.
+`files` is the way from one file to another. `source` opens and reads a clip with its masks,
+`schedule` says which segment is computed when and how long it may be, by what `memory` expects it
+to take, `run` fills segments, `report` counts. `overlap` has the threads that read and write
+meanwhile, `store` the finished segments of a run that may be resumed, `batch` many shots, on one
+machine or a cluster.
 """

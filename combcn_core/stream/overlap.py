@@ -61,7 +61,7 @@ def ahead(items: Generator[Item, None, None], most: int) -> Generator[Item, None
         thread.join()
 
 
-class Behind(Generic[Item]):
+class WriteQueue(Generic[Item]):
     """Hands items to a function in a thread, at most `most` of them waiting.
 
     Left before `finish`, by an exception, it drops what waits.
@@ -74,7 +74,7 @@ class Behind(Generic[Item]):
         self._unwanted = threading.Event()
         self._thread = threading.Thread(target=self._work, name="combcn-behind", daemon=True)
 
-    def __enter__(self) -> Behind[Item]:
+    def __enter__(self) -> WriteQueue[Item]:
         self._thread.start()
         return self
 

@@ -1,5 +1,8 @@
 """Training: clips with holes made from footage, losses, and the loop.
 
-`data` cuts clips from footage, `holes` makes holes, `losses` says how wrong a result is, `train`
-is the loop with its state, `log` what it writes beside the checkpoint.
+`config` has the settings and says what is trained when. `footage` finds what to learn from, `draw`
+cuts a clip out of it, `holes` makes its hole, `batches` numbers and stacks clips that `workers`
+prepare. `train` is the loop: `step` moves the weights by `losses`, in `precision`, `validate` looks
+at clips held back, `state` is what a training goes on from, `calibrate` finishes the weights,
+`processes` is for several at once, and `log` is written beside the checkpoint.
 """

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from combcn_core.atomic import write_text
 from combcn_core.clips.pictures import draw_curves, save_picture
 from combcn_core.pixels import Pixels
 from combcn_core.training.train import Progress
@@ -88,12 +89,11 @@ class TrainingLog:
         """Keep the rows of saved steps; those after were done again since."""
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = [row for row in self._read() if int(row["step"]) <= done]
-        temporary = self.path.with_suffix(".csv.tmp")
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(kept)
-        os.replace(temporary, self.path)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, COLUMNS)
+        writer.writeheader()
+        writer.writerows(kept)
+        write_text(self.path, table.getvalue())
         self._rows = kept
 
 

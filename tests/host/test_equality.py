@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from combcn_core import InpaintConfig, inpaint, load_model, save_model
-from combcn_core.demo.clip import render_demo
+from combcn_core.demo import load_demo
 from combcn_core.networks.layers import CombCN, NetworkConfig
 
 SETTINGS = {"grow_pixels": 0, "reach": 48, "feather_pixels": 0, "match_grain": True}
@@ -24,7 +24,7 @@ def make_model(fill):
 @pytest.fixture(scope="module")
 def clip(server):
     """(T, H, W, 3) and (T, H, W); the server has both as clip.npy and holes.npy."""
-    demo = render_demo(5, 45, 80)
+    demo = load_demo(5, 45)
     images = torch.from_numpy(demo.images).float() / 255
     masks = torch.from_numpy(demo.masks)
     for name, tensor in (("clip", images), ("holes", masks.float())):

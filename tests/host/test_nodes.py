@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import combcn_core
-from combcn_core.demo.clip import render_demo
+from combcn_core.demo import load_demo
 from combcn_core.masks import grow
 from combcn_core.training.holes import HOLE_KINDS, make_holes
 
@@ -109,7 +109,7 @@ NODES = {
 @pytest.fixture(scope="module", autouse=True)
 def files(server):
     """Tensors for the probe, and a model beside the default one."""
-    clip = render_demo(FRAMES, HEIGHT, WIDTH)
+    clip = load_demo(FRAMES, HEIGHT)
     images = clip.images.astype(np.float32) / 255
     alpha = np.linspace(0, 1, images[..., :1].size, dtype=np.float32).reshape(*images.shape[:3], 1)
     tensors = {
@@ -456,7 +456,7 @@ def test_sample_clip_against_library(bench):
 
     images, mask, truth = bench(graph, ("c", 0), ("c", 1), ("c", 2))
 
-    expected = render_demo(3, 54, 96, seed=1)
+    expected = load_demo(3, 54, seed=1)
     assert np.array_equal(images, expected.images.astype(np.float32) / 255)
     assert np.array_equal(mask, expected.masks)
     assert np.array_equal(truth, expected.truth.astype(np.float32) / 255)

@@ -9,7 +9,7 @@ import pytest
 
 from combcn_core import InpaintConfig, inpaint_file
 from combcn_core.clips.video import ClipInfo, open_reader, open_writer
-from combcn_core.demo.clip import render_demo
+from combcn_core.demo import load_demo
 
 from .client import Refused
 
@@ -31,7 +31,7 @@ def write_sound(path, seconds):
 def folder(server):
     """The input folder, with a video, its masks as a video and as a tensor."""
     folder = server.base / "input"
-    clip = render_demo(FRAMES, HEIGHT, WIDTH)
+    clip = load_demo(FRAMES, HEIGHT)
     write_sound(folder / "sound.m4a", FRAMES / RATE)
     silent = ClipInfo(WIDTH, HEIGHT, RATE)
     loud = dataclasses.replace(silent, path=folder / "sound.m4a", has_sound=True)

@@ -1,5 +1,6 @@
-"""A built-in clip whose truth is known: a van drives down a village street before a panning camera.
+"""Paint the built-in clip: python recipes/village.py [FOLDER] (combcn_core/demo if left out)
 
+A van drives down a village street before a panning camera, and the truth without it is known.
 Everything is painted by numpy and OpenCV from one seed, so the clip needs no download and no
 licence. Lengths and positions are in frame heights: y is 0 at the top and 1 at the bottom, x is 0
 at the left edge and width / height at the right. Colours are RGB in [0, 255].
@@ -13,22 +14,33 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from fractions import Fraction
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import av
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from combcn_core.demo import (
+    FPS,
+    HEIGHT,
+    NUM_FRAMES,
+    SAMPLE_RATE,
+    WIDTH,
+    DemoClip,
+    film_grain,
+)
+
+DEMO = Path(__file__).parents[1] / "combcn_core" / "demo"
 
 Bytes = NDArray[np.uint8]
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
 Color = tuple[float, float, float]
-
-FPS = Fraction(24)
-SAMPLE_RATE = 48000
 
 _HORIZON = 0.47
 _HOUSE_LINE, _TREE_LINE, _LAMP_LINE, _VAN_LINE = 0.645, 0.668, 0.7, 0.82  # where things stand
@@ -39,29 +51,37 @@ _FRONT_WHEEL, _REAR_WHEEL = 0.525, 0.135  # from the rear bumper
 _HAZE = (206.0, 216.0, 222.0)
 
 
-@dataclass(frozen=True)
-class DemoClip:
-    """A rendered clip, the same clip without its moving object, and where that object is.
-
-    Attributes:
-        images: (T, H, W, 3) uint8 RGB, with the object and its shadow.
-        truth: as images, without them; equal to images wherever masks is False.
-        masks: (T, H, W) bool, True on the object and its shadow, and on one pixel around them.
-        fps: frames per second.
-        sound: (samples, 2) float32 in [-1, 1], as long as the pictures.
-        sample_rate: samples per second.
-    """
-
-    images: Bytes
-    truth: Bytes
-    masks: NDArray[np.bool_]
-    fps: Fraction
-    sound: Floats
-    sample_rate: int
+def main(folder: Path = DEMO) -> None:
+    """Write street.mp4, each picture without the van, then with it; and masks.png, a tall one."""
+    clip = render_demo(grain=0)
+    with av.open(str(folder / "street.mp4"), "w") as container:
+        video = container.add_stream("libx264", rate=2 * FPS)
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv444p"
+        video.options = {"crf": "12", "preset": "veryslow", "threads": "1"}
+        video.codec_context.colorspace, video.codec_context.color_range = 1, 1  # BT.709, limited
+        audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="stereo")
+        audio.bit_rate = 96_000
+        for pair in zip(clip.truth, clip.images, strict=True):
+            for picture in pair:
+                frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+                container.mux(video.encode(frame.reformat(format="yuv444p", dst_colorspace=1)))
+        container.mux(video.encode())
+        samples = av.AudioFrame.from_ndarray(np.ascontiguousarray(clip.sound.T), "fltp", "stereo")
+        samples.sample_rate = SAMPLE_RATE
+        container.mux(audio.encode(samples))
+        container.mux(audio.encode())
+    tall = np.uint8(255) * clip.masks.reshape(-1, WIDTH)
+    bilevel = [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_COMPRESSION, 9]
+    (folder / "masks.png").write_bytes(cv2.imencode(".png", tall, bilevel)[1].tobytes())
 
 
 def render_demo(
-    num_frames: int = 60, height: int = 270, width: int = 480, seed: int = 0
+    num_frames: int = NUM_FRAMES,
+    height: int = HEIGHT,
+    width: int = WIDTH,
+    seed: int = 0,
+    *,
+    grain: float = 1,
 ) -> DemoClip:
     """Paint the demo scene. The same arguments give the same bytes.
 
@@ -72,6 +92,7 @@ def render_demo(
         num_frames: at least 1.
         height, width: pixels, at least 16 each.
         seed: of the scenery, the grain and the sound.
+        grain: of the film, relative to about 2 levels.
 
     Raises:
         ValueError: no frames, or a frame too small to paint.
@@ -89,10 +110,10 @@ def render_demo(
         camera = Camera.at(time, height, width)
         rear = _drive(camera, time)
         with_van, without, touched = render_frame(scenery, camera, time, rear)
-        grain = film_grain(np.random.default_rng([seed, 1, index]), height, width)
+        noise = grain * film_grain(np.random.default_rng([seed, 1, index]), height, width)
         gain = 1 + 0.03 * math.sin(2 * math.pi * (0.8 * time + 0.1))
-        images[index] = expose(with_van, gain, grain)
-        truth[index] = expose(without, gain, grain)
+        images[index] = expose(with_van, gain, noise)
+        truth[index] = expose(without, gain, noise)
         masks[index] = cv2.dilate(touched.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     sound = _sound(np.random.default_rng([seed, 2]), round(num_frames * SAMPLE_RATE / FPS))
     return DemoClip(images, truth, masks, FPS, sound, SAMPLE_RATE)
@@ -287,12 +308,6 @@ def expose(frame: Floats, gain: float | Floats, grain: Array) -> Bytes:
     light = np.clip(frame * (gain / 255), 0, 1.2)
     toned = light - 0.5 * np.square(np.maximum(light - 0.7, 0))
     return np.clip(np.rint(toned * 255 + grain), 0, 255).astype(np.uint8)
-
-
-def film_grain(rng: np.random.Generator, height: int, width: int) -> Array:
-    """(H, W, 3) film grain of about 2 levels, mostly brightness, a little wider than a pixel."""
-    noise = _blur(rng.standard_normal((height, width, 4), dtype=np.float32), 0.55)
-    return 2.4 * noise[..., 3:] + noise[..., :3]
 
 
 # --- paint ----------------------------------------------------------------------------------------
@@ -1202,3 +1217,7 @@ def _sound(rng: np.random.Generator, samples: int) -> Floats:
             total += (0.03 * envelope * sweep)[:, None] * (0.7, 0.3)
     fade = np.minimum(1, np.minimum(seconds, seconds[::-1]) / 0.08)
     return (total * fade[:, None]).clip(-1, 1).astype(np.float32)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

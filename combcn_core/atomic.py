@@ -1,0 +1,35 @@
+"""Files that appear under their name only when they are whole."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+
+def write_bytes(path: Path, content: bytes, *, sync: bool = False) -> None:
+    """Write a file, or replace one.
+
+    Args:
+        path: its name, in a folder that exists.
+        content: all of it.
+        sync: wait until the disk has it, so that not even a power cut leaves half a file.
+
+    Raises:
+        OSError: the disk refused; what was there before is still there.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")  # on the same disk
+    try:
+        with open(partial, "xb") as file:
+            file.write(content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """As `write_bytes`, in UTF-8."""
+    write_bytes(path, text.encode())

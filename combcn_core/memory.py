@@ -1,0 +1,71 @@
+"""How much memory this machine has and this process took; which errors are for want of it."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+GIB = 2**30
+_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
+
+
+def share_one_heap() -> None:
+    """Let all threads of this process use one heap, where the system is Linux with glibc.
+
+    Else each has its own, and what one thread gave back there no other can take.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
+
+
+def peak_memory_bytes() -> int | None:
+    """Most memory that this process has held so far; None on Windows, which does not tell."""
+    with suppress(OSError):
+        # getrusage would begin with what the process had that started this one.
+        return _read_kib(Path("/proc/self/status"), "VmHWM")
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def available_memory_bytes() -> int | None:
+    """Memory that new work may take, of this machine or its container; None where nobody tells."""
+    found = []
+    with suppress(OSError, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        fields = {
+            name: rest.split()[0] for name, _, rest in (line.partition(":") for line in lines)
+        }
+        found.append(int(fields["MemAvailable"]) * 1024)
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with suppress(OSError, ValueError):  # no such group, or "max"
+            group = Path("/sys/fs/cgroup")
+            found.append(int((group / limit).read_text()) - int((group / used).read_text()))
+    return max(0, min(found)) if found else None
+
+
+def _read_kib(path: Path, name: str) -> int:
+    """Bytes of a line such as `VmHWM:  123 kB`."""
+    for line in path.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{path} has no line {name}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether that is what an error says, on any device."""
+    signs = ("out of memory", "allocate memory", "alloc_failed")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
+    )

@@ -1,0 +1,117 @@
+"""What a run did: pixels and seconds counted on the way, and the report of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from combcn_core.atomic import write_text
+from combcn_core.clips.video import (
+    PathLike,
+)
+from combcn_core.shot import SegmentResult
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did, in the order of the JSON that `save` writes.
+
+    Attributes:
+        version: of CombCN.
+        frames: written.
+        hole_pixels: in all of them, masks grown; the sum of the next four.
+        reference_pixels: taken from the plates given as references.
+        propagated_pixels: seen in other frames and carried over.
+        filled_pixels: by the classical fill.
+        network_pixels: by the networks.
+        synthesized_pixels: of the last two, those that got texture from what is known around them.
+        shadow_pixels: of the hole pixels, those that `take_shadows` added, before growing.
+        resumed_frames: of those, how many an interrupted run had finished.
+        changed_outside_mask: pixels outside the grown masks that differ between the source and the
+            written file, both decoded, in images with their alpha. Always 0; None where the format
+            is lossy, or the source was gone before they could be compared.
+        seconds: per stage, and "total". Stages overlap, so they may add up to more.
+        peak_memory_bytes: most memory that this process held so far; None on Windows.
+        forecast_memory_bytes: what was expected of that before the start, where a limit was set.
+        settings: what was asked for.
+    """
+
+    version: str
+    frames: int
+    hole_pixels: int
+    reference_pixels: int
+    propagated_pixels: int
+    filled_pixels: int
+    network_pixels: int
+    synthesized_pixels: int
+    shadow_pixels: int
+    resumed_frames: int
+    changed_outside_mask: int | None
+    seconds: dict[str, float]
+    peak_memory_bytes: int | None
+    forecast_memory_bytes: int | None
+    settings: dict[str, Any] = field(repr=False)
+
+    def save(self, path: PathLike) -> None:
+        """Write it as JSON; it appears under its name only when it is whole."""
+        write_text(Path(path), json.dumps(asdict(self), indent=2) + "\n")
+
+
+class Tally:
+    """Adds up seconds and pixels."""
+
+    def __init__(self) -> None:
+        self.hole_pixels = self.reference_pixels = 0
+        self.propagated_pixels = self.filled_pixels = self.network_pixels = 0
+        self.synthesized_pixels = 0
+        self.resumed_frames = 0
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._start = time.perf_counter()
+
+    def add(self, result: SegmentResult) -> None:
+        self.hole_pixels += result.hole_pixels
+        self.propagated_pixels += result.propagated_pixels
+        self.filled_pixels += result.filled_pixels
+        self.network_pixels += result.network_pixels
+        self.synthesized_pixels += result.synthesized_pixels
+        for stage, seconds in result.seconds.items():
+            self._seconds[stage] += seconds
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._seconds[name] += time.perf_counter() - start
+
+    def staged(self, name: str, work: Callable[[Item], object]) -> Callable[[Item], None]:
+        """Work that counts as this stage."""
+
+        def timed(item: Item) -> None:
+            with self.stage(name):
+                work(item)
+
+        return timed
+
+    def timed(self, name: str, items: Generator[Item, None, None]) -> Generator[Item, None, None]:
+        """Pass items on; what it takes to get them is the time of this stage."""
+        with closing(items):
+            while True:
+                with self.stage(name):
+                    item = next(items, None)
+                if item is None:
+                    return
+                yield item
+                del item
+
+    def finish(self) -> dict[str, float]:
+        total = time.perf_counter() - self._start
+        stages = {name: round(seconds, 3) for name, seconds in self._seconds.items()}
+        return {**stages, "total": round(total, 3)}

@@ -1,0 +1,238 @@
+"""Fill segment after segment: found in the store, or computed, in parts where memory ends."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from combcn_core.clips.masks import MaskConfig
+from combcn_core.clips.video import (
+    PathLike,
+    Pixels,
+)
+from combcn_core.masks import PackedMasks
+from combcn_core.memory import GIB, is_out_of_memory
+from combcn_core.networks.layers import CombCN
+from combcn_core.progress import Stages, Tell, part_of
+from combcn_core.shot import InpaintConfig, Seen, SegmentResult, ShotInpainter
+from combcn_core.stream.overlap import ahead
+from combcn_core.stream.report import Tally
+from combcn_core.stream.schedule import Budget, Job, plan_jobs
+from combcn_core.stream.source import (
+    SourceClip,
+    SourceFrame,
+    check_output,
+    check_references,
+    open_clip,
+)
+from combcn_core.stream.store import SegmentStore
+
+log = logging.getLogger("combcn")
+_TRIES = 8  # with half the memory each time
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is to be computed, opened and checked."""
+
+    clip: SourceClip
+    config: InpaintConfig
+    inpainter: ShotInpainter
+    budget: Budget
+
+    @classmethod
+    def open(
+        cls,
+        input: PathLike,
+        mask: PathLike,
+        output: PathLike | None,
+        config: InpaintConfig,
+        model: CombCN | None,
+        frames: tuple[int, int] | None,
+        references: Mapping[int, PathLike],
+        *,
+        mask_config: MaskConfig | None,
+        fit_mask: bool,
+        allow_truncated: bool,
+        memory_limit_gib: float | None,
+        stages: Stages | None = None,
+    ) -> Run:
+        inpainter = ShotInpainter(config, model)
+        clip = open_clip(
+            input,
+            mask,
+            frames,
+            inpainter.halo,
+            mask_config=mask_config,
+            fit_mask=fit_mask,
+            allow_truncated=allow_truncated,
+            stages=stages,
+        )
+        check_references(references, clip.whole)
+        if output is not None:
+            check_output(output, [mask, *references.values()])
+        if frames is not None:
+            _say_cost(clip, config)
+        budget = Budget.of(memory_limit_gib, clip, config, inpainter)
+        if memory_limit_gib is not None:
+            config = replace(config, segment_frames=budget.longest(config.segment_frames))
+            forecast = budget.forecast(config.segment_frames) / GIB
+            log.info("Segments of %d frames, %.2f GiB of memory.", config.segment_frames, forecast)
+        return cls(clip, config, inpainter, budget)
+
+    def jobs(self, frames: Iterable[SourceFrame]) -> Iterator[Job]:
+        return plan_jobs(frames, self.clip, self.config.segment_frames, self.inpainter.halo)
+
+
+def _say_cost(clip: SourceClip, config: InpaintConfig) -> None:
+    """A few frames may cost as much as many, as others are looked through for what they hide."""
+    wanted, read = clip.stop - clip.start, clip.read_stop - clip.read_start
+    if read >= 2 * wanted and config.propagate and config.reach > 1:
+        log.info(
+            "%d frames are read for the %d that are wanted, as pixels may come from as many as %d "
+            "frames away; a smaller --reach, such as %d, costs less and finds less.",
+            *(read, wanted, config.reach, max(1, config.reach // 4)),
+        )
+
+
+class Filling:
+    """Fills segment after segment: found in the store, or computed."""
+
+    def __init__(self, run: Run, tally: Tally, store: SegmentStore | None) -> None:
+        self._inpainter = run.inpainter
+        self._budget = run.budget
+        self._tally = tally
+        self._store = store
+        self._lock = threading.Lock()
+        self._warned = False
+
+    def fill(self, jobs: Iterator[Job], stages: Stages) -> Generator[list[Pixels], None, None]:
+        """Yield the output frames of each segment."""
+        stages("reading")
+        if not self._inpainter.on_gpu:  # on a CPU, both would fight for the cores
+            for job in jobs:
+                look = self._look(job, part_of(stages.tell("finding motion"), *job.shares))
+                frames = self._finish(job, look, stages)
+                del job, look  # or they would be kept until the next segment has been read
+                yield frames
+            return
+        unwanted = threading.Event()
+
+        def check(share: float, frame: Pixels | None) -> None:
+            if unwanted.is_set():
+                raise GeneratorExit
+
+        def looks() -> Generator[tuple[Job, _Look], None, None]:
+            for job in jobs:
+                yield job, self._look(job, check)
+                del job
+
+        with closing(ahead(looks(), 1)) as looked:
+            try:
+                for job, look in looked:
+                    frames = self._finish(job, look, stages)
+                    del job, look
+                    yield frames
+            finally:
+                unwanted.set()
+
+    def _look(self, job: Job, tell: Tell | None) -> _Look:
+        """What can be done before the networks."""
+        outputs = job.outputs
+        if not any(frame.hole.num_pixels for frame in outputs):
+            self._inpainter.leave(job.segment)
+            return _Look(done=SegmentResult([frame.pixels for frame in outputs]))
+        if all(frame.hole.num_pixels == math.prod(frame.hole.shape) for frame in job.window):
+            raise ValueError(
+                f"mask covers the whole frame in frames {job.segment.start} to "
+                f"{job.segment.stop - 1} and in all around them, so there is nothing to fill them "
+                "from; give a smaller mask, or a picture of the background as reference "
+                "(--reference N=IMAGE)."
+            )
+        key = None
+        if self._store is not None:
+            digests = (frame.digest for frame in job.window)
+            key = self._store.key(job.segment, job.shot_start, digests)
+            holes = PackedMasks([frame.hole for frame in outputs])
+            found = self._store.find(key, [frame.pixels for frame in outputs], holes)
+            if found is not None:
+                self._inpainter.leave(job.segment)
+                return _Look(done=found, resumed=True)
+        return _Look(key, self._look_at(job, tell))
+
+    def _look_at(self, job: Job, tell: Tell | None) -> list[Seen]:
+        """The segment; where memory ends in halves, which give the same frames."""
+        try:
+            if not self._budget.exceeds(job):
+                return [self._inpainter.look(*job.inputs, tell=tell)]
+        except Exception as error:
+            if job.segment.num_frames == 1 or not self._may_back_off(error):
+                raise
+            self._inpainter.forget_motion()
+        first, second = job.halves()
+        return [
+            *self._look_at(first, part_of(tell, 0, 0.5)),
+            *self._look_at(second, part_of(tell, 0.5, 1)),
+        ]
+
+    def _finish(self, job: Job, look: _Look, stages: Stages) -> list[Pixels]:
+        part = part_of(stages.tell("filling"), *job.shares)
+        outputs = job.outputs
+        stages("finding motion", job.shares[1])  # or what was found of it before
+        for frame in outputs:
+            self._tally.hole_pixels += frame.reference_pixels
+            self._tally.reference_pixels += frame.reference_pixels
+        result = look.done
+        if result is None:
+            count = len(look.seen)
+            result = SegmentResult.joined(
+                [
+                    self._restore(seen, part_of(part, place / count, (place + 1) / count))
+                    for place, seen in enumerate(look.seen)
+                ]
+            )
+            if self._store is not None and look.key is not None:
+                with self._tally.stage("keep"):
+                    holes = PackedMasks([frame.hole for frame in outputs])
+                    self._store.keep(look.key, result, holes)
+        stages("filling", job.shares[1], result.frames[-1])
+        self._tally.add(result)
+        self._tally.resumed_frames += len(outputs) if look.resumed else 0
+        return result.frames
+
+    def _restore(self, seen: Seen, tell: Tell | None) -> SegmentResult:
+        """The rest of the work; in smaller jobs where memory ends."""
+        for _ in range(_TRIES):
+            try:
+                return self._inpainter.restore(seen, tell=tell)
+            except Exception as error:
+                if not self._may_back_off(error):
+                    raise
+            self._inpainter.take_less_memory()
+        return self._inpainter.restore(seen, tell=tell)
+
+    def _may_back_off(self, error: Exception) -> bool:
+        if not is_out_of_memory(error):
+            return False
+        with self._lock:
+            if not self._warned:
+                log.warning(
+                    "Out of memory; going on with less at a time, which takes longer. A lower "
+                    "memory limit avoids this."
+                )
+            self._warned = True
+        return True
+
+
+class _Look(NamedTuple):
+    """How far a segment is: finished, or seen."""
+
+    key: str | None = None  # to keep it by
+    seen: Sequence[Seen] = ()  # consecutive parts of it
+    done: SegmentResult | None = None
+    resumed: bool = False

@@ -1,0 +1,325 @@
+"""What a run reads: the frames of a clip and their masks, opened and checked."""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from combcn_core.clips.frames import Mask
+from combcn_core.clips.masks import MaskConfig, MaskReader, keep_masks, read_drawn, read_mask
+from combcn_core.clips.video import (
+    ClipInfo,
+    FrameReader,
+    PathLike,
+    Pixels,
+    open_reader,
+)
+from combcn_core.fill.cuts import is_cut
+from combcn_core.fill.follow import follow
+from combcn_core.masks import PackedMask, grow
+from combcn_core.progress import Stages, Tell, part_of
+from combcn_core.shadows import Small, find_effects
+from combcn_core.stream.store import digest_frame
+
+log = logging.getLogger("combcn")
+_STRIDE_BACK = 240  # frames read at a time where a shot is followed back to its start
+
+
+@dataclass(frozen=True)
+class SourceClip:
+    """The frames to write, start to stop - 1, and those to read for them, all as positions."""
+
+    whole: ClipInfo  # of the source
+    info: ClipInfo  # of the frames to write
+    start: int
+    stop: int
+    read_start: int
+    read_stop: int
+    shot_start: int  # of the shot that read_start is in
+    open_frames: Callable[[int, int], FrameReader]  # from and to a position, half-open
+    open_masks: Callable[[ClipInfo], MaskReader]
+    shadow_pixels: int = 0  # in the masks of the frames to write
+
+
+class SourceFrame(NamedTuple):
+    """A frame on its way, with what was found out while reading it."""
+
+    position: int
+    starts_shot: bool
+    pixels: Pixels  # a reference in place
+    hole: PackedMask  # grown, and empty where there is a reference
+    reference_pixels: int
+    digest: bytes = b""  # where segments are kept; see `SegmentStore`
+
+
+def open_clip(
+    input: PathLike,
+    mask: PathLike,
+    frames: tuple[int, int] | None,
+    halo: int,
+    *,
+    mask_config: MaskConfig | None,
+    fit_mask: bool,
+    allow_truncated: bool,
+    stages: Stages | None = None,
+) -> SourceClip:
+    """Open all that is to be read, which shows what is wrong with it."""
+    whole = open_reader(input, allow_truncated=allow_truncated).info
+    info = open_reader(input, frames=frames, allow_truncated=allow_truncated).info
+    assert whole.indices is not None
+    assert info.indices is not None
+    indices = whole.indices
+    if whole.truncated:
+        log.warning("%s is damaged: %d frames of it decode, and are used.", input, len(indices))
+
+    def open_frames(start: int, stop: int) -> FrameReader:
+        span = (indices[start], indices[stop - 1])
+        return open_reader(input, frames=span, allow_truncated=allow_truncated)
+
+    def open_masks(info: ClipInfo) -> MaskReader:
+        return read_mask(
+            mask, info, config=mask_config, fit_mask=fit_mask, allow_truncated=allow_truncated
+        )
+
+    follows = mask_config is not None and mask_config.follow_masks
+    if follows:
+        drawn = read_drawn(mask, whole, config=mask_config, fit_mask=fit_mask)
+    masks = None if follows else open_masks(info)
+    start = bisect_left(indices, info.indices[0])
+    stop = start + len(info.indices)
+    read_start, read_stop = max(start - halo, 0), min(stop + halo, len(indices))
+    if masks is not None and masks.is_of_range:  # no other frames can be used
+        read_start = shot_start = start
+        read_stop = stop
+    else:
+        shot_start = _shot_start(read_start, open_frames)
+    takes = mask_config is not None and mask_config.take_shadows
+    margins = (0, len(indices)) if masks is None or not masks.is_of_range else (start, stop)
+    span = _shadow_span(read_start, read_stop, margins) if takes else (read_start, read_stop)
+    if follows:
+        tell = None if stages is None else stages.tell("following masks")
+        followed = follow_clip(indices, drawn, *span, open_frames, tell)
+        kept = dict(zip(indices[span[0] : span[1]], followed, strict=True))
+
+        def open_masks(info: ClipInfo) -> MaskReader:
+            return keep_masks(kept, info)
+
+    shadow_pixels = 0
+    if takes:
+        open_given = open_masks
+        tell = None if stages is None else stages.tell("finding shadows")
+        taken = take_shadows_of_clip(
+            indices, read_start, read_stop, margins, open_frames, open_given, tell
+        )
+        wholes = dict(zip(indices[read_start:read_stop], taken, strict=True))
+        with open_given(info) as given:
+            for index, hole in zip(info.indices, given, strict=True):
+                shadow_pixels += wholes[index].num_pixels - int(hole.sum())
+
+        def open_masks(info: ClipInfo) -> MaskReader:
+            return keep_masks(wholes, info)
+
+    return SourceClip(
+        *(whole, info, start, stop, read_start, read_stop, shot_start, open_frames, open_masks),
+        shadow_pixels,
+    )
+
+
+_SHADOW_FRAMES, _SHADOW_HALO = 48, 32  # looked at together; those before and after them
+
+
+def _shadow_span(start: int, stop: int, margins: tuple[int, int]) -> tuple[int, int]:
+    """The positions that are read for the shadows of frames from start to stop - 1."""
+    first = start - start % _SHADOW_FRAMES - _SHADOW_HALO
+    last = stop - stop % -_SHADOW_FRAMES + _SHADOW_HALO
+    return max(first, margins[0]), min(last, margins[1])
+
+
+def take_shadows_of_clip(
+    indices: Sequence[int],
+    start: int,
+    stop: int,
+    margins: tuple[int, int],
+    open_frames: Callable[[int, int], FrameReader],
+    open_masks: Callable[[ClipInfo], MaskReader],
+    tell: Tell | None = None,
+) -> list[PackedMask]:
+    """Grow the masks of frames from one position to before another by their shadows.
+
+    Frames are looked at in windows that lie at fixed places of the clip, so that masks come out
+    the same whichever frames are asked for.
+
+    Args:
+        indices: of the frames that decode, in the source.
+        start, stop: positions in `indices`.
+        margins: no frame before and after these is read.
+        open_frames: opens the frames from one position to before another.
+        open_masks: opens their masks.
+        tell: as in `inpaint`.
+    """
+    grown: list[PackedMask] = []
+    unseen: list[int] = []
+    for begin in range(start - start % _SHADOW_FRAMES, stop, _SHADOW_FRAMES):
+        first, last = _shadow_span(begin, begin + _SHADOW_FRAMES, margins)
+        pictures, objects = [], []
+        wholes: list[PackedMask | None] = []  # of the frames that are asked for
+        with open_frames(first, last) as frames, open_masks(frames.info) as masks:
+            small = Small.of(frames.info.height, frames.info.width)
+            for at, (frame, hole) in enumerate(zip(frames, masks, strict=True), first):
+                pictures.append(small.frame(frame.pixels))
+                objects.append(small.mask(hole))
+                inside = max(begin, start) <= at < min(begin + _SHADOW_FRAMES, stop)
+                wholes.append(PackedMask.of(hole) if inside else None)
+        ends = (max(start, min(at, stop)) for at in (begin, begin + _SHADOW_FRAMES))
+        low, high = ((at - start) / (stop - start) for at in ends)
+        part = part_of(tell, low, high, shows=False)
+        effects, dark = find_effects(np.stack(pictures), np.stack(objects), tell=part)
+        for at, (effect, whole) in enumerate(zip(effects, wholes, strict=True), first):
+            if whole is not None:
+                grown.append(PackedMask.of(small.enlarged(effect, whole.whole())))
+                if at - first in dark:
+                    unseen.append(indices[at])
+    if unseen:
+        log.warning(
+            "no other frame shows enough of the ground around the mask in %d frames, first %d: "
+            "no shadows were found there.",
+            *(len(unseen), unseen[0]),
+        )
+    return grown
+
+
+def follow_clip(
+    indices: Sequence[int],
+    drawn: Mapping[int, Mask],
+    start: int,
+    stop: int,
+    open_frames: Callable[[int, int], FrameReader],
+    tell: Tell | None = None,
+) -> list[PackedMask]:
+    """Carry drawn masks to the frames of a clip from one position to before another.
+
+    They come out the same whichever frames are asked for.
+
+    Args:
+        indices: of the frames that decode, in the source.
+        drawn: index of a frame -> its mask.
+        start, stop: positions in `indices`.
+        open_frames: opens the frames from one position to before another.
+        tell: as in `inpaint`.
+    """
+    known = {at: drawn[index] for at, index in enumerate(indices) if index in drawn}
+    begin = max((at for at in known if at <= start), default=start)
+    end = min((at + 1 for at in known if at + 1 >= stop), default=stop)
+    near = {at - begin: mask for at, mask in known.items() if begin <= at < end}
+    found: list[PackedMask] = []
+    doubtful: list[tuple[float, int]] = []
+    with open_frames(begin, end) as frames:
+        pixels = (frame.pixels for frame in frames)
+        for at, (hole, confidence) in enumerate(follow(pixels, near), begin):
+            if start <= at < stop:
+                found.append(PackedMask.of(hole))
+                doubtful.append((confidence, indices[at]))
+            if tell is not None:
+                tell((at + 1 - begin) / (end - begin), None)
+    worst = [f"{number} ({sure:.2f})" for sure, number in sorted(doubtful)[:5] if sure < 1]
+    if worst:
+        log.info("masks followed; least sure in frames %s: draw one there.", ", ".join(worst))
+    return found
+
+
+def _shot_start(position: int, open_frames: Callable[[int, int], FrameReader]) -> int:
+    """Go back from a frame to the first one of its shot."""
+    while position > 0:
+        begin = max(position - _STRIDE_BACK, 0)
+        with open_frames(begin, position + 1) as frames:
+            pairs = enumerate(pairwise(frames), begin + 1)
+            cuts = [here for here, (a, b) in pairs if is_cut(a.pixels, b.pixels)]
+        if cuts:
+            return cuts[-1]
+        position = begin
+    return 0
+
+
+def read_frames(
+    clip: SourceClip, grow_pixels: int, references: Mapping[int, PathLike], digests: bool
+) -> Generator[SourceFrame, None, None]:
+    """Yield the frames to read: masks grown, references in place, scene cuts found."""
+    with (
+        clip.open_frames(clip.read_start, clip.read_stop) as frames,
+        clip.open_masks(frames.info) as masks,
+    ):
+        holes = grown_masks(masks, grow_pixels)
+        previous: Pixels | None = None
+        for position, (frame, hole) in enumerate(zip(frames, holes, strict=True), clip.read_start):
+            source, reference_pixels = frame.pixels, 0
+            starts_shot = previous is not None and is_cut(previous, source)
+            previous = pixels = source
+            if frame.index in references:
+                plate = _read_plate(references[frame.index], clip.whole)
+                pixels = np.where(hole.whole()[..., None], plate, source)
+                reference_pixels = hole.num_pixels
+                hole = PackedMask.of(np.zeros(hole.shape, bool))
+            digest = digest_frame(pixels, hole.whole()) if digests else b""
+            yield SourceFrame(position, starts_shot, pixels, hole, reference_pixels, digest)
+
+
+def grown_masks(masks: Iterable[Mask], pixels: int) -> Iterator[PackedMask]:
+    last: Mask | None = None
+    hole: PackedMask | None = None
+    for mask in masks:
+        if hole is None or mask is not last:  # one mask for all frames is grown once
+            hole = PackedMask.of(grow(torch.from_numpy(mask)[None], pixels)[0].numpy())
+            last = mask
+        yield hole
+
+
+def _read_plate(path: PathLike, info: ClipInfo) -> Pixels:
+    """Read a reference, in the depth of the clip."""
+    with open_reader(path) as reader:
+        plate = next(iter(reader)).pixels
+    if plate.dtype == info.dtype:
+        return plate
+    scale = np.iinfo(info.dtype).max / np.iinfo(plate.dtype).max
+    return np.rint(plate * scale).astype(info.dtype)
+
+
+def check_references(references: Mapping[int, PathLike], whole: ClipInfo) -> None:
+    for number, path in references.items():
+        assert whole.indices is not None
+        if number not in whole.indices:
+            raise ValueError(
+                f"reference {path} is for frame {number}, but {whole.path} has frames 0 to "
+                f"{whole.indices[-1]}; give one of these numbers."
+            )
+        if not Path(path).is_file():
+            raise ValueError(
+                f"reference {path} does not exist; give a picture of frame {number} without the "
+                "object."
+            )
+        plate = open_reader(path).info
+        if plate.num_frames != 1:
+            raise ValueError(f"reference {path} has {plate.num_frames} frames; give one picture.")
+        if (plate.dtype == np.float32) != (whole.dtype == np.float32):
+            raise ValueError(
+                f"reference {path} is {plate.dtype} but the clip is {whole.dtype}; give EXR images "
+                "for EXR images, and other pictures for other clips."
+            )
+        if (plate.width, plate.height) != (whole.width, whole.height):
+            raise ValueError(
+                f"reference {path} is {plate.width}x{plate.height} but the clip is "
+                f"{whole.width}x{whole.height}; give a picture of that size."
+            )
+
+
+def check_output(output: PathLike, sources: Iterable[PathLike]) -> None:
+    for source in sources:
+        if Path(source).resolve() == Path(output).resolve():
+            raise ValueError(f"output {output} is one of the inputs; give another name.")
