@@ -38,6 +38,7 @@ from typing import Any, NamedTuple
 import av
 import cv2
 import numpy as np
+from av.video.stream import VideoStream
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from combcn_core.cli import main as combcn
@@ -177,10 +178,13 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
     info = ClipInfo(WIDTH, HEIGHT, Fraction(24))
     _write_sound(folder / "sound.m4a")
     loud = replace(info, path=folder / "sound.m4a", has_sound=True)
-    for name in ("clip.mp4", "clip.mov", "clip.mkv"):
+    for name in VIDEOS:
         _write(folder / name, info if name == "clip.mkv" else loud, frames)
     _write(folder / "masks.mkv", info, list(holes))
-    clips = {path.name: path.read_bytes() for path in folder.glob("*.m[pok]*")}
+    moving = cv2.Animation()
+    moving.frames, moving.durations = frames, [40] * NUM_FRAMES
+    assert cv2.imwriteanimation(str(folder / "moving.png"), moving)
+    clips = {path.name: path.read_bytes() for path in folder.glob("*.*")}
 
     def images(prefix: str, ending: str, pictures: Sequence[Any], *options: int) -> Files:
         encoded = [cv2.imencode(ending, picture, options)[1] for picture in pictures]
@@ -199,14 +203,27 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
         f"video {name[4:]}": Kind(
             {name: clips[name]}, name, inpaint(name, BOX, "result.mkv"), "result.mkv"
         )
-        for name in ("clip.mp4", "clip.mkv", "clip.mov")
+        for name in VIDEOS
     }
+    for result in ("result.mp4", "result.mov", "result.webm"):
+        kinds[f"into {result[6:]}"] = Kind(
+            {"clip.mov": clips["clip.mov"]}, "clip.mov", inpaint("clip.mov", BOX, result), result
+        )
+    kinds["animated PNG"] = Kind(
+        {"moving.png": clips["moving.png"]},
+        "moving.png",
+        inpaint("moving.png", BOX, "result.mkv"),
+        "result.mkv",
+    )
     folders = {
         "PNG": pngs,
         "16-bit PNG": images("frames/", ".png", deep),
         "TIFF": images("frames/", ".tif", frames),
         "16-bit TIFF": images("frames/", ".tif", deep, cv2.IMWRITE_TIFF_COMPRESSION, 1),
         "JPEG": images("frames/", ".jpg", frames),
+        "WebP": images("frames/", ".webp", frames, cv2.IMWRITE_WEBP_QUALITY, 101),
+        "BMP": images("frames/", ".bmp", frames),
+        **_ffmpeg_images(folder, frames),
         **_exr_images(frames),
     }
     for name, files in folders.items():
@@ -249,6 +266,26 @@ def _write_sound(path: Path) -> None:
         frame.sample_rate = 48000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+def _ffmpeg_images(folder: Path, frames: Sequence[Any]) -> dict[str, Files]:
+    """Images that only FFmpeg reads, as its encoders write them."""
+    found: dict[str, Files] = {}
+    for name, codec, ending in (("TGA", "targa", ".tga"), ("DPX", "dpx", ".dpx")):
+        files = {}
+        for t, frame in enumerate(frames):
+            path = folder / f"{t:03d}{ending}"
+            with av.open(str(path), "w", format="image2", options={"update": "1"}) as container:
+                stream = container.add_stream(codec, rate=24)
+                assert isinstance(stream, VideoStream)
+                stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "rgb24"
+                if codec == "targa":
+                    stream.pix_fmt = "bgr24"
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+                container.mux(stream.encode(None))
+            files[f"frames/{path.name}"] = path.read_bytes()
+        found[name] = files
+    return found
 
 
 def _exr_images(frames: Sequence[Any]) -> dict[str, Files]:
@@ -301,6 +338,7 @@ def _manifest() -> bytes:
 
 ABSURD = (0, 1, 2**15, 2**16 - 1, 60_000, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63, 2**64)
 ENDINGS = (".png", ".jpg", ".tif", ".exr", ".mp4", ".mkv", ".mov", ".safetensors", ".jsonl", "")
+VIDEOS = ("clip.mp4", "clip.mkv", "clip.mov", "clip.webm")
 TEXTS = (b"no video\n" * 40, b"<!DOCTYPE html><html>404</html>", b"\0" * 300, b"[" * 5000, b"{}")
 VALUES: tuple[Any, ...] = (
     None, True, -1, 0, 1.5, 1e308, 10**30, "", "x", "\0", "..", "../elsewhere/x.mkv", "result.exe",

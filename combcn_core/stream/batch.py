@@ -37,6 +37,8 @@ _FILE_OPTIONS = {
     "fit_mask": bool,
     "allow_truncated": bool,
     "fps": Fraction,
+    "codec": str,
+    "quality": int,
     "weights": str,
 }
 _OPTIONS = {**_SETTINGS, **_MASK_SETTINGS, **_FILE_OPTIONS}
@@ -49,7 +51,7 @@ class Row:
     Attributes:
         input, mask, output: as `combcn inpaint` takes them; relative to the manifest's folder.
         options: fields of `InpaintConfig` and `MaskConfig`, and frames ([first, last]), references
-            ({number: path}), fit_mask, allow_truncated, fps, weights.
+            ({number: path}), fit_mask, allow_truncated, fps, codec, quality, weights.
     """
 
     input: str
@@ -299,7 +301,9 @@ class _Worker:
         )
 
     def write(self, row: Row, progress: OnProgress | None = None) -> None:
-        options = row.arguments("frames", "references", "fit_mask", "allow_truncated", "fps")
+        options = row.arguments(
+            *("frames", "references", "fit_mask", "allow_truncated", "fps", "codec", "quality")
+        )
         inpaint_file(
             row.input,
             row.mask,
