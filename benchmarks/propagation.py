@@ -7,7 +7,7 @@ DATA holds NAME/frames/*.jpg and NAME/masks/*.png (white = object). The holes of
 object masks of the clip seven places later in alphabetical order, ping-pong in time where that one
 is shorter, grown by 8 pixels; the first 50 frames count. Clips with a background.png are also
 scored as true removals: all frames, their own masks (grown by 2 pixels for the removal), against
-the background, where it is seen within reach.
+the background at each frame's exposure, where it is seen within reach.
 
 With --masks, clips are drawn from a folder of videos instead, the same for the same seed (see
 `clips.choose_videos`), and so are their masks, those of DATA, resized to the frames. This is for
@@ -185,13 +185,29 @@ def flip(prediction: Tensor, target: Tensor, masks: Tensor) -> float:
 
 
 def removal(clip: Path, config: InpaintConfig) -> float:
-    """Hole PSNR against the background of what was seen, with the clip's own masks."""
+    """Hole PSNR against the background of what was seen, with the clip's own masks.
+
+    The background is one picture; at each frame's own exposure it is the truth.
+    """
     images, objects = read_frames(clip), read_masks(clip)
     holes = grow(objects, 2)
     background = read_image(clip / "background.png").expand(len(images), -1, -1, -1)
+    background = at_exposure_of(images, background, holes)
     _, remaining = propagate(images, holes, reach=config.reach)
     result = inpaint(images, holes, config=replace(config, network=False))
     return metrics.hole_psnr(result, background, objects & ~remaining)
+
+
+def at_exposure_of(images: Tensor, background: Tensor, holes: Tensor) -> Tensor:
+    """A background as bright as each frame: the median difference over known pixels is added."""
+    frames, plain = images.numpy().astype(np.float32), background.numpy().astype(np.float32)
+    known = holes.numpy().reshape(frames.shape[:3]) == 0
+    steps = [
+        np.median((frame - picture)[here], axis=0)
+        for frame, picture, here in zip(frames, plain, known, strict=True)
+    ]
+    result = np.clip(plain + np.stack(steps)[:, None, None], 0, 255)
+    return torch.from_numpy(result.round().astype(images.numpy().dtype))
 
 
 def print_row(name: str, row: list[float]) -> None:

@@ -238,11 +238,10 @@ def _drift(flow: Array, trusted: Mask) -> Array:
     if trusted.sum() < trusted.size / 4:
         return np.full(4, np.nan)
     height, width = trusted.shape
-    some = trusted[::4, ::4]
-    moved = flow[::4, ::4][some]
+    moved = flow[trusted]
     if np.median((moved**2).sum(-1)) > STILL_PIXELS**2:
         return np.full(4, np.nan)
-    arm = grid(height, width)[::4, ::4][some] - [(width - 1) / 2, (height - 1) / 2]
+    arm = grid(height, width)[trusted] - [(width - 1) / 2, (height - 1) / 2]
     arm /= max(trusted.shape)
     square = np.maximum((arm**2).sum(-1), 1e-3)
     zoom = (arm * moved).sum(-1) / square

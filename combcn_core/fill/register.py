@@ -44,6 +44,7 @@ TRACKED_PIXELS = 15  # side of a feature
 RETURN_PIXELS = 0.7  # tracked forward and backward, a feature must return this near
 FIT_PIXELS, LEAST_FITTING = 1.0, 0.4  # and so many of them must fit a homography so well
 MAX_BEND_PIXELS = 6.0  # what flow may add to a homography
+ALIKE, FLAT_GAP = 0.7, 0.02  # correlation, and gap in [0, 1], of pictures of the same
 MATCH = 0.06  # of the values' range: worse matches say nothing of how a source is bent
 
 
@@ -220,8 +221,8 @@ class Target:
             number: of the source frame.
             source: the frame.
             homography: from `align`.
-            log_gain: log(level of the source / level of the target) where too little is seen in
-                both to measure it.
+            log_gain: log(level of the source / level of the target) where it cannot be measured,
+                since too little is seen in both, or hardly the same.
             bends: whether flow along the border of the hole is added.
         """
         x, y = self.x, self.y
@@ -243,7 +244,12 @@ class Target:
         seen = hidden == 0
         both = self.known & seen
         if both.sum() >= LEAST_PAIRS:
-            log_gain = robust_log_gain(self.soft[both], soft[both])
+            mine, theirs = self.soft[both], soft[both]
+            gain = robust_log_gain(mine, theirs)
+            # Of what is hardly the same picture the level says nothing.
+            gap = np.abs(theirs * np.exp(-gain) - mine).mean()
+            if gap < FLAT_GAP or np.corrcoef(mine.mean(1), theirs.mean(1))[0, 1] > ALIKE:
+                log_gain = gain
         soft *= np.exp(-log_gain).astype(np.float32)
         return Registered(number, homography, there_x, there_y, soft, seen, log_gain)
 

@@ -270,7 +270,7 @@ class Window:
         sources = self._sources(t)
         key, found = _Key(t, {t: np.eye(3)}, {t: np.zeros(3)}), []
         for step in (1, -1):
-            homography, place = np.eye(3), t
+            homography, place, gain = np.eye(3), t, np.zeros(3)
             while True:
                 motion = self._settled.get(place, (None, None))[0 if step == 1 else 1]
                 if motion is None or abs(place + step - t) > self.reach:
@@ -282,10 +282,11 @@ class Window:
                 if abs(place - t) < KEY_STEP:
                     key.nearby[place] = homography
                 if place in sources:
-                    gain = self._chain_gain(t, place)
-                    found.append(
-                        target.register(place, smalls[place], homography, gain, bends=False)
-                    )
+                    # Where it cannot be measured it is that of the source before: sums from frame
+                    # to frame would drift with the darker corners of a lens, as the camera pans.
+                    one = target.register(place, smalls[place], homography, gain, bends=False)
+                    found.append(one)
+                    gain = one.log_gain
         key.log_gains.update({one.source: one.log_gain for one in found})
         if first := candidates_of(target, t, found, self._nearness):
             best = [found[place] for place in best_sources(target, first)]
