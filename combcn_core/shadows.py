@@ -1,14 +1,16 @@
 """What belongs to an object but lies outside its mask: its shadow, its reflection, its rim.
 
 Other frames show the ground as it is without the object. So it is propagated into a hole much
-larger than the mask, and compared with what the frame shows. What differs there by a smooth factor,
-over an area and not at edges out of place, goes where the object goes, and touches it or keeps its
-distance from it, belongs to it.
+larger than the mask, and compared with what the frame shows. What differs there by a smooth factor
+belongs to the object if it goes where the object goes: many frames before and after it differs by
+the same factor at the same place beside the object, and no longer at the same place of the ground.
+What else moves keeps neither place, and where the prediction is wrong, it stays wrong in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import cv2
@@ -17,22 +19,33 @@ import torch
 from torch import Tensor
 
 from combcn_core.fill.cuts import is_cut
+from combcn_core.fill.motion import dense_flow
+from combcn_core.fill.threads import one_thread
 from combcn_core.masks import check_masks, grow
-from combcn_core.pixels import Array, Mask, Pixels, to_unit
+from combcn_core.pixels import Array, Mask, Pixels, sample, to_unit
 from combcn_core.progress import Tell
 from combcn_core.shot import propagate
 
-ROWS = 240  # lengths below are pixels of a frame of so many rows, and frames are made that small
-REACH_PIXELS = 48  # from the mask, within which effects are looked for
+ROWS = 160  # lengths below are pixels of a frame of so many rows, and frames are made that small
+REACH_PIXELS = 32  # from the mask, within which effects are looked for
 DARK = 8 / 255  # added before ratios are taken, so that noise in the dark counts little
+AREA_PIXELS = 5  # side of the square that ratios are averaged over
 LEAST_RATIO, SURE_RATIO = 0.05, 0.12  # of logarithms: to count as a difference, to start one
-SPREAD = 0.75  # of a difference that is none: its deviation over its mean, nearby
-NEAR_PIXELS = 3  # a gap this wide still touches
-STEADY_FRAMES = 4  # on each side that a difference is looked for in, where the object was
-EDGE_PIXELS = 2  # added around what was found, for soft edges
+SPREAD = 1.0  # of a difference that is none: its deviation over its mean, nearby
 EVEN_LIGHT = 0.04  # of logarithms, from the median of all frames: less is left alone
-COMPARED_FRAMES, LEAST_FIT = (-6, -3, 3, 6), 0.4  # overlap with what differs there
-LEAST_SHARE = 0.01  # of the object's pixels: less is noise
+COMPARED_FRAMES = (3, 6, 10, 15, 20)  # before and after: what differs is looked for there
+PASSED_PIXELS = 16  # by the object over the ground, until a frame compared counts in full
+SEEN_FRAMES = 1.0  # of such a weight, or there is too little to tell
+LEAST_ALONG, SURE_ALONG = 0.65, 0.85  # likeness beside the object, to count and to start one
+LEAST_GAP, SURE_GAP = 0.1, 0.4  # by how much more than at the same place of the ground
+# The same of what is darker in all channels alike, as a shadow is, and by so much. Its shape may
+# change with the object's, and a long one lies where it lay for several frames.
+SHADOW_RATIO, SHADOW_TINT, SHADOW_SPREAD = 0.3, 0.5, 0.5
+LEAST_SHADOW_ALONG, SURE_SHADOW_ALONG, SURE_SHADOW_GAP = 0.4, 0.6, 0.1
+LEAST_EXCESS, SURE_EXCESS = 1.5, 4.0  # times the median difference: water differs everywhere
+TOLERANCE_PIXELS = 2  # of the place beside the object
+EDGE_PIXELS = 1  # added around what was found, for soft edges
+LEAST_SHARE = 0.02  # of the object's pixels: less is noise
 SEEN_SHARE = 0.3  # of the surroundings that other frames must show
 
 
@@ -138,26 +151,53 @@ def find_effects(
         for number, (where, known) in enumerate(zip(looked, sure, strict=True))
         if where.any() and known.sum() < SEEN_SHARE * where.sum()
     ]
-    differing = [
-        _differences(frame, without, where, unit)
-        for frame, without, where in zip(frames, predicted.numpy(), sure, strict=True)
+    return _belonging(frames, objects, predicted.numpy(), sure, looked), unseen
+
+
+def _belonging(
+    frames: Array, objects: Array, predicted: Array, sure: Array, looked: Array
+) -> list[Mask]:
+    """What of the surroundings goes along with the objects, (H, W) each.
+
+    Args:
+        frames, objects: as in `find_effects`.
+        predicted: (T, H, W, 3) uint8, frames without objects and what is around them.
+        sure: (T, H, W), where that is known.
+        looked: (T, H, W), where effects may be.
+    """
+    unit = min(frames.shape[1:3]) / ROWS
+    ratios = [
+        _log_ratio(frame, without, where, unit)
+        for frame, without, where in zip(frames, predicted, sure, strict=True)
     ]
-    boxes = [cv2.boundingRect(mask.astype(np.uint8)) for mask in objects]
-    steady = [
-        _steady(number, differing, sure, boxes) if objects[number].any() else differing[number]
-        for number in range(len(frames))
-    ]
-    parts = [_parts(found, mask, unit) for found, mask in zip(steady, objects, strict=True)]
-    kept = [
-        _moving_along(number, labels, parts, sure, boxes, unit)
-        for number, labels in enumerate(parts)
-    ]
+    company = _Company(objects, predicted, [ratio for ratio, _ in ratios], sure, unit)
     edge = _disk(EDGE_PIXELS * unit)
     effects = []
-    for found, where, mask in zip(kept, looked, objects, strict=True):
+    for number, (ratio, spread) in enumerate(ratios):
+        size = np.abs(ratio).max(-1)
+        usual = float(np.median(size[sure[number]])) if sure[number].any() else 0.0
+        least = max(LEAST_RATIO, LEAST_EXCESS * usual)
+        rows, columns = np.nonzero(sure[number] & (spread < SPREAD) & (size > least))
+        along, in_place = company.judge(number, rows, columns)
+        gap = along - in_place
+        is_weak = (along > LEAST_ALONG) & (gap > LEAST_GAP)
+        is_strong = (along > SURE_ALONG) & (gap > SURE_GAP)
+        is_strong &= size[rows, columns] > max(SURE_RATIO, SURE_EXCESS * usual)
+        darker = -ratio[rows, columns]
+        depth = darker.mean(-1)
+        shades = (darker > 0).all(-1) & (np.ptp(darker, axis=-1) < SHADOW_TINT * depth)
+        shades &= depth > SHADOW_RATIO / 2
+        is_weak |= shades & (along > LEAST_SHADOW_ALONG) & (gap > 0)
+        shades &= (depth > max(SHADOW_RATIO, SURE_EXCESS * usual)) & (
+            spread[rows, columns] < SHADOW_SPREAD
+        )
+        is_strong |= shades & (along > SURE_SHADOW_ALONG) & (gap > SURE_SHADOW_GAP)
+        weak, strong = np.zeros((2, *size.shape), bool)
+        weak[rows, columns], strong[rows, columns] = is_weak, is_strong
+        found = _parts(weak, strong, objects[number], unit)
         grown = cv2.dilate(found.astype(np.uint8), edge) > 0
-        effects.append(grown & where & ~mask)
-    return effects, unseen
+        effects.append(grown & looked[number] & ~objects[number])
+    return effects
 
 
 def _evenly_lit(frames: Array, wide: Array) -> Array:
@@ -183,18 +223,22 @@ def _disk(radius: float) -> Array:
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
 
 
-def _differences(frame: Array, without: Array, where: Mask, unit: float) -> Mask:
-    """Where a frame differs from its prediction by a smooth factor: (H, W)."""
+def _log_ratio(frame: Array, without: Array, where: Mask, unit: float) -> tuple[Array, Array]:
+    """log(frame / prediction), averaged over small areas, and its deviation there over its mean.
+
+    (H, W, 3), zero where nothing is known, and (H, W). The deviation is small where the factor is
+    smooth; an edge out of place has both signs.
+    """
     if not where.any():
-        return np.zeros(where.shape, bool)
+        return np.zeros(frame.shape, np.float32), np.full(where.shape, np.inf, np.float32)
     light, expected = (
-        cv2.GaussianBlur(image.astype(np.float32) / 255, (0, 0), 1.2) + DARK
+        cv2.GaussianBlur(image.astype(np.float32) / 255, (0, 0), 1) + DARK
         for image in (frame, without)
     )
     ratio = np.log(light / expected)
     ratio -= np.median(ratio[where], axis=0)  # light that changes changes everything
     weight = where.astype(np.float32)
-    side = 2 * max(1, round(3 * unit)) + 1
+    side = 2 * max(1, round(AREA_PIXELS * unit / 2 - 0.5)) + 1
 
     def mean(values: Array) -> Array:
         return cv2.blur(values, (side, side))
@@ -202,95 +246,184 @@ def _differences(frame: Array, without: Array, where: Mask, unit: float) -> Mask
     total = np.maximum(mean(weight), 1e-6)
     average = mean(ratio * weight[..., None]) / total[..., None]
     square = mean(ratio * ratio * weight[..., None]) / total[..., None]
-    deviation = np.sqrt(np.maximum(square - average * average, 0))
-    size = np.abs(average).max(axis=-1)
-    smooth = deviation.max(axis=-1) < SPREAD * size
-    weak = (where & smooth & (size > LEAST_RATIO)).astype(np.uint8)
-    strong = where & smooth & (size > SURE_RATIO)
-    _, labels = cv2.connectedComponents(weak)
-    sure = np.unique(labels[strong])
-    return np.isin(labels, sure[sure > 0])
+    deviation = np.sqrt(np.maximum(square - average * average, 0)).max(axis=-1)
+    spread = deviation / np.maximum(np.abs(average).max(axis=-1), 1e-6)
+    return average * weight[..., None], spread
 
 
-def _steady(
-    number: int, differing: Sequence[Mask], sure: Array, boxes: Sequence[Sequence[int]]
-) -> Mask:
-    """What differs in most frames nearby, once they are moved so that the object stays in place."""
-    height, width = differing[number].shape
-    x, y, columns, rows = boxes[number]
-    votes, voters = (
-        np.zeros((2, height, width), np.float32),
-        np.zeros((2, height, width), np.float32),
+class _Company:
+    """Whether differences go along with objects or stay in place.
+
+    Args:
+        objects: (T, H, W) bool.
+        predicted: (T, H, W, 3) uint8, without the objects: the ground, whose motion is measured.
+        ratios: (H, W, 3) each, see `_log_ratio`.
+        sure: (T, H, W), where they are known.
+        unit: see `ROWS`.
+    """
+
+    def __init__(
+        self, objects: Array, predicted: Array, ratios: Sequence[Array], sure: Array, unit: float
+    ) -> None:
+        self.unit = unit
+        self.parts = _tracks(objects, unit)
+        self.known = [
+            np.dstack([ratio, where.astype(np.float32)])
+            for ratio, where in zip(ratios, sure, strict=True)
+        ]
+        gray = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in predicted]
+        with one_thread():
+            self.forward = [dense_flow(here, there) for here, there in pairwise(gray)]
+            self.backward = [dense_flow(there, here) for here, there in pairwise(gray)]
+
+    def judge(self, number: int, rows: Array, columns: Array) -> tuple[Array, Array]:
+        """How alike differences are in other frames, each (N,), from 0 to 1.
+
+        At the same place beside the object, 0 where too little is seen of it; and at the same place
+        of the ground, where what is not looked at counts as none. Frames count by how far the
+        object went over the ground.
+        """
+        here = self.known[number][rows, columns, :3]
+        x, y = columns.astype(np.float32), rows.astype(np.float32)
+        owner = _nearest(self.parts[number])[rows, columns]
+        alike = np.zeros((2, len(x)), np.float32)  # beside the object; below it, if it jumps
+        weights = np.zeros((2, len(x)), np.float32)
+        in_place, weight_in_place = np.zeros((2, len(x)), np.float32)
+        if not owner.any():
+            return alike[0], in_place
+        for other, ground in self._ground(number, x, y):
+            moved, is_there = self._moved(number, other, owner)
+            passed = np.hypot(*(moved - ground).T) / (PASSED_PIXELS * self.unit)
+            weight = np.clip(passed - 0.25, 0, 1) * is_there
+            there = sample(self.known[other], x + ground[:, 0], y + ground[:, 1])
+            in_place += weight * _likeness(here, there)
+            weight_in_place += weight
+            upright = moved.copy()
+            for part in np.unique(owner):  # its shadow stays on the ground
+                upright[owner == part, 1] = np.median(ground[owner == part, 1])
+            jumps = np.abs(upright - moved).max() > TOLERANCE_PIXELS * self.unit
+            for way, to in enumerate((moved, upright) if jumps else (moved,)):
+                likeness, seen = self._likeness_near(other, here, x + to[:, 0], y + to[:, 1])
+                alike[way] += weight * likeness
+                weights[way] += weight * seen
+        along = np.where(weights < SEEN_FRAMES, 0, alike / np.maximum(weights, 1e-3)).max(0)
+        return along, in_place / np.maximum(weight_in_place, 1e-3)
+
+    def _ground(self, number: int, x: Array, y: Array) -> Iterator[tuple[int, Array]]:
+        """Frames to compare with, and how far the ground goes until then, (N, 2)."""
+        for step, flows in ((1, self.forward), (-1, self.backward)):
+            moved = np.zeros((len(x), 2), np.float32)
+            for distance in range(1, COMPARED_FRAMES[-1] + 1):
+                other = number + step * distance
+                if not 0 <= other < len(self.known):
+                    break
+                flow = flows[other - 1 if step == 1 else other]
+                moved = moved + sample(flow, x + moved[:, 0], y + moved[:, 1])
+                if distance in COMPARED_FRAMES:
+                    yield other, moved
+
+    def _moved(self, number: int, other: int, owner: Array) -> tuple[Array, Mask]:
+        """How far objects go until another frame, (N, 2), and whether they are there, (N,)."""
+        moved, is_there = np.zeros((len(owner), 2), np.float32), np.zeros(len(owner), bool)
+        for part in np.unique(owner):
+            shift = _shift(self.parts[number] == part, self.parts[other] == part)
+            if shift is not None:
+                moved[owner == part], is_there[owner == part] = shift, True
+        return moved, is_there
+
+    def _likeness_near(self, other: int, here: Array, x: Array, y: Array) -> tuple[Array, Mask]:
+        """The best of likenesses close to positions in another frame, and where any is known."""
+        height, width = self.known[other].shape[:2]
+        best, seen = np.zeros(len(x), np.float32), np.zeros(len(x), bool)
+        reach = TOLERANCE_PIXELS * self.unit
+        for right, down in ((0, 0), (reach, 0), (-reach, 0), (0, reach), (0, -reach)):
+            there = sample(self.known[other], x + right, y + down)
+            within = (x + right >= 0) & (x + right <= width - 1)
+            within &= (y + down >= 0) & (y + down <= height - 1) & (there[:, 3] > 0.5)
+            best = np.maximum(best, np.where(within, _likeness(here, there), 0))
+            seen |= within
+        return best, seen
+
+
+def _likeness(here: Array, there: Array) -> Array:
+    """(N,), from 0 to 1: of ratios with others, 1 if they are the same, 0 where there is none."""
+    other = np.where(there[:, 3:] > 0.5, there[:, :3], 0)
+    larger = np.maximum((here * here).sum(-1), (other * other).sum(-1))
+    return np.clip((here * other).sum(-1) / np.maximum(larger, 1e-6), 0, 1)
+
+
+def _tracks(objects: Array, unit: float) -> list[Array]:
+    """The parts of masks, (H, W) each, with numbers from 1 that they keep from frame to frame."""
+    tracks: list[Array] = []
+    last: dict[int, tuple[Array, float]] = {}  # centre and size, by number
+    count = 0
+    for mask in objects:
+        closed = cv2.dilate(mask.astype(np.uint8), _disk(2 * unit))
+        _, labels, stats, centers = cv2.connectedComponentsWithStats(closed)
+        gaps = []
+        for label in range(1, len(stats)):
+            under = tracks[-1][labels == label] if tracks else labels[:0]
+            overlap = np.bincount(under.ravel(), minlength=count + 1)
+            for number, (center, size) in last.items():
+                larger = max(size, stats[label, cv2.CC_STAT_AREA] ** 0.5)
+                distance = float(np.hypot(*(centers[label] - center)))
+                if overlap[number] or distance < larger:
+                    gaps.append((distance / larger, label, number))
+        numbers = np.zeros(len(stats), np.int32)
+        for _, label, number in sorted(gaps):
+            if numbers[label] == 0 and number not in numbers:
+                numbers[label] = number
+        for label in [label for label in range(1, len(stats)) if numbers[label] == 0]:
+            count += 1
+            numbers[label] = count
+        last = {
+            int(numbers[label]): (centers[label], stats[label, cv2.CC_STAT_AREA] ** 0.5)
+            for label in range(1, len(stats))
+        }
+        tracks.append(numbers[labels])
+    return tracks
+
+
+def _nearest(labels: Array) -> Array:
+    """The label that is nearest to each pixel, (H, W); 0 where there is none at all."""
+    if not labels.any():
+        return labels
+    away = (labels == 0).astype(np.uint8)
+    _, nearest = cv2.distanceTransformWithLabels(
+        away, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
     )
-    first = max(number - STEADY_FRAMES, 0)
-    for other in range(first, min(number + STEADY_FRAMES + 1, len(differing))):
-        there_x, there_y, there_columns, there_rows = boxes[other]
-        if not there_columns:
-            continue
-        right = x + columns / 2 - there_x - there_columns / 2
-        down = y + rows - there_y - there_rows
-        # The shadow of what jumps stays on the ground.
-        for way, drop in enumerate((down, 0)):
-            shift = np.array([[1, 0, right], [0, 1, drop]], np.float32)
-            for image, into in ((differing[other], votes), (sure[other], voters)):
-                into[way] += cv2.warpAffine(image.astype(np.float32), shift, (width, height))
-    agreed = (votes > 0.5 * np.maximum(voters, 1)) & (voters > 1)
-    return agreed[0] | agreed[1]
+    of = np.zeros(nearest.max() + 1, np.int32)
+    of[nearest[away == 0]] = labels[away == 0]
+    return of[nearest]
 
 
-def _parts(found: Mask, mask: Mask, unit: float) -> Array:
-    """Those parts that are large enough, with small holes closed: (H, W), numbered from 1."""
-    opened = cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_OPEN, _disk(unit))
-    closed = cv2.morphologyEx(opened, cv2.MORPH_CLOSE, _disk(4 * unit))
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(closed)
-    near = cv2.dilate(mask.astype(np.uint8), _disk(NEAR_PIXELS * unit)) > 0
-    least = LEAST_SHARE * max(int(mask.sum()), 1)
-    touching = np.bincount(labels[near], minlength=len(stats)) > 0
-    keeps = [
-        part
-        for part in range(1, len(stats))
-        if stats[part, cv2.CC_STAT_AREA] >= least * (1 if touching[part] else 4)
-    ]
-    numbers = np.zeros(len(stats), np.int32)
-    numbers[keeps] = np.arange(1, len(keeps) + 1)
-    return numbers[labels]
+def _shift(here: Mask, there: Mask) -> tuple[float, float] | None:
+    """How far a mask goes, x and y, to cover another one best; None where one is empty.
+
+    Unlike that of their centres it is right where the frame's edge or another object cuts one off.
+    """
+    masks = [mask[::2, ::2] for mask in (here, there)]
+    boxes = [cv2.boundingRect(mask.astype(np.uint8)) for mask in masks]
+    (x, y, width, height), (x2, y2, width2, height2) = boxes
+    if not (width and width2):
+        return None
+    # 1 on the mask, -1 beside it, 0 beyond the frame, where nobody knows.
+    margin = 3
+    columns, rows = width + 2 * margin, height + 2 * margin
+    signed = [np.pad(2 * mask.astype(np.float32) - 1, ((rows,), (columns,))) for mask in masks]
+    left, top = x + columns - margin, y + rows - margin
+    mask = signed[0][top : top + rows, left : left + columns]
+    other = signed[1][y2 : y2 + height2 + 2 * rows, x2 : x2 + width2 + 2 * columns]
+    column, row = cv2.minMaxLoc(cv2.matchTemplate(other, mask, cv2.TM_CCORR))[3]
+    return 2.0 * (x2 + column - left), 2.0 * (y2 + row - top)
 
 
-def _moving_along(
-    number: int,
-    labels: Array,
-    parts: Sequence[Array],
-    sure: Array,
-    boxes: Sequence[Sequence[int]],
-    unit: float,
-) -> Mask:
-    """Those parts that other frames have too where the object went, rather than in place."""
-    height, width = labels.shape
-    x, y, columns, rows = boxes[number]
-    kept = np.zeros((height, width), bool)
-    for part in range(1, int(labels.max()) + 1):
-        here = labels == part
-        area = cv2.dilate(here.astype(np.uint8), _disk(10 * unit)) > 0
-        along, in_place = [], []
-        for step in COMPARED_FRAMES:
-            other = number + step
-            if not 0 <= other < len(parts) or not boxes[other][2]:
-                continue
-            there = np.stack([parts[other] > 0, sure[other]]).astype(np.float32)
-            right = x + columns / 2 - boxes[other][0] - boxes[other][2] / 2
-            down = y + rows - boxes[other][1] - boxes[other][3]
-            fits = []
-            for shift in ((right, down), (right, 0), (0, 0)):
-                move = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
-                moved, seen = (cv2.warpAffine(one, move, (width, height)) > 0.5 for one in there)
-                where = area & seen & sure[number]
-                both = int((moved & here & where).sum())
-                fits.append(both / max(int(((moved | here) & where).sum()), 1))
-            along.append(max(fits[:2]))
-            in_place.append(fits[2])
-        if not along:
-            continue
-        fit = float(np.mean(along))
-        if fit >= LEAST_FIT and fit >= float(np.mean(in_place)) - 0.02:
-            kept |= here
-    return kept
+def _parts(weak: Mask, strong: Mask, mask: Mask, unit: float) -> Mask:
+    """Those parts of the weak that hold a strong pixel and are large enough, without small gaps."""
+    closed = cv2.morphologyEx(weak.astype(np.uint8), cv2.MORPH_CLOSE, _disk(2 * unit))
+    opened = cv2.morphologyEx(closed, cv2.MORPH_OPEN, _disk(0.7 * unit))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(opened)
+    holds = np.bincount(labels[strong], minlength=len(stats)) > 0
+    holds &= stats[:, cv2.CC_STAT_AREA] >= LEAST_SHARE * mask.sum()
+    holds[0] = False
+    return holds[labels]

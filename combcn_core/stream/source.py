@@ -133,7 +133,7 @@ def open_clip(
     )
 
 
-_SHADOW_FRAMES, _SHADOW_HALO = 48, 32  # looked at together; those before and after them
+_SHADOW_FRAMES, _SHADOW_HALO = 96, 32  # looked at together; those before and after them
 
 
 def _shadow_span(start: int, stop: int, margins: tuple[int, int]) -> tuple[int, int]:
