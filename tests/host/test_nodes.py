@@ -17,7 +17,7 @@ from combcn_core.training.holes import HOLE_KINDS, make_holes
 from .client import Refused, Run
 from .conftest import random_model
 
-FRAMES, HEIGHT, WIDTH = 5, 40, 56
+FRAMES, HEIGHT, WIDTH = 5, 40, 72  # 16:9, as the sample clip
 
 # Sockets and widgets in the order in which workflows store their values, then the outputs. What is
 # here once released stays: a workflow of a user depends on it.
