@@ -14,7 +14,7 @@ from combcn_core.demo import load_demo
 from .client import Refused
 
 RATE = Fraction(24000, 1001)
-FRAMES, HEIGHT, WIDTH = 9, 48, 64
+FRAMES, HEIGHT, WIDTH = 9, 48, 86
 
 
 def write_sound(path, seconds):
@@ -39,7 +39,7 @@ def folder(server):
     for name, info, frames in (
         ("source.mp4", loud, clip.images),
         ("masks.mkv", silent, masks),
-        ("small.mkv", ClipInfo(32, 24, RATE), np.ascontiguousarray(masks[:, ::2, ::2])),
+        ("small.mkv", ClipInfo(WIDTH // 2, HEIGHT // 2, RATE), np.ascontiguousarray(masks[:, ::2, ::2])),
     ):
         with open_writer(folder / name, info) as writer:
             for frame in frames:
