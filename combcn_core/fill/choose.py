@@ -36,7 +36,7 @@ LEAST_CONFIDENCE = 0.25  # what is less sure is left to others
 SHARPNESS = 4  # how much the surer of two traces outweighs the other
 # What was seen beside a hole, and what was seen farther from one contradicts by some grey levels,
 # is less sure by so much; compared over a few pixels, as what is only out of place cancels then.
-DOUBT_ERROR, DOUBT_GAP, DOUBT_PIXELS = 9.0, 4.0, 3
+DOUBT_ERROR, DOUBT_GAP, DOUBT_PIXELS = 9.0, 4.0, 8
 LEAST_LEAD = 0.05  # in nearness, for one to be compared with the other
 LEVEL_PIXELS, LEVEL_WEIGHT = 2.0, 0.1  # of a cell that levels are compared on; of its weight
 MAX_LEVEL_STEP = 0.05  # what is larger is no difference of level
@@ -211,7 +211,12 @@ def _doubts(
         gap[at, 3] = 1
         gap = cv2.blur(gap.reshape(*shape, 4), (side, side)).reshape(-1, 4)[at]
         apart = np.abs(gap[:, :3]) @ np.full(3, 255 / 3, np.float32) / gap[:, 3]
-        doubt[some] = lead[some] * np.clip((apart - DOUBT_GAP) / DOUBT_GAP, 0, 1)
+        # Smooth, as a mix that changes from pixel to pixel is rubble.
+        spread = np.zeros((len(nearest), 2), np.float32)
+        spread[place, 1] = path.source >= 0
+        spread[at, 0] = lead[some] * np.clip((apart - DOUBT_GAP) / DOUBT_GAP, 0, 1)
+        spread = cv2.blur(spread.reshape(*shape, 2), (side, side)).reshape(-1, 2)[place]
+        doubt[:] = spread[:, 0] / np.maximum(spread[:, 1], 1e-6)
     return doubts
 
 
