@@ -16,10 +16,11 @@ LAYERS = (
     {"shadows"},
     {"shot"},
     {"networks"},
+    {"demo"},
     {"fill", "clips"},
-    {"masks", "progress", "demo"},
+    {"masks", "progress"},
     {"segments"},
-    {"pixels", "version"},
+    {"pixels", "version", "atomic", "memory"},
 )
 
 
