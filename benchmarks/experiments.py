@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from combcn_core.measure.evaluate import EvaluateConfig, Method, evaluate
 from combcn_core.measure.scores import Gap, Score, paired_gap

@@ -39,7 +39,7 @@ import av
 import cv2
 import numpy as np
 from av.video.stream import VideoStream
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from combcn_core.cli import main as combcn
 from combcn_core.clips.video import ClipInfo, open_reader, open_writer

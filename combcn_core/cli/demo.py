@@ -12,7 +12,7 @@ import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.contrib.logging import logging_redirect_tqdm  # type: ignore[import-untyped]
+from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import arg
 
 from combcn_core.cli.common import RunBar, say, summary

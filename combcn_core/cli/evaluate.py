@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tqdm.contrib.logging import logging_redirect_tqdm  # type: ignore[import-untyped]
+from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import Positional, arg
 
 from combcn_core.cli.common import bar

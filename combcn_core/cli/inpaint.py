@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
-from tqdm.contrib.logging import logging_redirect_tqdm  # type: ignore[import-untyped]
+from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 from combcn_core.cli.common import RunBar, load_weights, mask_settings, parse_frames, summary

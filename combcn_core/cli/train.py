@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tqdm.contrib.logging import logging_redirect_tqdm  # type: ignore[import-untyped]
+from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 from combcn_core.cli.common import RunBar, bar, say

@@ -107,6 +107,7 @@ def merge(
     weight = np.zeros((box.height, box.width), np.float32)
     total = np.zeros((box.height, box.width, 3), np.float32)
     doubts = _doubts(paths, colors, nearness, box, unit) if nearness is not None else None
+    fade_inwards = _fade_inwards(hole, unit)
     for number, (path, seen) in enumerate(zip(paths, colors, strict=True)):
         error = path.error / unit + LEAST_ERROR
         if doubts is not None:
@@ -119,7 +120,8 @@ def merge(
         share[place] = 1 / error[sure] ** SHARPNESS
         found = pixels.copy()
         found[place] = seen[sure]
-        found += _level(pixels - found, np.where(hole, 0, _confidence(share)), hole, unit)
+        on_ring = np.where(hole, 0, _confidence(share))
+        found += _level(pixels - found, on_ring, fade_inwards, unit)
         if fades is not None:
             fade = np.asarray(fades[number], np.float32)
             share[place] *= fade[sure] if fade.ndim else fade
@@ -142,7 +144,7 @@ def _confidence(share: Array) -> Array:
     return weight / (1 + weight)
 
 
-def _level(step: Array, on_ring: Array, hole: Mask, unit: float) -> Array:
+def _level(step: Array, on_ring: Array, fade: Array, unit: float) -> Array:
     """(h, w, 3): what brings sightings of a hole to the level of the ring around it.
 
     Differences of level reach all through the hole. Larger ones, where the surroundings have a
@@ -153,18 +155,17 @@ def _level(step: Array, on_ring: Array, hole: Mask, unit: float) -> Array:
     Args:
         step: (h, w, 3), what the ring has more than the sightings.
         on_ring: (h, w), how sure these are; 0 in the hole.
-        hole: (h, w).
+        fade: see `_fade_inwards`.
         unit: see `error_unit`.
     """
-    height, width = hole.shape
-    cell = LEVEL_PIXELS * unit
-    size = max(1, round(width / cell)), max(1, round(height / cell))
+    height, width = on_ring.shape
+    size = fade.shape[1], fade.shape[0]
     share = cv2.resize(on_ring, size, interpolation=cv2.INTER_AREA)
     if not share.any():
         return np.zeros_like(step)
     step = cv2.resize(weighted(step, on_ring), size, interpolation=cv2.INTER_AREA)
     step = weighted(step.reshape(*share.shape, 3), 1 / np.maximum(share, 1e-6))
-    share = np.minimum(share * np.float32(max(1, cell / RING_PIXELS)), 1)
+    share = np.minimum(share * np.float32(max(1, LEVEL_PIXELS * unit / RING_PIXELS)), 1)
     level = np.clip(step, -MAX_LEVEL_STEP, MAX_LEVEL_STEP)
     # With so little weight each, many cells of the ring are averaged: levels, not their noise.
     level = push_pull(level, LEVEL_WEIGHT * share)
@@ -173,11 +174,19 @@ def _level(step: Array, on_ring: Array, hole: Mask, unit: float) -> Array:
     mean = cv2.GaussianBlur(weighted(step - level, share), (0, 0), sigma)
     mean = weighted(mean.reshape(step.shape), 1 / np.maximum(weight, 1e-6))
     mean = np.clip(mean, -MAX_EDGE_STEP, MAX_EDGE_STEP)
-    inside = cv2.resize(hole.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5)
-    fade = np.exp(depth * np.float32(-LEVEL_PIXELS / EDGE_PIXELS))
     level += weighted(push_pull(mean, share), fade)
     return cv2.resize(level, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def _fade_inwards(hole: Mask, unit: float) -> Array:
+    """1 outside of the hole, falling with the depth inside; on the cells that levels are compared
+    on, `LEVEL_PIXELS` wide."""
+    height, width = hole.shape
+    cell = LEVEL_PIXELS * unit
+    size = max(1, round(width / cell)), max(1, round(height / cell))
+    inside = cv2.resize(hole.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5)
+    return np.exp(depth * np.float32(-LEVEL_PIXELS / EDGE_PIXELS))
 
 
 def _doubts(
@@ -201,9 +210,8 @@ def _doubts(
     for path, found, near, place in zip(paths, colors, nearness, places, strict=True):
         lead = np.where(path.source >= 0, near - nearest[place], 0)
         some = np.flatnonzero(lead > LEAST_LEAD)
-        doubt = np.zeros_like(lead)
-        doubts.append(doubt)
         if len(some) == 0:
+            doubts.append(np.zeros_like(lead))
             continue
         gap = np.zeros((len(nearest), 4), np.float32)
         at = place[some]
@@ -216,7 +224,7 @@ def _doubts(
         spread[place, 1] = path.source >= 0
         spread[at, 0] = lead[some] * np.clip((apart - DOUBT_GAP) / DOUBT_GAP, 0, 1)
         spread = cv2.blur(spread.reshape(*shape, 2), (side, side)).reshape(-1, 2)[place]
-        doubt[:] = spread[:, 0] / np.maximum(spread[:, 1], 1e-6)
+        doubts.append(spread[:, 0] / np.maximum(spread[:, 1], 1e-6))
     return doubts
 
 

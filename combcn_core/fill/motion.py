@@ -223,8 +223,8 @@ def _fit_affine(basis: Array, flow: Array, trusted: Array) -> Array:
     wanted = flow.reshape(-1, 2)[kept].astype(np.float64)
     weights = np.ones(len(terms))
     for _ in range(4):
-        weighted = terms * weights[:, None]
-        affine = np.linalg.solve(weighted.T @ terms + 1e-6 * np.eye(3), weighted.T @ wanted)
+        left = (terms * weights[:, None]).T
+        affine = np.linalg.solve(left @ terms + 1e-6 * np.eye(3), left @ wanted)
         error = np.sqrt(((terms @ affine - wanted) ** 2).sum(1))
         weights = 1 / (1 + (error / max(1.5 * np.median(error), 0.1)) ** 2)
     return affine

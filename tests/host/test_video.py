@@ -39,7 +39,11 @@ def folder(server):
     for name, info, frames in (
         ("source.mp4", loud, clip.images),
         ("masks.mkv", silent, masks),
-        ("small.mkv", ClipInfo(WIDTH // 2, HEIGHT // 2, RATE), np.ascontiguousarray(masks[:, ::2, ::2])),
+        (
+            "small.mkv",
+            ClipInfo(WIDTH // 2, HEIGHT // 2, RATE),
+            np.ascontiguousarray(masks[:, ::2, ::2]),
+        ),
     ):
         with open_writer(folder / name, info) as writer:
             for frame in frames:
