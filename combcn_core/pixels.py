@@ -124,6 +124,12 @@ def dilate(mask: Mask, pixels: int) -> Mask:
     return cv2.dilate(mask.view(np.uint8), disk).view(np.bool_)
 
 
+def differ(first: Array, second: Array) -> Mask:
+    """(..., H, W): where two pictures (..., H, W, C) differ; NaN is like NaN."""
+    result: Mask = ((first != second) & ~((first != first) & (second != second))).any(-1)
+    return result
+
+
 def weighted(values: Array, weights: Array) -> Array:
     """values * weights[..., None], many times as fast.
 

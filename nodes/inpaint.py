@@ -8,14 +8,14 @@ from torch import Tensor
 
 from combcn_core import InpaintConfig
 from combcn_core.masks import check_masks, grow
+from combcn_core.pixels import differ
 from combcn_core.shot import inpaint_with_rest
+from combcn_core.stream.report import MUCH_UNSEEN
 
 from .memory import Attempt, LoadedModel, backing_off
 from .progress import Progress, with_largest_hole
 from .schema import REMOVAL, known
 from .sockets import Model, to_images, to_masks, to_output
-
-MUCH_UNSEEN = 0.2  # of the hole: more is worth a word of advice
 
 
 def settings() -> list[io.Input]:
@@ -125,7 +125,7 @@ class Inpaint(io.ComfyNode):
         result = to_output(filled)
         progress.finish(with_largest_hole(result, masks))
         holes = grow(check_masks(masks, *frames.shape[:3]), config.grow_pixels)
-        changed = int((filled != frames).any(dim=-1)[~holes].sum())
+        changed = int(differ(filled.numpy(), frames.numpy())[~holes.numpy()].sum())
         how = "texture" if config.unseen == "texture" else "a smooth fill"
         if model is not None and config.unseen == "smooth":
             how = "painted by the networks"

@@ -23,6 +23,7 @@ from combcn_core.pixels import (
     Box,
     Patch,
     crop,
+    differ,
     dilate,
     find_box,
     from_unit,
@@ -523,6 +524,15 @@ def test_a_patch_is_the_frame_with_a_part_replaced(box, dtype):
     for kernel in (cv2.INTER_LINEAR, cv2.INTER_CUBIC):
         np.testing.assert_array_equal(patch.sample(x, y, kernel), sample(whole, x, y, kernel))
     np.testing.assert_array_equal(patch.frame, frame)
+
+
+def test_differ_takes_nan_for_nan_and_finds_one_channel():
+    first = np.zeros((2, 3, 4, 3), np.float32)
+    first[0, 1, 1] = np.nan
+    second = first.copy()
+    second[1, 2, 3, 2] = np.nan
+    second[0, 0, 0, 1] = 1
+    assert np.argwhere(differ(first, second)).tolist() == [[0, 0, 0], [1, 2, 3]]
 
 
 def test_patches_of_a_patch_keep_what_was_replaced_before():

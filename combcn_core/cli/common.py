@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from combcn_core.stream.report import Report
 
 
-MUCH_UNSEEN = 0.2  # of the hole: more is worth a word of advice
-
-
 def say(text: str) -> None:
     print(f"combcn: {text}", file=sys.stderr)
 
@@ -85,6 +82,8 @@ def parse_frames(text: str) -> tuple[int, int]:
 
 
 def summary(output: Path, report: Report) -> str:
+    from combcn_core.stream.report import MUCH_UNSEEN
+
     done = f"{output}: {report.frames} frames in {report.seconds['total']:.1f} s"
     if report.hole_pixels == 0:
         return f"{done}; the mask is empty, so all of them are copies of the source."

@@ -31,6 +31,7 @@ from combcn_core.clips.frames import (
     check_frame_size,
     select_frames,
 )
+from combcn_core.pixels import differ
 
 IMAGE_ENDINGS = (
     ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".exr", ".webp", ".bmp", ".tga", ".dpx",
@@ -354,7 +355,7 @@ def differing(source: Frame, written: Frame) -> Mask:
     )
     if first.shape[2] != second.shape[2]:
         return np.ones(first.shape[:2], np.bool_)
-    return (first != second).any(axis=2)
+    return differ(first, second)
 
 
 # What a PNG says of all its pixels, in whatever way these are stored.

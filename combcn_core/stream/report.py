@@ -20,6 +20,9 @@ from combcn_core.shot import SegmentResult
 Item = TypeVar("Item")
 
 
+MUCH_UNSEEN = 0.2  # of the hole: more is worth a word of advice
+
+
 @dataclass(frozen=True)
 class Report:
     """What a run did, in the order of the JSON that `save` writes.
