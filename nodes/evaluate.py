@@ -82,9 +82,13 @@ class Evaluate(io.ComfyNode):
             part = part_of(progress, number / len(results), (number + 1) / len(results))
             figures = _measure(result, target, holes, part)
             rows.append([name, *map(_figure, figures)])
-            panels[f"{name}\nl1 {figures[0]:.2f}, {figures[1]:.2f} dB"] = to_pictures(
-                result[busiest]
-            )[0]
+            l1, hole, whole, similarity, flicker = map(_figure, figures)
+            label = (
+                name,
+                f"hole: l1 {l1}, PSNR {hole} dB, flicker {flicker}",
+                f"frame: PSNR {whole} dB, SSIM {similarity}",
+            )
+            panels["\n".join(label)] = to_pictures(result[busiest])[0]
         exact = to_pictures(target[busiest])[0]
         panels["truth\nwith the hole's outline"] = outline_mask(exact, holes[busiest].numpy())
         picture = from_pictures(side_by_side(list(panels.values()), list(panels)))
