@@ -63,7 +63,7 @@ def test_workflow_is_tidy(name):
     for (left, top, right, bottom), other in itertools.combinations(map(box, nodes.values()), 2):
         assert right < other[0] or other[2] < left or bottom < other[1] or other[3] < top
     for _, source, _, target, *_ in workflow["links"]:
-        assert box(nodes[source])[2] < box(nodes[target])[0], "a link runs from right to left"
+        assert box(nodes[source])[0] <= box(nodes[target])[0], "a link runs from right to left"
 
 
 def known(prompt, object_info):
@@ -115,6 +115,47 @@ def test_workflow_opens_in_newest_front_end(name, newest):
 
     assert newest.broken_nodes() == []
     assert newest.complaints() == []
+
+
+# The corners of nodes as they are drawn, in the graph's own units.
+DRAWN_BOXES = """
+() => app.graph.nodes.map((node) => {
+    const element = document.querySelector(`[data-node-id="${node.id}"]`);
+    const [x, y] = [node.pos[0], node.pos[1] - LiteGraph.NODE_TITLE_HEIGHT];
+    const width = element ? element.offsetWidth : node.size[0];
+    const height = element ? element.offsetHeight : node.size[1] + LiteGraph.NODE_TITLE_HEIGHT;
+    return [x, y, x + width, y + height];
+})
+"""
+OPEN_TEMPLATE = """
+(workflow) => app.loadGraphData(workflow, true, true, null, { openSource: "template" })
+"""
+
+
+@pytest.mark.parametrize("nodes_2", [False, True])
+def test_template_can_be_read_as_it_opens(name, nodes_2, newest, tmp_path):
+    before = newest.page.viewport_size
+    newest.page.set_viewport_size({"width": 1600, "height": 1000})
+    newest.use_nodes_2(nodes_2)
+    try:
+        newest.page.evaluate(OPEN_TEMPLATE, read(name))
+        newest.page.wait_for_timeout(2000)  # it is fitted to the page, and elements are measured
+        scale, boxes = (
+            newest.page.evaluate("app.canvas.ds.scale"),
+            newest.page.evaluate(DRAWN_BOXES),
+        )
+        drawn = newest.page.locator("[data-node-id]").count()
+        folder = Path(os.environ.get("COMBCN_SCREENSHOTS", tmp_path))
+        newest.page.screenshot(path=folder / f"{name}_{'nodes_2' if nodes_2 else 'opened'}.png")
+    finally:
+        newest.use_nodes_2(False)
+        newest.page.set_viewport_size(before)
+
+    assert scale >= 0.75
+    assert (drawn > 0) == nodes_2
+    assert len(boxes) == len(read(name)["nodes"])
+    for (left, top, right, bottom), other in itertools.combinations(boxes, 2):
+        assert right < other[0] or other[2] < left or bottom < other[1] or other[3] < top
 
 
 @pytest.mark.parametrize("chosen", ["quick_removal", "paint_one_frame"])
