@@ -60,10 +60,11 @@ def test_workflow_is_tidy(name):
         assert properties["cnr_id"] == ("combcn" if ours else "comfy-core")
         assert properties["ver"]
         assert properties["Node name for S&R"] == node["type"]
-    for (left, top, right, bottom), other in itertools.combinations(map(box, nodes.values()), 2):
-        assert right < other[0] or other[2] < left or bottom < other[1] or other[3] < top
+    assert overlaps(map(box, nodes.values())) == []
     for _, source, _, target, *_ in workflow["links"]:
-        assert box(nodes[source])[0] <= box(nodes[target])[0], "a link runs from right to left"
+        (left, _, right, bottom), there = box(nodes[source]), box(nodes[target])
+        is_below = left == there[0] and bottom < there[1]
+        assert right < there[0] or is_below, "a link runs neither to the right nor straight down"
 
 
 def known(prompt, object_info):
@@ -79,6 +80,15 @@ def box(node):
     """Left, top, right and bottom of a node with its title."""
     (left, top), (width, height) = node["pos"], node["size"]
     return left, top - TITLE_PIXELS, left + width, top + height
+
+
+def overlaps(boxes):
+    """Pairs of boxes that share a point."""
+    return [
+        (one, other)
+        for one, other in itertools.combinations(boxes, 2)
+        if one[0] <= other[2] and other[0] <= one[2] and one[1] <= other[3] and other[1] <= one[3]
+    ]
 
 
 def test_workflow(name, client, object_info):
@@ -154,8 +164,7 @@ def test_template_can_be_read_as_it_opens(name, nodes_2, newest, tmp_path):
     assert scale >= 0.75
     assert (drawn > 0) == nodes_2
     assert len(boxes) == len(read(name)["nodes"])
-    for (left, top, right, bottom), other in itertools.combinations(boxes, 2):
-        assert right < other[0] or other[2] < left or bottom < other[1] or other[3] < top
+    assert overlaps(boxes) == []
 
 
 @pytest.mark.parametrize("chosen", ["quick_removal", "paint_one_frame"])
