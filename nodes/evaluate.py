@@ -80,9 +80,9 @@ class Evaluate(io.ComfyNode):
         progress, results = Progress(preview_seconds=None), _named(images, names, target)
         for number, (name, result) in enumerate(results.items()):
             part = part_of(progress, number / len(results), (number + 1) / len(results))
-            figures = _measure(result, target, holes, part)
-            rows.append([name, *map(_figure, figures)])
-            l1, hole, whole, similarity, flicker = map(_figure, figures)
+            figures = [_figure(value) for value in _measure(result, target, holes, part)]
+            rows.append([name, *figures])
+            l1, hole, whole, similarity, flicker = figures
             label = (
                 name,
                 f"hole: l1 {l1}, PSNR {hole} dB, flicker {flicker}",
