@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import struct
 import subprocess
 from dataclasses import replace
 from fractions import Fraction
@@ -376,14 +377,62 @@ def test_subtitles_of_a_range_are_in_time(tmp_path):
     assert chapter["tags"]["title"] == "Two"
 
 
+@pytest.mark.parametrize(
+    ("name", "subtitles", "output", "converted"),
+    [
+        ("a.mkv", "srt", "b.mp4", "mov_text"),
+        ("a.mkv", "ass", "b.mov", "mov_text"),
+        ("a.mp4", "mov_text", "b.mkv", "subrip"),
+        ("a.mkv", "srt", "b.webm", "webvtt"),
+    ],
+)
+def test_text_subtitles_become_what_the_container_takes(
+    tmp_path, caplog, name, subtitles, output, converted
+):
+    source = everything(tmp_path, name, subtitles)
+    written = rewrite(source, tmp_path / output)
+    (track,) = streams(written, "subtitle")
+    assert (track["codec_name"], track["tags"]["language"]) == (converted, "fin")
+    ffmpeg("-i", written, tmp_path / "b.srt")
+    assert (tmp_path / "b.srt").read_text() == (tmp_path / "a.srt").read_text() + "\n"
+    assert "subtitle track" not in caplog.text
+    middle = rewrite(source, tmp_path / f"c{output[1:]}", frames=(5, 9))
+    ffmpeg("-i", middle, tmp_path / "c.srt")
+    text = (tmp_path / "c.srt").read_text()
+    assert "00:00:00,040 --> 00:00:00,160\nWorld" in text
+    assert "Hello" not in text
+
+
+def picture_subtitles(folder):
+    """A clip with a font, and a track of Blu-ray subtitles that shows nothing."""
+    composition = struct.pack(">HHBHBBBB", 64, 48, 0x10, 0, 0x80, 0, 0, 0)
+    segments = [(0x16, composition), (0x80, b"")]
+    (folder / "a.sup").write_bytes(
+        b"".join(
+            struct.pack(">2sIIBH", b"PG", 9000, 0, kind, len(data)) + data
+            for kind, data in segments
+        )
+    )
+    ffmpeg(
+        *PICTURE, "-i", folder / "a.sup", "-map", "0", "-map", "1", "-c:v", "libx264",
+        "-c:s", "copy", "-attach", folder / "font.ttf", "-metadata:s:t", "mimetype=font/ttf",
+        folder / "a.mkv",
+    )  # fmt: skip
+    return folder / "a.mkv"
+
+
 def test_what_the_container_does_not_take_is_said(tmp_path, caplog):
-    source = everything(tmp_path, "a.mkv", "srt")
+    """Pictures of subtitles cannot become text."""
+    (tmp_path / "font.ttf").write_bytes(b"not a font" * 9)
+    source = picture_subtitles(tmp_path)
     written = rewrite(source, tmp_path / "b.mp4")
     said = [record.message for record in caplog.records if "not taken over" in record.message]
     assert len(said) == 1
-    assert "1 subtitle track (subrip)" in said[0]
+    assert "1 subtitle track (hdmv_pgs_subtitle)" in said[0]
     assert "1 attachment" in said[0]
     assert streams(written, "subtitle") == []
+    kept = rewrite(source, tmp_path / "b.mkv")
+    assert [track["codec_name"] for track in streams(kept, "subtitle")] == ["hdmv_pgs_subtitle"]
 
 
 # 11: the choice of output

@@ -25,6 +25,7 @@ class Codec(NamedTuple):
     worst_crf: int = 51
     has_alpha: bool = False
     has_fields: bool = False  # says which frames are interlaced
+    bits_per_pixel: float = 0.0  # that films take at the default quality; 0: as many as they need
 
 
 class Container(NamedTuple):
@@ -33,6 +34,7 @@ class Container(NamedTuple):
     muxer: str
     codecs: tuple[str, ...]  # the first that keeps the clip's depth is the default
     sound_encoder: str  # for sound that does not stay as it is
+    subtitle_encoder: str  # for text that it does not take as it is
     sounds: frozenset[str] | None = None  # that stay, as players know them; None: all it takes
     options: Mapping[str, str] = {}
 
@@ -89,29 +91,30 @@ def _ffv1(info: ClipInfo) -> Settings:
 
 
 CODECS = {
-    "h264": Codec("libx264", _h264, crf=14, has_fields=True),
-    "hevc": Codec("libx265", _hevc, crf=16),
-    "av1": Codec("libsvtav1", _av1, crf=18, best_crf=1, worst_crf=63),  # SVT-AV1 takes 0 for none
-    "vp9": Codec("libvpx-vp9", _vp9, crf=18, worst_crf=63, has_alpha=True),
-    "prores": Codec("prores_ks", _prores, has_alpha=True, has_fields=True),
+    "h264": Codec("libx264", _h264, crf=14, has_fields=True, bits_per_pixel=0.5),
+    "hevc": Codec("libx265", _hevc, crf=16, bits_per_pixel=0.3),
+    # SVT-AV1 takes 0 for none.
+    "av1": Codec("libsvtav1", _av1, crf=18, best_crf=1, worst_crf=63, bits_per_pixel=0.3),
+    "vp9": Codec("libvpx-vp9", _vp9, crf=18, worst_crf=63, has_alpha=True, bits_per_pixel=0.4),
+    "prores": Codec("prores_ks", _prores, has_alpha=True, has_fields=True, bits_per_pixel=6),
     "ffv1": Codec("ffv1", _ffv1, has_alpha=True, has_fields=True),
 }
 # fmt: off
 CONTAINERS = {
     # PCM in MP4 is young, and older players take it for noise.
     ".mp4": Container(
-        "mp4", ("h264", "hevc", "av1"), "aac",
+        "mp4", ("h264", "hevc", "av1"), "aac", "mov_text",
         frozenset(("aac", "mp3", "ac3", "eac3", "alac", "flac", "opus")),
         {"movflags": "+faststart"},
     ),
     # Sound that starts before the picture, as AAC does, must not shift the picture.
     # Without a random number in its header, so that the same frames make the same file.
     ".mkv": Container(
-        "matroska", ("ffv1", "h264", "hevc", "av1", "vp9", "prores"), "flac",
+        "matroska", ("ffv1", "h264", "hevc", "av1", "vp9", "prores"), "flac", "srt",
         options={"avoid_negative_ts": "disabled", "fflags": "bitexact"},
     ),
     ".mov": Container(
-        "mov", ("prores", "h264", "hevc"), "pcm_s24le",
+        "mov", ("prores", "h264", "hevc"), "pcm_s24le", "mov_text",
         frozenset((
             "aac", "mp3", "ac3", "eac3", "alac", "pcm_u8", "pcm_s8", "pcm_s16le", "pcm_s16be",
             "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_s32be", "pcm_f32le", "pcm_f32be",
@@ -119,7 +122,7 @@ CONTAINERS = {
         )),
     ),
     ".webm": Container(
-        "webm", ("vp9", "av1"), "libopus", frozenset(("opus", "vorbis")),
+        "webm", ("vp9", "av1"), "libopus", "webvtt", frozenset(("opus", "vorbis")),
         {"avoid_negative_ts": "disabled", "fflags": "bitexact"},
     ),
 }

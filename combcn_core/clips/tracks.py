@@ -1,7 +1,7 @@
 """What a clip has besides its picture, taken over into an output: sound, subtitles, chapters, ...
 
-Packets are copied where the container takes them. Sound that it does not take is encoded; all else
-is left out, and named in one line.
+Packets are copied where the container takes them. Sound and subtitles of text that it does not take
+are encoded; all else is left out, and named in one line.
 """
 
 from __future__ import annotations
@@ -82,8 +82,10 @@ class Tracks:
                     return
             self._pending = None
             track = self._tracks[packet.stream.index]
-            if track.encodes:
+            if track.encodes and track.is_sound:
                 self._encode(packet, track.output)
+            elif track.encodes:
+                self._convert(packet, track)
             else:
                 self._copy(packet, track)
 
@@ -114,12 +116,16 @@ class Tracks:
                 name = _codec_name(stream)
                 if kind == "data" and _is_time_code(stream):
                     continue  # written anew, from the tag
-                if not _takes(form.muxer, stream):
+                encodes = not _takes(form.muxer, stream)
+                if not encodes:
+                    output = self._container.add_stream_from_template(stream, opaque=True)
+                elif _is_text(stream):
+                    output = _add_subtitles(self._container, stream, form)
+                else:
                     self._left_out[f"{kind} track ({name})"] += 1
                     continue
-                output = self._container.add_stream_from_template(stream, opaque=True)
                 _describe(output, stream)
-                self._tracks[stream.index] = _Track(output, is_sound=False)
+                self._tracks[stream.index] = _Track(output, encodes, is_sound=False)
 
     def _attach(self, stream: Any) -> None:
         name, kind = stream.metadata.get("filename", ""), stream.metadata.get("mimetype", "")
@@ -167,6 +173,22 @@ class Tracks:
         packet.dts = packet.pts if packet.dts is None else packet.dts - shift
         packet.stream = track.output
         self._container.mux(packet)
+
+    def _convert(self, packet: Packet[Any], track: _Track) -> None:
+        """Subtitles as text of another form."""
+        if packet.pts is None or not packet.size:
+            return
+        try:
+            text = packet.stream.codec_context.decode2(packet)
+            if not text or not len(text):  # MP4 fills the time between two with empty ones
+                return
+            converted = track.output.codec_context.encode_subtitle(text)
+        except av.FFmpegError:
+            log.warning("a damaged subtitle was left out.")
+            return
+        converted.pts, converted.dts = packet.pts, packet.dts
+        converted.duration, converted.time_base = packet.duration, packet.time_base
+        self._copy(converted, track)
 
     def _encode(self, packet: Packet[AudioStream], output: AudioStream) -> None:
         try:
@@ -225,6 +247,26 @@ def _add_sound(container: OutputContainer, stream: AudioStream, form: Container)
     output.codec_context.open()
     output.codec_context.extradata = context.extradata
     return _Track(output, padding_seconds=Fraction(1024, rate))
+
+
+def _is_text(stream: Any) -> bool:
+    """Whether a stream is subtitles of text that PyAV can encode in another form."""
+    context = getattr(stream, "codec_context", None)
+    return (
+        stream.type == "subtitle"
+        and context is not None
+        and hasattr(context, "encode_subtitle")  # of PyAV 17 and later
+        and context.codec.text_sub
+    )
+
+
+def _add_subtitles(container: OutputContainer, stream: Any, form: Container) -> Any:
+    decoder = stream.codec_context
+    decoder.open(strict=False)  # so that it has the header, with the styles
+    output: Any = container.add_stream(form.subtitle_encoder)
+    output.codec_context.subtitle_header = decoder.subtitle_header
+    output.codec_context.time_base = output.time_base = stream.time_base
+    return output
 
 
 def _takes(muxer: str, stream: Any) -> bool:

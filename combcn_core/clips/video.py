@@ -136,8 +136,9 @@ def open_writer(
     matrix and range, or BT.709 limited if the source was RGB. Alpha of the source is taken over as
     it is, in the hole too, where the codec has alpha. Sound is copied packet by packet, all tracks,
     cut and shifted to the frames of `info`; what players do not expect in the container is encoded
-    (AAC in .mp4, PCM in .mov, FLAC in .mkv, Opus in .webm). Subtitles, chapters, attachments and
-    data come through where the container takes them. One line says what is left out.
+    (AAC in .mp4, PCM in .mov, FLAC in .mkv, Opus in .webm), and so are subtitles of text that it
+    does not take. Pictures of subtitles, chapters, attachments and data come through where the
+    container takes them. One line says what is left out.
 
     The result appears under its name only when `close`, or the end of a `with` block, has made it
     whole; an exception leaves nothing behind. A file of that name is replaced then. A folder is
