@@ -40,9 +40,10 @@ from combcn_core.shot import InpaintConfig
 from combcn_core.stream.memory import QUEUE_FRAMES
 from combcn_core.stream.overlap import WriteQueue, ahead
 from combcn_core.stream.report import Report, Tally
+from combcn_core.stream.room import check_room, forecast_bytes
 from combcn_core.stream.run import Filling, Run
 from combcn_core.stream.source import SourceClip, check_output, grown_masks, open_clip, read_frames
-from combcn_core.stream.store import SegmentStore
+from combcn_core.stream.store import SegmentStore, segments_folder
 from combcn_core.version import __version__
 
 log = logging.getLogger("combcn")
@@ -128,6 +129,7 @@ def inpaint_file(
         memory_limit_gib=memory_limit_gib, stages=stages,
     )  # fmt: skip
     clip, config = run.clip, run.config
+    _check_room(run, output, codec, quality, keeps=resume)
     stages.num_frames = clip.stop - clip.start
     stages("opening", 1)
     frames_read = read_frames(clip, config.grow_pixels, references, digests=resume)
@@ -330,6 +332,26 @@ def _weights(
         "checking": checks,
     }
     return {name: _WEIGHTS[name] * has.get(name, True) for name in names}
+
+
+def _check_room(
+    run: Run, output: PathLike, codec: str | None, quality: int | None, keeps: bool
+) -> None:
+    """See whether the disk can hold the output, and the segments that are kept until then."""
+    clip, info = run.clip, run.clip.info
+    with clip.open_frames(clip.start, clip.start + 1) as reader:
+        first_frame = next(iter(reader)).pixels
+    frame_bytes = info.height * info.width * 3 * info.dtype.itemsize
+
+    def kept_bytes() -> int:
+        with clip.open_masks(info) as masks:
+            holes = grown_masks(masks, run.config.grow_pixels)
+            total = sum(hole.num_pixels for hole in holes) * 3 * info.dtype.itemsize
+        there = segments_folder(Path(output)).glob("*.safetensors")  # of an interrupted run
+        return max(0, total - sum(path.stat().st_size for path in there))
+
+    most = (clip.stop - clip.start) * frame_bytes if keeps else 0
+    check_room(output, forecast_bytes(output, info, first_frame, codec, quality), most, kept_bytes)
 
 
 def _changed_outside_mask(

@@ -30,6 +30,11 @@ from combcn_core.version import __version__
 _FREE_SETTING = "segment_frames"
 
 
+def segments_folder(output: Path) -> Path:
+    """Where the segments of an output are kept: on the same disk."""
+    return output.with_name(f".{output.name}.segments")
+
+
 class SegmentStore:
     """The segments of one output, a file each; only pixels of holes are written."""
 
@@ -39,7 +44,7 @@ class SegmentStore:
         Raises:
             ValueError: no folder can be made beside the output.
         """
-        self.folder = output.with_name(f".{output.name}.segments")
+        self.folder = segments_folder(output)
         settings = {name: value for name, value in asdict(config).items() if name != _FREE_SETTING}
         weights = None
         if model is not None and config.network is not False:
