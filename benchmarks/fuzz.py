@@ -181,6 +181,8 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
     for name in VIDEOS:
         _write(folder / name, info if name == "clip.mkv" else loud, frames)
     _write(folder / "masks.mkv", info, list(holes))
+    _write_subtitles(folder / "subtitles.mkv", folder / "clip.mkv")
+    _write_alpha(folder / "alpha.mkv", frames)
     moving = cv2.Animation()
     moving.frames, moving.durations = frames, [40] * NUM_FRAMES
     assert cv2.imwriteanimation(str(folder / "moving.png"), moving)
@@ -215,6 +217,9 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
         inpaint("moving.png", BOX, "result.mkv"),
         "result.mkv",
     )
+    for name, result in (("subtitles.mkv", "result.mp4"), ("alpha.mkv", "result.mov")):
+        files = {name: clips[name]}
+        kinds[name[:-4]] = Kind(files, name, inpaint(name, BOX, result), result)
     folders = {
         "PNG": pngs,
         "16-bit PNG": images("frames/", ".png", deep),
@@ -265,6 +270,40 @@ def _write_sound(path: Path) -> None:
         frame = av.AudioFrame.from_ndarray(tone, "fltp", "mono")
         frame.sample_rate = 48000
         container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _write_subtitles(path: Path, clip: Path) -> None:
+    """A clip with subtitles and chapters, which become others in MP4."""
+    text = "1\n00:00:00,000 --> 00:00:00,080\n<i>One</i>\n\n2\n00:00:00,090 --> 00:00:00,120\nTwo\n"
+    with (
+        av.open(str(clip)) as pictures,
+        av.open(io.BytesIO(text.encode()), format="srt") as lines,
+        av.open(str(path), "w") as container,
+    ):
+        sources = (pictures.streams.video[0], lines.streams.subtitles[0])
+        outputs = [container.add_stream_from_template(stream, opaque=True) for stream in sources]
+        if hasattr(container, "set_chapters"):
+            base, title = Fraction(1, 1000), {"title": "One"}
+            container.set_chapters(
+                [{"id": 1, "start": 0, "end": 100, "time_base": base, "metadata": title}]
+            )
+        inputs: tuple[Any, ...] = (pictures, lines)
+        for source, output in zip(inputs, outputs, strict=True):
+            for packet in source.demux():
+                if packet.pts is not None:
+                    packet.stream = output
+                    container.mux(packet)
+
+
+def _write_alpha(path: Path, frames: Sequence[Any]) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=24)
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "bgra"
+        for frame in frames:
+            pixels = np.dstack([frame, frame[..., :1]])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgba")))
         container.mux(stream.encode(None))
 
 
