@@ -173,7 +173,7 @@ def test_check_counts_changes_of_alpha(tmp_path, monkeypatch):
 
     def spoil(ending, image):
         image = image.copy()
-        image[0, :7, 3] ^= 1
+        image[0, :7, 3:] ^= 1
         return encode(ending, image)
 
     monkeypatch.setattr(images.cv2, "imencode", spoil)

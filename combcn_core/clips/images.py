@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import logging
 import os
 import re
 from collections.abc import Generator, Mapping, Sequence
@@ -33,10 +34,13 @@ from combcn_core.clips.frames import (
 )
 from combcn_core.pixels import differ
 
+log = logging.getLogger("combcn")
+
 IMAGE_ENDINGS = (
     ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".exr", ".webp", ".bmp", ".tga", ".dpx",
 )  # fmt: skip
 _BY_FFMPEG = (".tga", ".dpx")  # cv2 has no decoder for these
+_HDR_TRANSFERS = (16, 18)  # PQ and HLG of ITU-T H.273
 _PATTERN = re.compile(r"%(?:0(\d+))?d")  # of printf, for the number of a frame
 
 
@@ -402,6 +406,8 @@ class ImageWriter(FrameWriter):
 
     def _write(self, pixels: Pixels, pts: int | None, name: str | None) -> None:
         info = self._info
+        if self._count == 0:
+            self._tell_losses()
         index = self._count if info.indices is None else info.indices[self._count]
         if name is None:
             name = f"{index:06d}" if info.names is None else info.names[self._count]
@@ -429,6 +435,18 @@ class ImageWriter(FrameWriter):
         encoded, data = cv2.imencode(".png", cv2.cvtColor(shown, code))
         assert encoded
         image.write_bytes(_with_chunks_of(original, data.tobytes()))
+
+    def _tell_losses(self) -> None:
+        """Say in one line what a video has and images do not."""
+        info = self._info
+        has = "is interlaced" if info.field_order else ""
+        if info.color.transfer in _HDR_TRANSFERS:
+            has = f"{has} and in HDR" if has else "is in HDR"
+        if has:
+            log.warning(
+                "%s %s, which the images of %s do not say; tell what reads them.",
+                *(info.path or "the clip", has, self._path),
+            )
 
     @functools.cached_property
     def _sources(self) -> list[Path]:

@@ -50,6 +50,7 @@ class Tracks:
         self._input = av.open(str(info.path.absolute()), metadata_errors="ignore")
         self._tracks: dict[int, _Track] = {}
         self._left_out: Counter[str] = Counter()
+        self._encoded: Counter[str] = Counter()
         if info.has_sound:
             for stream in self._input.streams.audio:
                 self._add_sound(stream, form)
@@ -64,6 +65,11 @@ class Tracks:
     def left_out(self) -> str:
         """What the output does not have; "" where it has all."""
         return ", ".join(f"{count} {what}" for what, count in self._left_out.items())
+
+    @property
+    def encoded(self) -> str:
+        """What is encoded anew; "" where all packets stay as they are."""
+        return ", ".join(f"{count} {what}" for what, count in self._encoded.items())
 
     def copy(self, until_seconds: Fraction | None) -> None:
         """Take over all up to this time after the first frame; None: all that is left."""
@@ -97,6 +103,8 @@ class Tracks:
             log.warning("sound of stream %d is of an unknown kind; left out.", stream.index)
             return
         track = _add_sound(self._container, stream, form)
+        if track.encodes:
+            self._encoded[f"sound track ({_codec_name(stream)})"] += 1
         _describe(track.output, stream)
         self._tracks[stream.index] = track
 
@@ -121,6 +129,7 @@ class Tracks:
                     output = self._container.add_stream_from_template(stream, opaque=True)
                 elif _is_text(stream):
                     output = _add_subtitles(self._container, stream, form)
+                    self._encoded[f"subtitle track ({name})"] += 1
                 else:
                     self._left_out[f"{kind} track ({name})"] += 1
                     continue
@@ -225,8 +234,6 @@ def _add_sound(container: OutputContainer, stream: AudioStream, form: Container)
         return _Track(container.add_stream_from_template(stream))
 
     num_channels = stream.layout.nb_channels
-    if not stays:
-        log.info("%s sound does not go into .%s; encoded.", context.name, form.muxer)
     rates = av.Codec(codec, "w").audio_rates
     rate = stream.rate if not rates or stream.rate in rates else 48000
     output = container.add_stream(codec, rate=rate)

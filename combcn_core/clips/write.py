@@ -164,6 +164,11 @@ class VideoWriter(FrameWriter):
                 "%s will show its pixels square; the source has an aspect of %s.",
                 *(self._path, aspect),
             )
+        if self._tracks is not None and self._tracks.encoded:
+            log.info(
+                "%s of %s encoded anew: %s does not hold it like that.",
+                *(self._tracks.encoded, info.path, self._path.suffix),
+            )
         if self._tracks is not None and self._tracks.left_out:
             log.warning(
                 "%s of %s not taken over: %s does not hold it like that.",
