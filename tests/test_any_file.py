@@ -389,6 +389,7 @@ def test_subtitles_of_a_range_are_in_time(tmp_path):
 def test_text_subtitles_become_what_the_container_takes(
     tmp_path, caplog, name, subtitles, output, converted
 ):
+    caplog.set_level("INFO", "combcn")
     source = everything(tmp_path, name, subtitles)
     written = rewrite(source, tmp_path / output)
     (track,) = streams(written, "subtitle")
