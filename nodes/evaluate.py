@@ -18,6 +18,8 @@ from .progress import Progress
 from .sockets import from_pictures, to_images, to_masks, to_pictures
 
 MAX_RESULTS = 4
+LINE_SHARE = 0.12  # of a panel: labels are read in a small node
+PLAYER_SHARE = 12  # of the width of a video: the height of a browser's buttons
 MEASURES: Mapping[str, Callable[[Tensor, Tensor, Tensor], float]] = {
     "hole l1": metrics.l1,
     "hole PSNR": metrics.hole_psnr,
@@ -85,13 +87,18 @@ class Evaluate(io.ComfyNode):
             l1, hole, whole, similarity, flicker = figures
             label = (
                 name,
-                f"hole: l1 {l1}, PSNR {hole} dB, flicker {flicker}",
+                f"hole: l1 {l1}, PSNR {hole} dB",
+                f"flicker in the hole {flicker}",
                 f"frame: PSNR {whole} dB, SSIM {similarity}",
             )
             panels["\n".join(label)] = to_pictures(result[busiest])[0]
         exact = to_pictures(target[busiest])[0]
         panels["truth\nwith the hole's outline"] = outline_mask(exact, holes[busiest].numpy())
-        picture = from_pictures(side_by_side(list(panels.values()), list(panels)))
+        columns = min(2, len(panels))  # so wide that the figures can be read
+        page = side_by_side(
+            list(panels.values()), list(panels), columns=columns, line_share=LINE_SHARE
+        )
+        picture = from_pictures(page)
         return io.NodeOutput(
             _table([["", *MEASURES], *rows]), picture, ui=ui.PreviewImage(picture, cls=cls)
         )
@@ -184,11 +191,13 @@ class Compare(io.ComfyNode):
         frames, wiped, shown = [], [], []
         progress = Progress(preview_seconds=None)
         for number, panels in enumerate(zip(*pictures, strict=True)):
-            frames.append(side_by_side(panels, labels))
+            frames.append(side_by_side(panels, labels, line_share=LINE_SHARE))
             share = 0.5 - 0.5 * math.cos(2 * math.pi * number / len(first))
             wiped.append(wipe(panels[0], panels[-1], share))
             both = [*panels, wiped[-1]], [*labels, f"{labels[0]} | {labels[-1]}"]
-            shown.append(frames[-1] if len(panels) == 1 else side_by_side(*both))
+            several = len(panels) > 1
+            page = side_by_side(*both, line_share=LINE_SHARE) if several else frames[-1]
+            shown.append(_above_the_player(page))
             progress((number + 1) / len(first))
         slices = from_pictures(
             side_by_side([_stretched(xt_slice(clip, row)) for clip in pictures], labels)
@@ -205,6 +214,11 @@ def _even(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Save Video wants even sides: the last row or column is repeated where one is odd."""
     height, width = frames.shape[1:3]
     return np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+def _above_the_player(page: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """With room below, where browsers lay their buttons over a video."""
+    return np.pad(page, ((0, page.shape[1] // PLAYER_SHARE), (0, 0), (0, 0)), mode="edge")
 
 
 def _stretched(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

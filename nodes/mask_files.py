@@ -56,10 +56,11 @@ class LoadMaskSequence(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str) -> bool | str:
+    def validate_inputs(cls, folder: str | None) -> bool | str:
         # Naming it here replaces ComfyUI's "value not in list".
         try:
-            folders.footage_path(folder)
+            if folder is not None:  # it comes from another node
+                folders.footage_path(folder)
         except ValueError as error:
             return str(error)
         return True

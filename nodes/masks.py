@@ -197,6 +197,15 @@ class FollowMask(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, frames: str | None) -> bool | str:
+        try:
+            if frames is not None:  # it comes from another node
+                _numbers(frames)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(cls, images: Tensor, mask: Tensor, frames: str) -> io.NodeOutput:
         clip = to_images(images)
         given = to_masks(mask, clip)

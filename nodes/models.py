@@ -48,10 +48,11 @@ class LoadModel(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name: str) -> bool | str:
+    def validate_inputs(cls, name: str | None) -> bool | str:
         # Naming it here replaces ComfyUI's "value not in list".
         try:
-            _path(name)
+            if name is not None:  # it comes from another node
+                _path(name)
         except ValueError as error:
             return str(error)
         return True
@@ -100,6 +101,17 @@ class SaveModel(io.ComfyNode):
             ],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
+        try:
+            if filename_prefix is not None:  # it comes from another node
+                folders.within(
+                    folder_paths.get_folder_paths(folders.FOLDER_NAME)[0], filename_prefix
+                )
+        except ValueError as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(cls, model: LoadedModel, filename_prefix: str) -> io.NodeOutput:

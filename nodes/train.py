@@ -35,6 +35,11 @@ from .sockets import Model, from_pictures, to_images, to_masks
 log = logging.getLogger("combcn")
 
 CONNECTED = "(the connected images)"
+NOT_CONNECTED = object()
+NOTHING = (
+    "there is nothing to learn from; connect images, or choose a folder of videos in ComfyUI's "
+    "input folder."
+)
 ALL_HOLES = "all kinds"
 NETWORKS = {
     "CombCN": NetworkConfig(input_fill="classical"),
@@ -190,6 +195,18 @@ class JointTrainer(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, footage: str | None, images: object = NOT_CONNECTED) -> bool | str:
+        # Naming it here replaces ComfyUI's "value not in list".
+        try:
+            if footage == CONNECTED and images is NOT_CONNECTED:
+                raise ValueError(NOTHING)
+            if footage not in (None, CONNECTED):  # None comes from another node
+                folders.footage_path(footage)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def fingerprint_inputs(cls, name: str, **kwargs: object) -> float:
         # A training that has gone on since makes the same form another question.
         state = _output_path(name).with_suffix(STATE_ENDING)
@@ -301,10 +318,7 @@ def _footage(
         tell = part_of(progress, 0, 0)
         return scan_footage(folder, clip_length=clip_length, tell=tell)
     if images is None:
-        raise ValueError(
-            "there is nothing to learn from; connect images, or choose a folder of videos in "
-            "ComfyUI's input folder."
-        )
+        raise ValueError(NOTHING)
     frames = to_images(images).clone()
     unknown = None
     if mask is not None:

@@ -20,6 +20,7 @@ from combcn_core.atomic import write_bytes
 Image = NDArray[np.uint8]
 
 PANEL_PIXELS = (256, 640)  # width of a panel on a page, at least and at most
+LINE_SHARE = 0.08  # height of a line of a label, of that of a panel
 
 _PAPER = (22, 24, 28)
 _INK, _FAINT_INK, _GRID = (240, 240, 240), (176, 182, 190), (52, 56, 62)
@@ -33,11 +34,12 @@ def side_by_side(
     *,
     columns: int | None = None,
     gap: int = 8,
+    line_share: float = LINE_SHARE,
 ) -> Image:
     """Panels in rows, each with its label underneath.
 
     With n lines in the longest label, the picture is columns * (W + gap) + gap wide and
-    rows * (H + caption_pixels(H, n) + gap) + gap high.
+    rows * (H + caption_pixels(H, n, line_share) + gap) + gap high.
 
     Args:
         frames: at least one (H, W, 3), all of one size.
@@ -45,6 +47,7 @@ def side_by_side(
             "hole PSNR 31.2 dB". A line that is too long for its panel is set smaller.
         columns: panels in a row; None puts up to three in one row, more in a near-square.
         gap: pixels between panels and around them.
+        line_share: height of a line of a label, of that of a panel.
 
     Raises:
         ValueError: no frames, frames of several sizes, or not one label per frame.
@@ -64,7 +67,8 @@ def side_by_side(
         raise ValueError(f"columns is {columns} and gap {gap}; they start at 1 and 0.")
     height, width, _ = frames[0].shape
     lines = [label.splitlines() for label in labels]
-    caption = caption_pixels(height, max(map(len, lines)))
+    caption = caption_pixels(height, max(map(len, lines)), line_share)
+    line = _line_pixels(height, line_share)
 
     rows = math.ceil(len(frames) / columns)
     size = (rows * (height + caption + gap) + gap, columns * (width + gap) + gap, 3)
@@ -73,22 +77,22 @@ def side_by_side(
         row, column = divmod(index, columns)
         top, left = gap + row * (height + caption + gap), gap + column * (width + gap)
         sheet[top : top + height, left : left + width] = frame
-        _write(sheet[top + height : top + height + caption, left : left + width], text, height)
+        _write(sheet[top + height : top + height + caption, left : left + width], text, line)
     return sheet
 
 
-def caption_pixels(height: int, num_lines: int) -> int:
+def caption_pixels(height: int, num_lines: int, line_share: float = LINE_SHARE) -> int:
     """The height of a caption of that many lines under a panel of that height."""
-    return num_lines * _line_pixels(height) + _line_pixels(height) // 3 if num_lines else 0
+    line = _line_pixels(height, line_share)
+    return num_lines * line + line // 3 if num_lines else 0
 
 
-def _line_pixels(height: int) -> int:
-    return max(16, round(height * 0.08))
+def _line_pixels(height: int, share: float) -> int:
+    return max(16, round(height * share))
 
 
-def _write(strip: Image, lines: Sequence[str], height: int) -> None:
-    """Set lines of text into a caption strip, in place."""
-    line = _line_pixels(height)
+def _write(strip: Image, lines: Sequence[str], line: int) -> None:
+    """Set lines of text, of that many pixels each, into a caption strip, in place."""
     for index, text in enumerate(lines):
         thickness = max(1, line // 20)
         (_, tall), _ = cv2.getTextSize("H", _FONT, 1, thickness)

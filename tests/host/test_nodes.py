@@ -566,6 +566,41 @@ def test_unknown_model_is_refused_with_advice(client):
     assert "no weights called 'lost.safetensors'" in error["details"]
 
 
+MISTAKES = {  # known before anything runs
+    "nothing to learn from": (
+        "there is nothing to learn from; connect images",
+        lambda: trainer(images=None),
+    ),
+    "lost footage": (
+        "there is no folder 'lost' in ComfyUI's input folder",
+        lambda: trainer(footage="lost", images=None),
+    ),
+    "frames that are no numbers": (
+        "frames is 'the first'; give numbers from 0",
+        lambda: node("CombCN_FollowMask", images=["i", 0], mask=["m", 0], frames="the first"),
+    ),
+    "a model outside": (
+        "leads out of",
+        lambda: node("CombCN_SaveModel", model=["n", 0], filename_prefix="../model"),
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_is_found_before_anything_runs(mistake, client):
+    message, make = MISTAKES[mistake]
+    graph = source() | {"x": make()}
+    inputs = graph["x"]["inputs"]
+    graph["x"]["inputs"] = {name: value for name, value in inputs.items() if value is not None}
+    graph["s"] = node("Probe_Save", value=["x", 0], name="unused")
+
+    with pytest.raises(Refused) as refused:
+        client.run(graph)
+
+    (error,) = refused.value.errors["x"]["errors"]
+    assert message in error["details"]
+
+
 def test_default_model_needs_no_folder(client):
     form = client.get("/object_info/CombCN_LoadModel")["CombCN_LoadModel"]["input"]["required"]
 
