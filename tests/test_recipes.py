@@ -96,3 +96,17 @@ def test_footage_is_small_and_split_as_training_splits_it(gathered, tmp_path, mo
     marked = {line.split(" | ")[0][2:] for line in table if line.endswith("| held back |")}
     assert marked == held["all"]
     assert "| clip3.mp4 | someone/films:3.mp4 | 0123456789 | CC0 |" in "\n".join(table)
+
+
+THUMBNAILS = Path(__file__).parents[1] / "recipes" / "thumbnails.py"
+
+
+def test_thumbnail_is_half_a_square_and_leaves_the_frame_as_it_is():
+    captioned = runpy.run_path(str(THUMBNAILS))["captioned"]
+    frame = np.full((270, 480, 3), 200, np.uint8)
+    panel = captioned(frame, "before")
+    assert panel.shape == (240, 480, 3)
+    assert (frame == 200).all()
+    changed = (panel != 200).any(axis=2)
+    assert changed[200:, 320:].any()
+    assert not changed[:200].any()

@@ -1,7 +1,7 @@
 """Every workflow that comes with the pack: over HTTP, and in a browser as a user opens it.
 
-With COMBCN_SCREENSHOTS=FOLDER the browser leaves a picture of each there. The thumbnails beside the
-workflows are made like that: COMBCN_SCREENSHOTS=workflows pytest tests/host -k in_the_browser
+With COMBCN_SCREENSHOTS=FOLDER the browser leaves a picture of each there. The pictures in docs are
+made like that: COMBCN_SCREENSHOTS=docs/workflows pytest tests/host -k in_the_browser
 """
 
 import itertools
@@ -9,22 +9,25 @@ import json
 import os
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from .client import to_prompt
 from .host import PACK
 
 FOLDER = PACK / "workflows"
-NAMES = [
+NAMES = [  # in the order of the template browser
     "quick_removal",
     "draw_one_mask",
-    "three_stages",
+    "long_video",
     "propagation_first",
     "paint_one_frame",
-    "long_video",
+    "three_stages",
     "joint_training",
     "evaluation",
 ]
+THUMBNAIL_PIXELS = 480
 NOTES = ("Note", "MarkdownNote")
 TITLE_PIXELS = 30
 TIMEOUT_SECONDS = 300
@@ -51,7 +54,10 @@ def test_workflow_is_tidy(name):
 
     assert workflow["version"] == 0.4
     assert any(node["type"] in NOTES for node in nodes.values())
-    assert (FOLDER / f"{name}.jpg").stat().st_size < 300_000
+    assert (FOLDER / f"{name}.jpg").stat().st_size < 80_000
+    thumbnail = cv2.imread(str(FOLDER / f"{name}.jpg"))
+    assert thumbnail.shape == (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS, 3)  # the browser shows a square
+    assert (PACK / "docs" / "workflows" / f"{name}.jpg").stat().st_size < 300_000
     for node in nodes.values():
         if node["type"] in NOTES:
             continue
@@ -91,6 +97,43 @@ def overlaps(boxes):
     ]
 
 
+def curve(workflow, link):
+    """Points of a link as it is drawn, (n, 2), without its ends, and where it starts and ends."""
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    _, source, slot, target, place, *_ = link
+    (x, y), (width, _) = nodes[source]["pos"], nodes[source]["size"]
+    start = np.array([x + width, y + 20 * slot + 14])
+    left, top = nodes[target]["pos"]
+    end = np.array([left, top + 20 * place + 14])
+    reach = np.array([np.linalg.norm(end - start) / 4, 0])
+    t = np.linspace(0, 1, 101)[:, None]
+    points = [start, start + reach, end - reach, end]
+    weights = [(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3]
+    return sum(weight * point for weight, point in zip(weights, points, strict=True))
+
+
+def cross(one, other):
+    """Whether two curves do: a piece of each has the ends of a piece of the other on two sides."""
+
+    def side(a, b, p):
+        (ax, ay), (bx, by) = (np.moveaxis(c, -1, 0) for c in (b - a, p - a))
+        return np.sign(ax * by - ay * bx)
+
+    a, b = one[:-1, None], one[1:, None]
+    c, d = other[None, :-1], other[None, 1:]
+    return bool(((side(a, b, c) != side(a, b, d)) & (side(c, d, a) != side(c, d, b))).any())
+
+
+def test_links_of_evaluation_cross_once_at_most():
+    workflow = read("evaluation")
+    crossings = [
+        (one, other)
+        for one, other in itertools.combinations(workflow["links"], 2)
+        if one[1:3] != other[1:3] and cross(curve(workflow, one), curve(workflow, other))
+    ]
+    assert len(crossings) <= 1
+
+
 def test_workflow(name, client, object_info):
     prompt = to_prompt(read(name), object_info)
 
@@ -98,7 +141,7 @@ def test_workflow(name, client, object_info):
 
     assert run.succeeded, run.error
     shown = {node["class_type"] for number, node in prompt.items() if number in run.outputs}
-    assert shown & {"SaveVideo", "PreviewImage", "CombCN_Evaluate"}
+    assert shown & {"SaveVideo", "PreviewImage", "CombCN_Evaluate", "PreviewAny"}
     busiest = max(run.progress.values(), key=len)
     assert busiest == sorted(busiest)
     assert busiest[-1][0] == busiest[-1][1]
@@ -173,3 +216,67 @@ def test_workflow_runs_in_newest_front_end(chosen, newest):
 
     assert newest.run(TIMEOUT_SECONDS)[0] == "execution_success"
     assert newest.broken_nodes() == []
+
+
+# The template browser
+
+NODES_WITH_SEEDS = ("CombCN_SampleClip", "CombCN_MakeHoles", "CombCN_JointTrainer")
+SEED_CONTROLS = """
+(types) => types.map((type) => {
+    const node = LiteGraph.createNode(type);
+    return node.widgets.find(({ name }) => name === "control_after_generate").value;
+})
+"""
+TEMPLATE_CARDS = """
+() => [...document.querySelectorAll("[data-testid^=template-workflow-]")].map((card) => {
+    const picture = card.querySelector("img");
+    return [card.innerText, picture?.naturalWidth];
+})
+"""
+
+
+FRONT_ENDS = ("front_end", "newest")
+
+
+def texts(language):
+    path = PACK / "locales" / language / "main.json"
+    return json.loads(path.read_text(encoding="utf-8"))["templateWorkflows"]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_template_has_a_title_and_a_line(language):
+    titles, lines = (texts(language)[key]["CombCN"] for key in ("template", "templateDescription"))
+    assert list(titles) == list(lines) == NAMES
+    assert all("-" not in line and "_" not in line for line in lines.values())  # shown as spaces
+
+
+@pytest.mark.parametrize("which", FRONT_ENDS)
+def test_template_browser_shows_titles_in_order(which, request, tmp_path):
+    page = request.getfixturevalue(which).page
+    folder = Path(os.environ.get("COMBCN_SCREENSHOTS", tmp_path))
+    before = page.viewport_size
+    page.set_viewport_size({"width": 1600, "height": 1000})
+    try:
+        page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        page.get_by_text(texts("en")["category"]["ComfyUI-CombCN"], exact=True).first.click()
+        page.wait_for_timeout(2000)
+        cards = page.evaluate(TEMPLATE_CARDS)
+        page.screenshot(path=folder / f"templates_{which}.png")
+    finally:
+        page.keyboard.press("Escape")
+        page.set_viewport_size(before)
+
+    titles, lines = (texts("en")[key]["CombCN"] for key in ("template", "templateDescription"))
+    shown = [text for text, _ in cards]
+    assert len(shown) == len(NAMES)
+    for text, name in zip(shown, NAMES, strict=True):
+        assert titles[name] in text
+        assert which == "newest" or lines[name] in text  # its cards have no room for them
+    assert [pixels for _, pixels in cards] == [THUMBNAIL_PIXELS] * len(NAMES)
+
+
+@pytest.mark.parametrize("which", FRONT_ENDS)
+def test_new_nodes_keep_their_seed(which, request):
+    page = request.getfixturevalue(which).page
+    controls = page.evaluate(SEED_CONTROLS, NODES_WITH_SEEDS)
+    assert controls == ["fixed"] * len(NODES_WITH_SEEDS)

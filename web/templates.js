@@ -1,0 +1,50 @@
+// Titles, descriptions and order for our workflows in the template browser.
+//
+// Of packs the browser shows names of files only, in the order in which the disk has them, but of core's own
+// templates what an index says. Ours join that index, with the texts of locales/*/main.json. Where a front end has none, or
+// one of another shape, they are listed as those of any pack.
+import { app } from "../../scripts/app.js";
+
+const PACK = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-2));
+const { api } = app;
+const { getWorkflowTemplates, getCoreWorkflowTemplates } = api;
+
+async function describe(locale) {
+    const [texts, found] = await Promise.all([
+        api.getCustomNodesI18n(),
+        getWorkflowTemplates.call(api),
+    ]);
+    const of = (language) => texts[language]?.templateWorkflows;
+    const { template, templateDescription } = of(locale)?.template?.CombCN ? of(locale) : of("en");
+    return Object.entries(template.CombCN)
+        .filter(([name]) => found[PACK].includes(name))
+        .map(([name, title]) => ({
+            name,
+            title,
+            description: templateDescription.CombCN[name],
+            mediaType: "image",
+            mediaSubtype: "jpg",
+        }));
+}
+
+if (getWorkflowTemplates && getCoreWorkflowTemplates) {
+    let isDescribed = false;
+
+    api.getCoreWorkflowTemplates = async function (locale) {
+        const groups = await getCoreWorkflowTemplates.call(this, locale);
+        if (!isDescribed || groups.some(({ moduleName }) => moduleName === PACK)) return groups;
+        return [...groups, { moduleName: PACK, title: PACK, templates: await describe(locale) }];
+    };
+
+    api.getWorkflowTemplates = async function () {
+        const found = await getWorkflowTemplates.call(this);
+        try {
+            isDescribed = (await describe("en")).length === found[PACK].length;
+        } catch (error) {
+            console.warn("CombCN's templates are listed by name:", error);
+        }
+        if (!isDescribed) return found;
+        const { [PACK]: ours, ...others } = found;
+        return others;
+    };
+}
