@@ -51,7 +51,8 @@ from benchmarks.clips import (
 from combcn_core.masks import bounding_box, composite, grow, to_float
 from combcn_core.measure import metrics
 from combcn_core.pixels import crop
-from combcn_core.shot import InpaintConfig, inpaint, propagate
+from combcn_core.shot import InpaintConfig, inpaint
+from combcn_core.stages import propagate
 
 GROW_PIXELS, PLACES = 8, 7
 FLIP_STEP = 4  # it takes as long as the fill

@@ -6,22 +6,18 @@ are floats, in the full range of their type where they are uint8 or uint16.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple, overload
+from functools import lru_cache, partial
 
-import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from combcn_core.pixels import Box
+from combcn_core.pixels import Box, Pixels, feather_mask, grow_mask
 
 __all__ = [
-    "PackedMask",
-    "PackedMasks",
     "bounding_box",
     "box_mask",
+    "check_clip",
     "check_masks",
     "composite",
     "downsample_known",
@@ -29,7 +25,9 @@ __all__ = [
     "finite",
     "grow",
     "hole_pixels",
+    "to_arrays",
     "to_float",
+    "to_tensor",
 ]
 
 FULL_SCALE = {torch.uint8: 255, torch.uint16: 65535}
@@ -85,6 +83,33 @@ def check_masks(masks: Tensor, num_frames: int, height: int, width: int) -> Tens
     return hole.expand(num_frames, height, width)
 
 
+def check_clip(images: Tensor, masks: Tensor) -> Tensor:
+    """The masks of a clip as (T, H, W) bool; see `check_masks`.
+
+    Raises:
+        ValueError: images that are not (T, H, W, 3) of the types above, masks that do not fit.
+    """
+    if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}; give (frames, height, width, 3)."
+        )
+    if not (images.is_floating_point() or images.dtype in FULL_SCALE):
+        raise ValueError(f"images are {images.dtype}; give uint8, uint16 or float in [0, 1].")
+    return check_masks(masks, *images.shape[:3]).to(images.device)
+
+
+def to_arrays(images: Tensor) -> list[Pixels]:
+    """The frames of a clip, uint8, uint16 or float32."""
+    if images.dtype not in (*FULL_SCALE, torch.float32):
+        images = images.float()
+    return [np.ascontiguousarray(frame.numpy(force=True)) for frame in images]
+
+
+def to_tensor(frames: Sequence[Pixels], like: Tensor) -> Tensor:
+    """The inverse of `to_arrays`: of the type, and on the device, of another clip."""
+    return torch.from_numpy(np.stack(frames)).to(like.device, like.dtype)
+
+
 def hole_pixels(masks: Tensor) -> int:
     """Number of hole pixels in all frames of a (T, H, W) bool mask."""
     return int(masks.sum())
@@ -133,58 +158,6 @@ def bounding_box(masks: Tensor) -> Box | None:
     return Box(rows[0], columns[0], rows[-1] + 1, columns[-1] + 1)
 
 
-class PackedMask(NamedTuple):
-    """A mask that waits: a bit a pixel, of the box around its hole alone.
-
-    Attributes:
-        shape: height and width of the mask.
-        box: the smallest around the hole; None without any.
-        num_pixels: of the hole.
-        bits: of the pixels in the box, row by row.
-    """
-
-    shape: tuple[int, int]
-    box: Box | None
-    num_pixels: int
-    bits: NDArray[np.uint8]
-
-    @classmethod
-    def of(cls, mask: NDArray[np.bool_]) -> "PackedMask":
-        """Pack a mask of shape (H, W)."""
-        box = bounding_box(torch.from_numpy(mask))
-        inside = mask[:0] if box is None else mask[box.top : box.bottom, box.left : box.right]
-        height, width = mask.shape
-        return cls((height, width), box, int(inside.sum()), np.packbits(inside))
-
-    def whole(self) -> NDArray[np.bool_]:
-        """The mask, (H, W)."""
-        mask = np.zeros(self.shape, bool)
-        if self.box is not None:
-            top, left, bottom, right = self.box
-            inside = np.unpackbits(self.bits, count=(bottom - top) * (right - left))
-            mask[top:bottom, left:right] = inside.reshape(bottom - top, right - left)
-        return mask
-
-
-class PackedMasks(Sequence[Any]):
-    """Masks of frames, (H, W) each, made when they are asked for."""
-
-    def __init__(self, masks: Sequence[PackedMask]) -> None:
-        self._masks = masks
-
-    def __len__(self) -> int:
-        return len(self._masks)
-
-    @overload
-    def __getitem__(self, place: int) -> NDArray[np.bool_]: ...
-    @overload
-    def __getitem__(self, place: slice) -> "PackedMasks": ...
-    def __getitem__(self, place: int | slice) -> "NDArray[np.bool_] | PackedMasks":
-        if isinstance(place, slice):
-            return PackedMasks(self._masks[place])
-        return self._masks[place].whole()
-
-
 def grow(masks: Tensor, pixels: float) -> Tensor:
     """Grow the hole by a disk, or shrink it.
 
@@ -197,18 +170,9 @@ def grow(masks: Tensor, pixels: float) -> Tensor:
     Returns:
         (T, H, W) bool.
     """
-    # Squared distances between pixels are whole numbers: rounding them makes the limit exact.
-    limit = pixels * pixels
-
-    def grow_frame(hole: np.ndarray) -> np.ndarray:
-        return np.round(_distance(~hole) ** 2) <= limit
-
-    def shrink_frame(hole: np.ndarray) -> np.ndarray:
-        return np.round(_distance(hole) ** 2) > limit
-
     if pixels == 0:
         return masks
-    return _each_frame(grow_frame if pixels > 0 else shrink_frame, masks)
+    return _each_frame(partial(grow_mask, pixels=pixels), masks)
 
 
 def feather_weights(masks: Tensor, pixels: float) -> Tensor:
@@ -228,11 +192,7 @@ def feather_weights(masks: Tensor, pixels: float) -> Tensor:
     if not (pixels >= 0 and math.isfinite(pixels)):
         raise ValueError(f"feather is {pixels} pixels; give 0 (no feather) or more.")
 
-    def weigh_frame(hole: np.ndarray) -> np.ndarray:
-        rise = np.minimum(_distance(hole) / max(pixels, 1), 1)
-        return (rise * rise * (3 - 2 * rise)).astype(np.float32)
-
-    return _each_frame(weigh_frame, masks)
+    return _each_frame(partial(feather_mask, pixels=pixels), masks)
 
 
 def composite(
@@ -412,13 +372,6 @@ def _overlap(pixels: int, cell: int, parts: int) -> Tensor:
     weights = torch.from_numpy(np.maximum(high - low, 0) / parts).float()
     with torch.inference_mode(False):  # for later calls outside of it
         return weights.clone().to_sparse().coalesce()
-
-
-def _distance(inside: np.ndarray) -> np.ndarray:
-    """(H, W) distance of each True pixel to the nearest False one; huge if there is none."""
-    return cv2.distanceTransform(
-        inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
-    ).astype(np.float64)
 
 
 def _each_frame(function: Callable[[np.ndarray], np.ndarray], masks: Tensor) -> Tensor:

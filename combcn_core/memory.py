@@ -7,8 +7,6 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
 GIB = 2**30
 _ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
 
@@ -66,6 +64,9 @@ def _read_kib(path: Path, name: str) -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether that is what an error says, on any device."""
     signs = ("out of memory", "allocate memory", "alloc_failed")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
+    torch = sys.modules.get("torch")  # where it is not there, it has not run out of memory
+    return (
+        isinstance(error, MemoryError)
+        or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+        or (isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs))
     )

@@ -6,7 +6,8 @@ Positions are x, y in pixels, the centre of the first pixel is 0, 0.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import cv2
 import numpy as np
@@ -124,6 +125,30 @@ def dilate(mask: Mask, pixels: int) -> Mask:
     return cv2.dilate(mask.view(np.uint8), disk).view(np.bool_)
 
 
+def grow_mask(mask: Mask, pixels: float) -> Mask:
+    """Grow a hole by a disk, or shrink it; see `masks.grow`."""
+    # Squared distances between pixels are whole numbers: rounding them makes the limit exact.
+    limit = pixels * pixels
+    if pixels == 0:
+        return mask
+    if pixels > 0:
+        return np.round(_distance(~mask) ** 2) <= limit
+    return np.round(_distance(mask) ** 2) > limit
+
+
+def feather_mask(mask: Mask, pixels: float) -> Array:
+    """Weights that rise from the edge of a hole inward, (H, W); see `masks.feather_weights`."""
+    rise = np.minimum(_distance(mask) / max(pixels, 1), 1)
+    return (rise * rise * (3 - 2 * rise)).astype(np.float32)
+
+
+def _distance(inside: Mask) -> Array:
+    """(H, W) distance of each True pixel to the nearest False one; huge if there is none."""
+    return cv2.distanceTransform(
+        inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+    ).astype(np.float64)
+
+
 def differ(first: Array, second: Array) -> Mask:
     """(..., H, W): where two pictures (..., H, W, C) differ; NaN is like NaN."""
     result: Mask = ((first != second) & ~((first != first) & (second != second))).any(-1)
@@ -162,6 +187,58 @@ def sample(image: Array, x: Array, y: Array, interpolation: int = cv2.INTER_LINE
     maps = flat.reshape(2, rows, columns)
     values = cv2.remap(image, maps[0], maps[1], interpolation, borderMode=cv2.BORDER_REPLICATE)
     return values.reshape(rows * columns, -1)[:count]
+
+
+class PackedMask(NamedTuple):
+    """A mask that waits: a bit a pixel, of the box around its hole alone.
+
+    Attributes:
+        shape: height and width of the mask.
+        box: the smallest around the hole; None without any.
+        num_pixels: of the hole.
+        bits: of the pixels in the box, row by row.
+    """
+
+    shape: tuple[int, int]
+    box: Box | None
+    num_pixels: int
+    bits: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, mask: Mask) -> PackedMask:
+        """Pack a mask of shape (H, W)."""
+        box = find_box(mask)
+        inside = mask[:0] if box is None else crop(mask, box)
+        height, width = mask.shape
+        return cls((height, width), box, int(inside.sum()), np.packbits(inside))
+
+    def whole(self) -> Mask:
+        """The mask, (H, W)."""
+        mask = np.zeros(self.shape, bool)
+        if self.box is not None:
+            rows, columns = self.box.height, self.box.width
+            inside = np.unpackbits(self.bits, count=rows * columns)
+            crop(mask, self.box)[:] = inside.reshape(rows, columns)
+        return mask
+
+
+class PackedMasks(Sequence[Any]):
+    """Masks of frames, (H, W) each, made when they are asked for."""
+
+    def __init__(self, masks: Sequence[PackedMask]) -> None:
+        self._masks = masks
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    @overload
+    def __getitem__(self, place: int) -> Mask: ...
+    @overload
+    def __getitem__(self, place: slice) -> PackedMasks: ...
+    def __getitem__(self, place: int | slice) -> Mask | PackedMasks:
+        if isinstance(place, slice):
+            return PackedMasks(self._masks[place])
+        return self._masks[place].whole()
 
 
 class Patch(NamedTuple):

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from combcn_core.pixels import Box, crop_box
 
+SEGMENT_FRAMES = 32  # of a segment, unless the settings say otherwise
+
 
 class Segment(NamedTuple):
     """A run of output frames, start to stop - 1, and the frames to read for it.

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from combcn_core.fill.cuts import is_cut
 from combcn_core.fill.motion import dense_flow
 from combcn_core.fill.threads import one_thread
-from combcn_core.masks import check_masks, grow
 from combcn_core.pixels import Array, Mask, Pixels, sample, to_unit
 from combcn_core.progress import Tell
-from combcn_core.shot import propagate
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROWS = 160  # lengths below are pixels of a frame of so many rows, and frames are made that small
 REACH_PIXELS = 32  # from the mask, within which effects are looked for
@@ -78,6 +77,10 @@ def take_shadows(images: Tensor, masks: Tensor, *, tell: Tell | None = None) -> 
     Raises:
         ValueError: shapes or types that do not fit.
     """
+    import torch
+
+    from combcn_core.masks import check_masks
+
     given = check_masks(masks, *images.shape[:3])
     height, width = images.shape[1:3]
     small = Small.of(height, width)
@@ -138,6 +141,11 @@ def find_effects(
     Returns:
         (H, W) bool each, outside the objects; and the frames with too little to compare with.
     """
+    import torch
+
+    from combcn_core.masks import grow
+    from combcn_core.stages import propagate
+
     unit = min(frames.shape[1:3]) / ROWS
     if not objects.any():
         return list(objects), []

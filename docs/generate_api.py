@@ -51,7 +51,7 @@ def exported_names() -> list[str]:
 
 def find(name: str) -> tuple[Path, ast.stmt]:
     """The file and the node that define an exported name."""
-    for node in parse(PACKAGE / "__init__.py").body:
+    for node in ast.walk(parse(PACKAGE / "__init__.py")):
         if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
             path = ROOT / (str(node.module).replace(".", "/") + ".py")
             return path, definition(path, name)

@@ -19,7 +19,7 @@ from combcn_core import (
 from combcn_core.fill.grain import match_grain
 from combcn_core.masks import check_masks
 from combcn_core.progress import Tell, part_of
-from combcn_core.shot import Upsampling
+from combcn_core.restore import Upsampling
 
 from .memory import Attempt, LoadedModel, backing_off
 from .progress import Progress, with_largest_hole

@@ -3,11 +3,12 @@ import numpy as np
 import pytest
 import torch
 
-from combcn_core import shot as stages
+from combcn_core import shot, stages
 from combcn_core.fill import carry, texture
 from combcn_core.fill.trace import Trace
 from combcn_core.pixels import Patch
-from combcn_core.shot import InpaintConfig, inpaint, propagate, synthesize_texture
+from combcn_core.shot import InpaintConfig, inpaint
+from combcn_core.stages import propagate, synthesize_texture
 
 ANCHORS = 12  # frames apart in these tests: anchors at 4, 16, 28
 
@@ -16,7 +17,7 @@ ANCHORS = 12  # frames apart in these tests: anchors at 4, 16, 28
 def near_anchors(monkeypatch):
     monkeypatch.setattr(carry, "ANCHOR_STEP", ANCHORS)
     monkeypatch.setattr(carry, "PASSING_FRAMES", 4)
-    for module in (carry, stages):
+    for module in (carry, shot, stages):
         monkeypatch.setattr(module, "CARRY_FRAMES", ANCHORS // 2 + 2)
 
 

@@ -535,6 +535,23 @@ def test_installed_command_says_what_it_does():
     assert "lost.mp4 does not exist" in result.stderr
 
 
+@pytest.mark.parametrize("flags", [(), ("--resume", "--grow-pixels", "2"), ("--follow-masks",)])
+def test_without_networks_pytorch_is_not_imported(folder, flags):
+    mask = "mask.png"
+    if "--follow-masks" in flags:
+        mask = "masks"
+        (folder / "masks").mkdir()
+        write_mask(folder / "masks" / "000003.png", 20, 12, 16, 14)
+    arguments = ["inpaint", "clip.mkv", "--mask", mask, "--output", "result.mkv", *flags]
+    script = (
+        "import sys; from combcn_core import cli; code = cli.main(sys.argv[1:]);"
+        "print(code, 'torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script, *arguments]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "0 False", result.stderr
+
+
 @pytest.mark.parametrize("output", ["result.mp4", "result"])
 def test_ctrl_c_leaves_nothing_and_gives_130(folder, output):
     write_video(folder / "long.mkv", moving_frames(400))

@@ -69,7 +69,8 @@ def quoted_commands(page):
 @each_page
 def test_quoted_commands_parse(page, monkeypatch, capsys):
     done = []
-    for kind in cli.COMMANDS.values():
+    for name in cli.COMMANDS:
+        kind = cli.load_command(name)
         monkeypatch.setattr(kind, "run", lambda command: done.append(command) or 0)
     for command in quoted_commands(page):
         before = len(done)
@@ -149,3 +150,19 @@ def test_python_examples_are_python():
         ):
             if page.name != "api.md":  # whose signatures have no bodies
                 ast.parse(block)
+
+
+def test_exported_names_are_those_of_their_modules():
+    tree = ast.parse((ROOT / "combcn_core" / "__init__.py").read_text())
+    homes = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("combcn_core.")
+        for alias in node.names
+    }
+    assert sorted(homes) == sorted(combcn_core.__all__) == sorted(set(combcn_core.__all__))
+    for name, module in homes.items():  # as type checkers and readers see it
+        assert getattr(combcn_core, name) is getattr(importlib.import_module(module), name)
+    with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
+        combcn_core.no_such_name  # noqa: B018
+    assert set(combcn_core.__all__) <= set(dir(combcn_core))

@@ -31,7 +31,7 @@ from combcn_core.pixels import (
     sample,
     to_unit,
 )
-from combcn_core.shot import propagate
+from combcn_core.stages import propagate
 
 
 @pytest.fixture(autouse=True)

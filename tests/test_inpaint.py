@@ -16,18 +16,10 @@ from combcn_core.networks.inference import prepare
 from combcn_core.networks.jobs import plan_batches
 from combcn_core.networks.layers import CombCN, NetworkConfig, temporal_halo
 from combcn_core.pixels import Box
+from combcn_core.restore import coarse_size, infer_temporal, restore_detail, upsample_guidance
 from combcn_core.segments import plan_segments, plan_shot
-from combcn_core.shot import (
-    InpaintConfig,
-    ShotInpainter,
-    coarse_size,
-    fill_rest,
-    infer_temporal,
-    inpaint,
-    propagate,
-    restore_detail,
-    upsample_guidance,
-)
+from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
+from combcn_core.stages import fill_rest, propagate
 
 LEVEL = 1 / 255
 

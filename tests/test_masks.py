@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from combcn_core.masks import (
-    PackedMask,
-    PackedMasks,
     bounding_box,
     box_mask,
     check_masks,
@@ -20,7 +18,7 @@ from combcn_core.masks import (
     hole_pixels,
     to_float,
 )
-from combcn_core.pixels import Box, crop_box
+from combcn_core.pixels import Box, PackedMask, PackedMasks, crop_box
 
 DTYPES = [torch.uint8, torch.uint16, torch.float16, torch.float32]
 

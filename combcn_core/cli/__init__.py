@@ -6,6 +6,7 @@ Exit codes: 0 done; 2 a mistake of the caller, said in one sentence; 130 Ctrl-C;
 from __future__ import annotations
 
 import difflib
+import importlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -14,27 +15,17 @@ from typing import Annotated, Any, Union
 import tyro
 from tyro.conf import OmitSubcommandPrefixes
 
-from combcn_core.cli.batch import Batch
 from combcn_core.cli.common import say
-from combcn_core.cli.demo import Demo
-from combcn_core.cli.evaluate import Evaluate
-from combcn_core.cli.inpaint import Inpaint
-from combcn_core.cli.masks import Masks
-from combcn_core.cli.predict import Predict
-from combcn_core.cli.train import Train
 from combcn_core.memory import share_one_heap
-from combcn_core.training.state import TrainingDiverged
+from combcn_core.training import TrainingDiverged
 from combcn_core.version import __version__
 
-COMMANDS = {
-    "inpaint": Inpaint,
-    "masks": Masks,
-    "predict": Predict,
-    "batch": Batch,
-    "train": Train,
-    "evaluate": Evaluate,
-    "demo": Demo,
-}
+COMMANDS = ("inpaint", "masks", "predict", "batch", "train", "evaluate", "demo")
+
+
+def load_command(name: str) -> Any:
+    """The dataclass of one of `COMMANDS`. Only now is its module read, which may take seconds."""
+    return getattr(importlib.import_module(f"combcn_core.cli.{name}"), name.capitalize())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,18 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments == ["--version"]:
             print(f"combcn {__version__}")
             return 0
-        kinds: Any = Union[  # noqa: UP007 (subcommands carry their names in annotations)
-            tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items())
-        ]
-        command: Any = tyro.cli(
-            kinds,
-            prog="combcn",
-            description="Remove objects from videos: look through time first, paint second. "
-            "`combcn --version` says which version this is.",
-            args=arguments,
-            config=(OmitSubcommandPrefixes,),
-        )
-        return int(command.run())
+        return int(_parsed(arguments).run())
     except SystemExit as stop:  # tyro: 0 after --help, 2 after a wrong flag
         return int(stop.code or 0)
     except KeyboardInterrupt:
@@ -78,6 +58,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, TrainingDiverged) as error:
         say(f"{str(error).rstrip('.')}.")
         return 1
+
+
+def _parsed(arguments: list[str]) -> Any:
+    """The command, with its flags; of those that are not meant nothing is loaded."""
+    if arguments and arguments[0] in COMMANDS:
+        name, *flags = arguments
+        return tyro.cli(load_command(name), prog=f"combcn {name}", args=flags)
+    kinds: Any = Union[  # noqa: UP007 (subcommands carry their names in annotations)
+        tuple(Annotated[load_command(name), tyro.conf.subcommand(name)] for name in COMMANDS)
+    ]
+    return tyro.cli(
+        kinds,
+        prog="combcn",
+        description="Remove objects from videos: look through time first, paint second. "
+        "`combcn --version` says which version this is.",
+        args=arguments,
+        config=(OmitSubcommandPrefixes,),
+    )
 
 
 def _checked(arguments: list[str]) -> list[str]:

@@ -67,11 +67,13 @@ def mask_settings(command: MaskConfig) -> MaskConfig:
 
 
 def load_weights(name: str | None, wanted: bool) -> CombCN | None:
+    if name is None:
+        return None
+    if not wanted:
+        raise ValueError(f"--weights {name} is of no use with --no-network; leave one out.")
     from combcn_core.networks.checkpoint import load_model
 
-    if name is not None and not wanted:
-        raise ValueError(f"--weights {name} is of no use with --no-network; leave one out.")
-    return None if name is None else load_model(name)
+    return load_model(name)
 
 
 def parse_frames(text: str) -> tuple[int, int]:

@@ -41,7 +41,8 @@ class Evaluate(EvaluateConfig):
 
     def run(self) -> int:
         from combcn_core.measure.scores import describe, format_table
-        from combcn_core.networks.checkpoint import WEIGHTS_FOLDER, load_model
+        from combcn_core.networks import WEIGHTS_FOLDER
+        from combcn_core.networks.checkpoint import load_model
 
         config = self.config()
         # Without methods named, those are taken that there are weights for.

@@ -32,7 +32,7 @@ from combcn_core.clips.images import (
     read_image,
 )
 from combcn_core.clips.video import check_exists, open_reader
-from combcn_core.masks import PackedMask
+from combcn_core.pixels import PackedMask
 
 MaskChannel = Literal["auto", "alpha", "luma", "red", "green", "blue"]
 MissingMasks = Literal["refuse", "repeat", "empty"]

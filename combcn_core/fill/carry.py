@@ -21,11 +21,11 @@ from combcn_core.fill.texture import synthesize
 from combcn_core.fill.threads import one_thread
 from combcn_core.fill.trace import RING_PIXELS, Trace, gather
 from combcn_core.fill.window import Window
-from combcn_core.masks import PackedMask
 from combcn_core.pixels import (
     Array,
     Box,
     Mask,
+    PackedMask,
     Patch,
     crop,
     crop_box,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import cv2
 import numpy as np
 
@@ -29,6 +32,12 @@ def is_cut(previous: Pixels, frame: Pixels) -> bool:
     with one_thread():
         flow, back = dense_flow(gray[0], gray[1]), dense_flow(gray[1], gray[0])
     return float(trusted_flow(flow, back, nothing, nothing).mean()) < CUT_AGREEMENT
+
+
+def find_shots(frames: Sequence[Pixels]) -> list[tuple[int, int]]:
+    """First frame and last + 1 of every shot."""
+    cuts = [t for t, pair in enumerate(pairwise(frames), 1) if is_cut(*pair)]
+    return list(pairwise([0, *cuts, len(frames)]))
 
 
 def _thumbnail(frame: Pixels) -> Array:

@@ -13,16 +13,16 @@ without its windows; guided filter: He, Sun, Tang (ECCV 2010), on a coarser grid
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from combcn_core.fill.cuts import is_cut
-from combcn_core.masks import check_masks
 from combcn_core.pixels import Array, Box, Mask, Pixels, to_unit
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SIDE_PIXELS = 640  # masks are followed on frames whose long side is at most this
 MARGIN_PIXELS = 48  # of frame around an object that flow sees
@@ -71,6 +71,10 @@ def follow_masks(
     Raises:
         ValueError: masks and frames differ in number, frames that are not there or named twice.
     """
+    import torch
+
+    from combcn_core.masks import check_masks
+
     wrong = [number for number in frames if not 0 <= number < len(images)]
     if not frames or wrong or len(set(frames)) < len(frames):
         raise ValueError(

@@ -26,8 +26,7 @@ from combcn_core.fill.register import Small, Target, homography_of
 from combcn_core.fill.smooth import fill_quickly, fill_smoothly
 from combcn_core.fill.threads import one_thread, parallel
 from combcn_core.fill.trace import Nearness, Trace, gather, trace
-from combcn_core.masks import PackedMask
-from combcn_core.pixels import Array, Mask, Patch, Pixels
+from combcn_core.pixels import Array, Mask, PackedMask, Patch, Pixels
 from combcn_core.progress import Tell, follow, part_of
 
 KEY_STEP = 8  # frames between two fills of what was never seen; between them it is carried along

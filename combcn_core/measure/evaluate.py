@@ -43,14 +43,9 @@ from combcn_core.measure.scores import Score, ScoreBook, Sheet, write_page
 from combcn_core.networks.inference import InferenceModel, Model, fast_precision
 from combcn_core.networks.layers import CombCN
 from combcn_core.pixels import from_unit, to_unit
-from combcn_core.shot import (
-    InpaintConfig,
-    ShotInpainter,
-    fill_rest,
-    infer_temporal,
-    inpaint,
-    upsample_guidance,
-)
+from combcn_core.restore import infer_temporal, upsample_guidance
+from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
+from combcn_core.stages import fill_rest
 from combcn_core.training.holes import HoleKind, make_holes
 
 Method = Literal["combcn", "no-network", "networks", "3dcn", "2dcn", "smooth", "telea", "ns"]
@@ -70,7 +65,8 @@ PACKAGE = Path(__file__).parent.parent
 CLASSICAL_SOURCES = ("masks.py", "measure/evaluate.py", "measure/metrics.py")
 SOURCES = (
     *CLASSICAL_SOURCES,
-    *("clips/masks.py", "fill", "networks", "pixels.py", "segments.py", "shadows.py", "shot.py"),
+    *("clips/masks.py", "fill", "networks", "pixels.py", "restore.py", "segments.py", "shadows.py"),
+    *("shot.py", "stages.py"),
 )
 SHEET_PIXELS = 2000  # width of a picture, about
 

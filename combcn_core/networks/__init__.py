@@ -4,3 +4,7 @@
 (`weights/` has those that come with CombCN, and their card). `inference` runs them, a region at a
 time where `regions` says what each layer must compute; `jobs` cuts frames into such regions.
 """
+
+from pathlib import Path
+
+WEIGHTS_FOLDER = Path(__file__).parent / "weights"

@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from combcn_core.atomic import write_bytes
+from combcn_core.networks import WEIGHTS_FOLDER
 from combcn_core.networks.layers import CombCN, NetworkConfig
 
 FORMAT_VERSION = 1
-WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
 # Keys of the safetensors metadata, whose values must be text: JSON, and a digest of all the rest.
 # A flipped bit in a weight is a valid weight; only the digest tells.

@@ -17,15 +17,17 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from combcn_core.clips.masks import MaskConfig
-from combcn_core.networks.checkpoint import WEIGHTS_FOLDER, load_model
-from combcn_core.networks.layers import CombCN
+from combcn_core.networks import WEIGHTS_FOLDER
 from combcn_core.progress import OnProgress, Progress
 from combcn_core.shot import InpaintConfig
 from combcn_core.stream.files import inpaint_file, keep_segments, list_segments
 from combcn_core.version import __version__
+
+if TYPE_CHECKING:
+    from combcn_core.networks.layers import CombCN
 
 Engine = Literal["local", "ray"]
 
@@ -273,9 +275,9 @@ class _Worker:
     """Computes segments and writes outputs; keeps the networks from one to the next."""
 
     def __init__(self, threads: int = 0) -> None:
-        import torch
-
         if threads:  # as many in every worker: the result depends on them in its last bits
+            import torch
+
             torch.set_num_threads(threads)
         self._models: dict[str, CombCN] = {}
 
@@ -283,6 +285,8 @@ class _Worker:
         """As `combcn inpaint` has it: networks where they are asked for, or weights are named."""
         if not row.options.get("network", "weights" in row.options):
             return None
+        from combcn_core.networks.checkpoint import load_model
+
         name = str(row.options.get("weights", "default"))
         if name not in self._models:
             self._models[name] = load_model(name)

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,7 +34,6 @@ from combcn_core.clips.video import (
 )
 from combcn_core.fill.cuts import is_cut
 from combcn_core.memory import peak_memory_bytes
-from combcn_core.networks.layers import CombCN
 from combcn_core.progress import OnProgress, Stages, Tell
 from combcn_core.shot import InpaintConfig
 from combcn_core.stream.memory import QUEUE_FRAMES
@@ -45,6 +44,9 @@ from combcn_core.stream.run import Filling, Run
 from combcn_core.stream.source import SourceClip, check_output, grown_masks, open_clip, read_frames
 from combcn_core.stream.store import SegmentStore, segments_folder
 from combcn_core.version import __version__
+
+if TYPE_CHECKING:
+    from combcn_core.networks.layers import CombCN
 
 log = logging.getLogger("combcn")
 # Time of the stages, about, where finding motion takes 1.

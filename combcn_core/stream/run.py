@@ -8,16 +8,15 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from combcn_core.clips.masks import MaskConfig
 from combcn_core.clips.video import (
     PathLike,
     Pixels,
 )
-from combcn_core.masks import PackedMasks
 from combcn_core.memory import GIB, is_out_of_memory
-from combcn_core.networks.layers import CombCN
+from combcn_core.pixels import PackedMasks
 from combcn_core.progress import Stages, Tell, part_of
 from combcn_core.shot import InpaintConfig, Seen, SegmentResult, ShotInpainter
 from combcn_core.stream.overlap import ahead
@@ -31,6 +30,9 @@ from combcn_core.stream.source import (
     open_clip,
 )
 from combcn_core.stream.store import SegmentStore
+
+if TYPE_CHECKING:
+    from combcn_core.networks.layers import CombCN
 
 log = logging.getLogger("combcn")
 _TRIES = 8  # with half the memory each time

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from combcn_core.clips.frames import Mask
 from combcn_core.clips.masks import MaskConfig, MaskReader, keep_masks, read_drawn, read_mask
@@ -24,7 +23,7 @@ from combcn_core.clips.video import (
 )
 from combcn_core.fill.cuts import is_cut
 from combcn_core.fill.follow import follow
-from combcn_core.masks import PackedMask, grow
+from combcn_core.pixels import PackedMask, grow_mask
 from combcn_core.progress import Stages, Tell, part_of
 from combcn_core.shadows import Small, find_effects
 from combcn_core.stream.store import digest_frame
@@ -276,7 +275,7 @@ def grown_masks(masks: Iterable[Mask], pixels: int) -> Iterator[PackedMask]:
     hole: PackedMask | None = None
     for mask in masks:
         if hole is None or mask is not last:  # one mask for all frames is grown once
-            hole = PackedMask.of(grow(torch.from_numpy(mask)[None], pixels)[0].numpy())
+            hole = PackedMask.of(grow_mask(mask, pixels))
             last = mask
         yield hole
 

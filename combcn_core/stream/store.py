@@ -14,17 +14,20 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
-from combcn_core.networks.checkpoint import digest_tensors, load_tensors, save_tensors
-from combcn_core.networks.layers import CombCN
-from combcn_core.pixels import Mask, Pixels
+from combcn_core.atomic import write_bytes
+from combcn_core.pixels import Array, Mask, Pixels
 from combcn_core.segments import Segment
 from combcn_core.shot import InpaintConfig, SegmentResult
 from combcn_core.version import __version__
+
+if TYPE_CHECKING:
+    from combcn_core.networks.layers import CombCN
 
 # A field of InpaintConfig that changes no pixel; the segment itself is part of the hash.
 _FREE_SETTING = "segment_frames"
@@ -48,6 +51,8 @@ class SegmentStore:
         settings = {name: value for name, value in asdict(config).items() if name != _FREE_SETTING}
         weights = None
         if model is not None and config.network is not False:
+            from combcn_core.networks.checkpoint import digest_tensors
+
             weights = digest_tensors(json.dumps(model.config.to_dict()), model.state_dict())
         self._context = json.dumps([__version__, settings, weights], sort_keys=True)
         try:
@@ -96,12 +101,15 @@ class SegmentStore:
         if not path.is_file():
             return None
         try:
-            tensors, text = load_tensors(path)
-        except ValueError:
+            with safe_open(path, framework="numpy") as file:
+                about = file.metadata() or {}
+                known = file.get_tensor("values")
+        except (SafetensorError, OSError):
             return None
-        values = np.split(
-            tensors["values"].numpy(), np.cumsum([np.count_nonzero(hole) for hole in holes])[:-1]
-        )
+        text = about.get("counts", "")
+        if _digest(text, known) != about.get("sha256"):
+            return None
+        values = np.split(known, np.cumsum([np.count_nonzero(hole) for hole in holes])[:-1])
         frames = [source.copy() for source in sources]
         for frame, hole, value in zip(frames, holes, values, strict=True):
             frame[hole] = value
@@ -114,7 +122,7 @@ class SegmentStore:
             OSError: the disk refuses.
         """
         pairs = zip(result.frames, holes, strict=True)
-        values = torch.from_numpy(np.concatenate([frame[hole] for frame, hole in pairs]))
+        values = np.concatenate([frame[hole] for frame, hole in pairs])
         counts: dict[str, Any] = {
             "hole_pixels": result.hole_pixels,
             "propagated_pixels": result.propagated_pixels,
@@ -122,10 +130,19 @@ class SegmentStore:
             "network_pixels": result.network_pixels,
             "synthesized_pixels": result.synthesized_pixels,
         }
-        save_tensors(self._path(key), {"values": values}, json.dumps(counts))
+        text = json.dumps(counts)
+        about = {"counts": text, "sha256": _digest(text, values)}
+        write_bytes(self._path(key), save({"values": values}, about), sync=True)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key[:32]}.safetensors"
+
+
+def _digest(text: str, values: Array) -> str:
+    """Of a file's content: a flipped bit in a pixel is a valid pixel."""
+    digest = hashlib.sha256(f"{text} {values.dtype} {values.shape}".encode())
+    digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
 
 
 def digest_frame(pixels: Pixels, hole: Mask) -> bytes:

@@ -6,3 +6,7 @@ prepare. `train` is the loop: `step` moves the weights by `losses`, in `precisio
 at clips held back, `state` is what a training goes on from, `calibrate` finishes the weights,
 `processes` is for several at once, and `log` is written beside the checkpoint.
 """
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or gradient is not a number any more; the last checkpoint is kept."""

@@ -17,16 +17,13 @@ from combcn_core.networks.checkpoint import (
     save_tensors,
 )
 from combcn_core.networks.layers import CombCN, NetworkConfig
+from combcn_core.training import TrainingDiverged
 from combcn_core.training.config import TrainConfig
 from combcn_core.training.footage import Footage
 from combcn_core.training.precision import bf16_is_right
 from combcn_core.training.processes import Processes
 
 STATE_ENDING = ".training"  # beside the checkpoint: all that a training needs to go on
-
-
-class TrainingDiverged(RuntimeError):
-    """A loss or gradient is not a number any more; the last checkpoint is kept."""
 
 
 @dataclass
