@@ -276,7 +276,7 @@ def test_archive_holds_what_users_need_and_no_more():
     needed += ["combcn_core/__init__.py", "workflows/quick_removal.json", "docs/icon.svg"]
     assert not set(needed) - names
     assert {name.split("/")[0] for name in names if "/" in name} == {
-        *("combcn_core", "docs", "locales", "nodes", "web", "workflows"),
+        *("combcn_core", "docs", "locales", "nodes", "subgraphs", "web", "workflows"),
     }
     for pattern in (ROOT / ".comfyignore").read_text().splitlines():
         assert pattern.startswith("#") or (ROOT / pattern).exists(), pattern

@@ -150,6 +150,15 @@ class FrontEnd:
             "(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", on
         )
 
+    def add_by_search(self, title: str) -> None:
+        """Put a node on the graph as a user does: open the search for nodes, type, press Enter."""
+        command = "app.extensionManager.command.execute('Workspace.SearchBox.Toggle')"
+        self.page.evaluate(command)
+        self.page.keyboard.type(title)
+        self.page.get_by_text(title, exact=True).first.wait_for()
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_function("app.graph.nodes.length > 0")
+
     def screenshot(self, path: Path, width: int = 1600) -> None:
         """The whole graph with its results, as a picture of this width."""
         self.page.wait_for_function(RESULTS_ARE_SHOWN)
