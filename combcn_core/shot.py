@@ -24,7 +24,7 @@ from combcn_core.fill.carry import (
 )
 from combcn_core.fill.cuts import find_shots
 from combcn_core.fill.grain import add_grain
-from combcn_core.fill.window import KEY_STEP, Window
+from combcn_core.fill.window import KEY_STEP, Memo, Window
 from combcn_core.pixels import (
     Mask,
     PackedMask,
@@ -245,7 +245,11 @@ class ShotInpainter:
 
     def forget_motion(self) -> None:
         """Let go of what is kept for the next segment."""
-        self._window = Window(self.config.reach)
+        self._window = Window(self.config.reach, self._window.memo)
+
+    def memorise(self, memo: Memo) -> None:
+        """Keep what is found of frames beyond the life of this process, too."""
+        self._window.memo = memo
 
     def take_less_memory(self) -> None:
         """Halve what the networks may take."""

@@ -13,6 +13,12 @@ import torch
 
 from combcn_core import CombCN, InpaintConfig, NetworkConfig, inpaint_file
 from combcn_core.clips.video import open_reader
+from combcn_core.fill import window
+from combcn_core.fill.window import Window
+from combcn_core.pixels import Box
+from combcn_core.shot import ShotInpainter
+from combcn_core.stream.store import SegmentStore
+from combcn_core.stream.work import WorkStore
 
 NUM_FRAMES, HEIGHT, WIDTH = 26, 40, 56
 CONFIG = InpaintConfig(segment_frames=4, reach=6)
@@ -113,6 +119,117 @@ def test_resume_survives_kill_at_random_points(clip):
     assert subprocess.run(undisturbed, stderr=subprocess.DEVNULL, check=False).returncode == 0
     assert (clip / "out.mp4").read_bytes() == (clip / "whole.mp4").read_bytes()
     assert leftovers(clip) == []  # the killed runs' half-written files are gone too
+
+
+@pytest.mark.parametrize("unseen", ["texture", "smooth"])
+@pytest.mark.parametrize("stage", ["motion", "fill"])
+def test_resume_goes_on_within_a_segment(clip, monkeypatch, unseen, stage):
+    """A run that dies in its only segment keeps what it has found of its frames."""
+    config = InpaintConfig(segment_frames=NUM_FRAMES, reach=6, unseen=unseen)
+    run(clip, clip / "whole", config=config, resume=False)
+    keep = WorkStore.keep
+
+    def dies(store, what, t, frames, value):
+        if what == stage and t == 16:
+            raise KeyboardInterrupt
+        keep(store, what, t, frames, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkStore, "keep", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run(clip, clip / "out", config=config)
+    measured = []
+    find = window.find_motion
+    monkeypatch.setattr(window, "find_motion", lambda *pair: measured.append(pair) or find(*pair))
+
+    report = run(clip, clip / "out", config=config)
+
+    assert read_folder(clip / "out") == read_folder(clip / "whole")
+    assert leftovers(clip) == []
+    assert report.resumed_frames == 0
+    if stage == "motion":
+        assert report.resumed_motion_frames == 16
+        assert len(measured) < NUM_FRAMES - 10
+    else:
+        assert report.resumed_motion_frames == NUM_FRAMES
+        assert measured == []
+
+
+def test_resume_finds_sources_again(panned, tmp_path, monkeypatch):
+    """A wide hole is filled from frames registered to key frames; those are kept, too."""
+    frames, holes, _ = panned(18)
+    for name, pictures in (("frames", frames), ("masks", [255 * hole for hole in holes])):
+        (tmp_path / name).mkdir()
+        for t, picture in enumerate(pictures):
+            cv2.imwrite(str(tmp_path / name / f"{t:03d}.png"), picture.astype(np.uint8))
+    config = InpaintConfig(segment_frames=18, reach=16)
+    run(tmp_path, tmp_path / "whole", config=config, resume=False)
+    keep, kept = WorkStore.keep, []
+
+    def dies(store, what, t, frames, value):
+        if what == "fill" and t == 11:
+            raise KeyboardInterrupt
+        kept.append((what, value))
+        keep(store, what, t, frames, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkStore, "keep", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, tmp_path / "out", config=config)
+    keys = [value[0] for what, value in kept if what == "key"]
+    assert any(key is not None and key.sources is not None for key in keys)
+    monkeypatch.setattr(Window, "_find_key", None)  # none is looked for again
+
+    run(tmp_path, tmp_path / "out", config=config)
+
+    assert read_folder(tmp_path / "out") == read_folder(tmp_path / "whole")
+
+
+def test_resume_does_not_trust_damaged_work(clip, monkeypatch):
+    config = InpaintConfig(segment_frames=NUM_FRAMES, reach=6)
+    run(clip, clip / "whole", config=config, resume=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentStore, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(clip, clip / "out", config=config)
+    kept = sorted((clip / ".out.segments").glob("*.work"))
+    assert len(kept) > 2 * NUM_FRAMES
+    for path in kept[::2]:
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    for path in kept[::5]:
+        path.write_bytes(path.read_bytes()[:30])
+    run(clip, clip / "out", config=config)
+    assert read_folder(clip / "out") == read_folder(clip / "whole")
+
+
+def test_work_that_no_segment_needs_any_more_goes(clip):
+    config = InpaintConfig(segment_frames=2, reach=1, unseen="smooth")
+    with pytest.raises(KeyboardInterrupt):
+        run(clip, clip / "out", stop_after=25, config=config)
+    halo = ShotInpainter(config).halo
+    kept = list((clip / ".out.segments").glob("*.work"))
+    assert 0 < len(kept) <= 3 * (2 * halo + 2)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        (1, -2, (3.0, float("nan")), np.float64(0.1), np.float32(0.1)),
+        ({1: np.arange(3, dtype=np.float16), -4: np.zeros((0, 2), np.int32)}, Box(1, 2, 3, 4)),
+    ],
+)
+def test_values_come_back_as_they_were(tmp_path, value):
+    store = WorkStore(tmp_path, "context")
+    store.show({3: b"a", 4: b"b"}, 0)
+    store.keep("key", 3, range(2, 5), (value,))
+    (found,) = store.find("key", 3, range(2, 5))
+    assert repr(found) == repr(value)  # with all types
+    assert type(found) is type(value)
+    store.show({3: b"a", 4: b"c"}, 0)
+    assert store.find("key", 3, range(2, 5)) is None
 
 
 @pytest.mark.parametrize("changed", ["source", "mask", "setting", "weights"])

@@ -102,6 +102,8 @@ def summary(output: Path, report: Report) -> str:
         summary += f"; {report.shadow_pixels / report.frames:.0f} pixels of shadow taken a frame"
     if report.resumed_frames:
         summary += f"; {report.resumed_frames} frames were found finished"
+    if report.resumed_motion_frames:
+        summary += f"; the motion of {report.resumed_motion_frames} frames was found measured"
     if report.peak_memory_bytes is not None:
         summary += f"; peak memory {report.peak_memory_bytes / GIB:.2f} GiB"
     if report.changed_outside_mask is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from combcn_core.fill.register import Small, Target, homography_of
 from combcn_core.fill.smooth import fill_quickly, fill_smoothly
 from combcn_core.fill.threads import one_thread, parallel
 from combcn_core.fill.trace import Nearness, Trace, gather, trace
-from combcn_core.pixels import Array, Mask, PackedMask, Patch, Pixels
+from combcn_core.pixels import Array, Box, Mask, PackedMask, Patch, Pixels
 from combcn_core.progress import Tell, follow, part_of
 
 KEY_STEP = 8  # frames between two fills of what was never seen; between them it is carried along
@@ -38,7 +38,7 @@ SETTLE_FRAMES = 32  # whose flow is settled at a time; more take more memory and
 PROPAGATE_MARGIN = SETTLE_ROUNDS + 2  # frames beyond `reach` that a propagated frame depends on
 
 
-class _Key(NamedTuple):
+class Key(NamedTuple):
     """What is known of a key frame: frames registered to it, and where its hole is seen."""
 
     number: int
@@ -47,11 +47,20 @@ class _Key(NamedTuple):
     sources: SourceMap | None = None
 
 
+class Memo(Protocol):
+    """Keeps what was found of a frame, which depends on some frames around it."""
+
+    def find(self, what: str, t: int, frames: range) -> Any: ...
+
+    def keep(self, what: str, t: int, frames: range, value: Any) -> None: ...
+
+
 class Window:
     """Consecutive frames of one shot, and the motion between them, found once."""
 
-    def __init__(self, reach: int) -> None:
+    def __init__(self, reach: int, memo: Memo | None = None) -> None:
         self.reach = reach
+        self.memo = memo
         self.start = 0
         self.frames: Sequence[Pixels] = []
         self.masks: Sequence[Mask] = []
@@ -63,7 +72,7 @@ class Window:
         self._brightness: tuple[Array, Array] = (np.zeros((1, 3)), np.zeros((1, 3)))
         self._readable: dict[int, Patch] = {}
         self._nearness: dict[int, Nearness] = {}
-        self._keys: dict[int, _Key | None] = {}
+        self._keys: dict[int, Key | None] = {}
         self._propagated: dict[int, tuple[Patch, PackedMask]] = {}
         self.textures: dict[int, Patch] = {}  # see `carry`
 
@@ -135,6 +144,7 @@ class Window:
         reach = self._distance(propagates)
         low = max(self.start, self._wanted[0] - reach)
         high = min(self.stop, self._wanted[1] + reach)
+        self._recall("motion", range(low, high), SETTLE_ROUNDS + 1, self._settled)
         missing = [t for t in range(low, high) if t not in self._settled]
         for done in range(0, len(missing), SETTLE_FRAMES):
             some = missing[done : done + SETTLE_FRAMES]
@@ -158,8 +168,23 @@ class Window:
         for t in missing:
             settled = forward.get(t), backward.get(t)
             self._settled[t] = (settled[0] and settled[0].kept(), settled[1] and settled[1].kept())
+            self._memorise("motion", t, SETTLE_ROUNDS + 1, self._settled[t])
         for t in [t for t in self._raw if t < last - 2 * SETTLE_ROUNDS - 4]:
             del self._raw[t]
+
+    def _recall(self, what: str, span: Iterable[int], distance: int, into: dict[int, Any]) -> None:
+        """Take from the memo what it has of frames: it depends on those at a distance, at most."""
+        if self.memo is None:
+            return
+        for t in span:
+            if t not in into:
+                value = self.memo.find(what, t, range(t - distance, t + distance + 1))
+                if value is not None:
+                    into[t] = value
+
+    def _memorise(self, what: str, t: int, distance: int, value: Any) -> None:
+        if self.memo is not None:
+            self.memo.keep(what, t, range(t - distance, t + distance + 1), value)
 
     def _find_motion(self, t: int) -> tuple[Motion, Motion] | None:
         if not (self.mask(t).any() or self.mask(t + 1).any()):
@@ -175,6 +200,7 @@ class Window:
         self, start: int, stop: int, shot_start: int, tell: Tell | None = None
     ) -> dict[int, tuple[Patch, PackedMask]]:
         """Frames filled with what is seen of their holes elsewhere, and what remains of these."""
+        self._recall_fills(start, stop, shot_start)
         missing = [t for t in range(start, stop) if t not in self._propagated]
         if missing:
             self.find_motions(tell=part_of(tell, 0, 0.5))
@@ -182,6 +208,21 @@ class Window:
         for t in [t for t in self._propagated if t < start]:
             del self._propagated[t]
         return {t: self._propagated[t] for t in range(start, stop)}
+
+    def _recall_fills(self, start: int, stop: int, shot_start: int) -> None:
+        """Take from the memo frames that were filled, and the key frames around them."""
+        distance = self.halo(True)
+        low, high = max(self.start, start - KEY_STEP), min(self.stop, stop + KEY_STEP)
+        near = [t for t in range(low, high) if (t - shot_start) % KEY_STEP == 0]
+        keys = {t: (key,) for t, key in self._keys.items()}
+        self._recall("key", near, distance, keys)
+        self._keys.update({t: key for t, (key,) in keys.items()})
+        lacking = [t for t in near if t not in self._keys]
+        sure = [t for t in range(start, stop) if all(abs(t - key) > KEY_STEP for key in lacking)]
+        found: dict[int, tuple[Box, Pixels, PackedMask]] = {}
+        self._recall("fill", [t for t in sure if t not in self._propagated], distance, found)
+        for t, (box, part, remaining) in found.items():
+            self._propagated[t] = Patch(self.frame(t), box, part), remaining
 
     def _propagate(self, start: int, stop: int, shot_start: int, tell: Tell | None) -> None:
         low, high = max(self.start, start - KEY_STEP), min(self.stop, stop + KEY_STEP)
@@ -200,7 +241,10 @@ class Window:
             self._find_keys(new, paths, part_of(tell, 0, 0.4))
 
             def fill(t: int) -> tuple[Patch, PackedMask]:
-                return self._fill(t, paths[t], plates.get(t))
+                patch, remaining = self._fill(t, paths[t], plates.get(t))
+                value = patch.box, patch.part, remaining
+                self._memorise("fill", t, self.halo(True), value)
+                return patch, remaining
 
             wanted = range(start, stop)
             part = part_of(tell, 0.4, 1)
@@ -253,7 +297,10 @@ class Window:
     ) -> None:
         """Where the holes of key frames are seen, in frames registered to them."""
         self._keys.update(dict.fromkeys(keys))
-        keys = [t for t in keys if self._wants_sources(t, paths[t])]
+        some = [t for t in keys if self._wants_sources(t, paths[t])]
+        for t in set(keys).difference(some):
+            self._memorise("key", t, self.halo(True), (None,))
+        keys = some
         colored = {s for t in keys for s in (t, *self._sources(t))}
         wanted = sorted(colored.union(*map(self._nearby, keys)))
 
@@ -261,13 +308,19 @@ class Window:
             return Small.of(self.frame(t), self.mask(t), is_colored=t in colored)
 
         smalls = dict(zip(wanted, self.workers.map(small, wanted), strict=True))
-        found = self.workers.map(lambda t: self._find_key(t, smalls, paths[t]), keys)
+
+        def find(t: int) -> Key:
+            key = self._find_key(t, smalls, paths[t])
+            self._memorise("key", t, self.halo(True), (key,))
+            return key
+
+        found = self.workers.map(find, keys)
         self._keys.update(zip(keys, follow(found, len(keys), tell), strict=True))
 
-    def _find_key(self, t: int, smalls: Mapping[int, Small], paths: Sequence[Trace]) -> _Key:
+    def _find_key(self, t: int, smalls: Mapping[int, Small], paths: Sequence[Trace]) -> Key:
         target, unit = Target(smalls[t]), error_unit(self.mask(t))
         sources = self._sources(t)
-        key, found = _Key(t, {t: np.eye(3)}, {t: np.zeros(3)}), []
+        key, found = Key(t, {t: np.eye(3)}, {t: np.zeros(3)}), []
         for step in (1, -1):
             homography, place, gain = np.eye(3), t, np.zeros(3)
             while True:
@@ -450,7 +503,7 @@ class Window:
         levels = self._brightness[0 if other > t else 1]
         return levels[other - self.start] - levels[t - self.start]
 
-    def _log_gains(self, t: int, path: Trace, key: _Key | None = None) -> dict[int, Array]:
+    def _log_gains(self, t: int, path: Trace, key: Key | None = None) -> dict[int, Array]:
         """How much brighter the sources of a trace are than frame t.
 
         Sums over many frames drift. So levels of sources far away are those measured directly from
@@ -463,11 +516,11 @@ class Window:
         """(3,): how much brighter a source is than frame t, once these are propagated."""
         return self._log_gain(t, source, self._key_near(t))
 
-    def _key_near(self, t: int) -> _Key | None:
+    def _key_near(self, t: int) -> Key | None:
         keys = [one for one in self._keys.values() if one is not None and t in one.nearby]
         return min(keys, key=lambda one: (abs(one.number - t), one.number), default=None)
 
-    def _log_gain(self, t: int, source: int, key: _Key | None) -> Array:
+    def _log_gain(self, t: int, source: int, key: Key | None) -> Array:
         if key is None or abs(source - t) <= KEY_STEP:
             return self._chain_gain(t, source)
         near = min(key.log_gains, key=lambda other: (abs(other - source), other))

@@ -174,6 +174,7 @@ def inpaint_file(
         synthesized_pixels=tally.synthesized_pixels,
         shadow_pixels=clip.shadow_pixels,
         resumed_frames=tally.resumed_frames,
+        resumed_motion_frames=0 if store is None else len(store.work.found),
         changed_outside_mask=changed,
         seconds=tally.finish(),
         peak_memory_bytes=peak_memory_bytes(),

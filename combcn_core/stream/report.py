@@ -38,6 +38,7 @@ class Report:
         synthesized_pixels: of the last two, those that got texture from what is known around them.
         shadow_pixels: of the hole pixels, those that `take_shadows` added, before growing.
         resumed_frames: of those, how many an interrupted run had finished.
+        resumed_motion_frames: of the others, how many it had found the motion of.
         changed_outside_mask: pixels outside the grown masks that differ between the source and the
             written file, both decoded, in images with their alpha. Always 0; None where the format
             is lossy, or the source was gone before they could be compared.
@@ -57,6 +58,7 @@ class Report:
     synthesized_pixels: int
     shadow_pixels: int
     resumed_frames: int
+    resumed_motion_frames: int
     changed_outside_mask: int | None
     seconds: dict[str, float]
     peak_memory_bytes: int | None

@@ -110,6 +110,8 @@ class Filling:
         self._budget = run.budget
         self._tally = tally
         self._store = store
+        if store is not None:
+            run.inpainter.memorise(store.work)
         self._lock = threading.Lock()
         self._warned = False
 
@@ -158,8 +160,9 @@ class Filling:
             )
         key = None
         if self._store is not None:
-            digests = (frame.digest for frame in job.window)
-            key = self._store.key(job.segment, job.shot_start, digests)
+            digests = {frame.position: frame.digest for frame in job.window}
+            key = self._store.key(job.segment, job.shot_start, digests.values())
+            self._store.work.show(digests, job.shot_start)
             holes = PackedMasks([frame.hole for frame in outputs])
             found = self._store.find(key, [frame.pixels for frame in outputs], holes)
             if found is not None:
@@ -202,6 +205,7 @@ class Filling:
                 with self._tally.stage("keep"):
                     holes = PackedMasks([frame.hole for frame in outputs])
                     self._store.keep(look.key, result, holes)
+                    self._store.work.forget(job.segment.stop - self._inpainter.halo)
         stages("filling", job.shares[1], result.frames[-1])
         self._tally.add(result)
         self._tally.resumed_frames += len(outputs) if look.resumed else 0

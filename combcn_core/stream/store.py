@@ -24,6 +24,7 @@ from combcn_core.atomic import write_bytes
 from combcn_core.pixels import Array, Mask, Pixels
 from combcn_core.segments import Segment
 from combcn_core.shot import InpaintConfig, SegmentResult
+from combcn_core.stream.work import WorkStore
 from combcn_core.version import __version__
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class SegmentStore:
 
             weights = digest_tensors(json.dumps(model.config.to_dict()), model.state_dict())
         self._context = json.dumps([__version__, settings, weights], sort_keys=True)
+        self.work = WorkStore(self.folder, self._context)
         try:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
