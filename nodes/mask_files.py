@@ -16,6 +16,7 @@ from combcn_core.clips.video import ClipInfo
 
 from . import folders
 from .previews import preview_video
+from .schema import known
 from .sockets import from_pictures, to_images, to_output, to_pictures
 
 
@@ -26,6 +27,10 @@ class LoadMaskSequence(io.ComfyNode):
             node_id="CombCN_LoadMaskSequence",
             display_name="CombCN Load Mask Sequence",
             category="CombCN",
+            **known(
+                io.Schema,
+                search_aliases=["load masks", "mask folder", "roto masks", "SAM 2", "CombCN"],
+            ),
             description="Load the masks of a clip from a folder of images, white on what is to be "
             "removed, such as a rotoscoping tool or SAM 2 writes them.",
             inputs=[

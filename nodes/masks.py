@@ -15,6 +15,7 @@ from combcn_core.training.holes import HOLE_KINDS, HoleKind, make_holes
 from .links import check_links
 from .previews import preview_video
 from .progress import Progress
+from .schema import known
 from .sockets import from_pictures, to_images, to_masks, to_output, to_pictures
 
 MERGES = ("no", "objects of each frame", "frames of each object")
@@ -29,6 +30,18 @@ class PrepareMask(io.ComfyNode):
             node_id="CombCN_PrepareMask",
             display_name="CombCN Prepare Mask",
             category="CombCN",
+            **known(
+                io.Schema,
+                search_aliases=[
+                    "grow mask",
+                    "dilate mask",
+                    "expand mask",
+                    "invert mask",
+                    "merge masks",
+                    "mask preview",
+                    "CombCN",
+                ],
+            ),
             description="Bring a mask to the size and length of the frames, and grow it so that it "
             "covers the whole object, its soft edge included.",
             inputs=[
@@ -57,6 +70,7 @@ class PrepareMask(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="What reaches this value counts as hole.",
+                    **known(io.Float.Input, advanced=True),
                 ),
                 io.Boolean.Input(
                     "invert",
@@ -75,6 +89,7 @@ class PrepareMask(io.ComfyNode):
                     optional=True,
                     tooltip="Make one mask per frame of several: of segmenters that give the "
                     "objects of each frame one after the other, or the frames of each object.",
+                    **known(io.Combo.Input, advanced=True),
                 ),
                 io.Combo.Input(
                     "channel",
@@ -82,6 +97,7 @@ class PrepareMask(io.ComfyNode):
                     default="brightest",
                     optional=True,
                     tooltip="What of mask_images is the mask. Alpha is 1 where an image is opaque.",
+                    **known(io.Combo.Input, advanced=True),
                 ),
             ],
             outputs=[
@@ -169,6 +185,17 @@ class FollowMask(io.ComfyNode):
             node_id="CombCN_FollowMask",
             display_name="CombCN Follow Mask",
             category="CombCN",
+            **known(
+                io.Schema,
+                search_aliases=[
+                    "track mask",
+                    "propagate mask",
+                    "rotoscope",
+                    "rotopaint",
+                    "object tracking",
+                    "CombCN",
+                ],
+            ),
             description="Carry masks drawn on some frames to all frames, along the motion in the "
             "picture and fitted to the object's edge. Says where it is least sure.",
             inputs=[
@@ -241,6 +268,7 @@ class TakeShadows(io.ComfyNode):
             node_id="CombCN_TakeShadows",
             display_name="CombCN Take Shadows",
             category="CombCN",
+            **known(io.Schema, search_aliases=["shadow", "reflection", "shadow mask", "CombCN"]),
             description="Grow the mask by the shadow and the reflection of the object, where other "
             "frames show the ground without them. It only ever adds.",
             inputs=[
@@ -285,6 +313,9 @@ class MakeHoles(io.ComfyNode):
             node_id="CombCN_MakeHoles",
             display_name="CombCN Make Holes",
             category="CombCN",
+            **known(
+                io.Schema, search_aliases=["random mask", "synthetic mask", "test mask", "CombCN"]
+            ),
             description="Cut synthetic holes into frames whose content is known, for training and "
             "for measuring.",
             inputs=[

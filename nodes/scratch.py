@@ -6,12 +6,15 @@ import dataclasses
 import secrets
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 import numpy as np
 from comfy_api.latest import Input, InputImpl
+from numpy.typing import NDArray
 from torch import Tensor
 
+from combcn_core.clips.frames import ColorTags
 from combcn_core.clips.video import ClipInfo, open_reader, open_writer
 from combcn_core.masks import check_masks
 
@@ -54,6 +57,25 @@ def trim(video: Input.Video, info: ClipInfo) -> tuple[int, int] | None:
 
 
 _MOST_BYTES = 4 * 2**30  # of frames in memory
+
+# What newer versions of ComfyUI call the colours of a VIDEO. sRGB is also what they call those that
+# nothing is known of, so it stays unstated.
+_COLORS = {
+    "HDR": ColorTags(matrix=9, range=1, primaries=9, transfer=18),  # BT.2020, HLG
+    "HDR PQ": ColorTags(matrix=9, range=1, primaries=9, transfer=16),
+}
+
+
+def color_of(video: Input.Video) -> ColorTags:
+    """The colours of a VIDEO; older versions of ComfyUI know one kind only."""
+    name = getattr(video, "get_color_space", lambda: "sRGB")()
+    return _COLORS.get(name, ColorTags())
+
+
+def bits_of(video: Input.Video) -> int:
+    """Bits of a value of a VIDEO; in older versions of ComfyUI always 8. HDR has 10 at least."""
+    bits = getattr(video, "get_bit_depth", lambda: 8)()
+    return bits if color_of(video) == ColorTags() else max(bits, 10)
 
 
 def differs(video: Input.Video, info: ClipInfo, frames: tuple[int, int] | None) -> bool:
@@ -123,7 +145,7 @@ class Scratch:
         info = open_reader(path).info
         frames = trim(video, info)
         if differs(video, info, frames):
-            return self._write_components(video), None
+            return self._write_components(video, info), None
         return path, frames
 
     def file_of(self, video: Input.Video) -> Path:
@@ -164,21 +186,45 @@ class Scratch:
         self._files.append(self.keep(ending))
         return self._files[-1]
 
-    def _write_components(self, video: Input.Video) -> Path:
-        """Frames that are in memory. ComfyUI's own file of them would not be lossless."""
+    def _write_components(self, video: Input.Video, source: ClipInfo | None = None) -> Path:
+        """Frames that are in memory. ComfyUI's own file of them would not be lossless.
+
+        Args:
+            source: of the file that they were decoded from, if there is one.
+        """
         components = video.get_components()
         frames = to_images(components.images, "video")
         # A rate that was a floating number would be a fraction of two very long ones.
         rate = Fraction(components.frame_rate).limit_denominator(10_000)
-        info = ClipInfo(frames.shape[2], frames.shape[1], rate)
-        if (getattr(components, "bit_depth", None) or 8) > 8:
+        color = color_of(video) if source is None else source.color
+        info = ClipInfo(frames.shape[2], frames.shape[1], rate, color=color)
+        if bits_of(video) > 8:
             info = dataclasses.replace(info, dtype=np.dtype(np.uint16))
+        alpha = getattr(components, "alpha", None)
+        if alpha is not None:
+            info = dataclasses.replace(info, has_alpha=True)
+            alpha = _GivenAlpha(alpha.reshape(frames.shape[:3]), info.dtype)
         if components.audio:
             sound = self._file(".mp4")
             video.save_to(str(sound))
             info = dataclasses.replace(info, path=sound, has_sound=True)
         path = self._file(".mkv")
-        with open_writer(path, info) as writer:
+        with open_writer(path, info, alpha=alpha) as writer:
             for frame in frames:
                 writer.write(to_pictures(frame, info.dtype)[0])
         return path
+
+
+class _GivenAlpha:
+    """The alpha of frames that are in memory, for a writer."""
+
+    def __init__(self, alpha: Tensor, dtype: np.dtype[Any]) -> None:
+        self._frames = iter(alpha)
+        self._dtype = dtype
+
+    def next(self) -> NDArray[Any]:
+        """(H, W), of the next frame."""
+        return to_pictures(next(self._frames)[..., None].expand(-1, -1, 3), self._dtype)[0, ..., 0]
+
+    def close(self) -> None:
+        """There is nothing to close."""

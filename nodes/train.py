@@ -136,6 +136,7 @@ class JointTrainer(io.ComfyNode):
                     step=1e-5,
                     round=False,
                     tooltip="Of Adam. The paper takes 0.001; less to refine given weights.",
+                    **known(io.Float.Input, advanced=True),
                 ),
                 io.Combo.Input(
                     "holes",
@@ -161,7 +162,12 @@ class JointTrainer(io.ComfyNode):
                     tooltip="Frames of a clip. The paper takes 32.",
                 ),
                 io.Int.Input(
-                    "batch", default=1, min=1, max=64, tooltip="Clips that make one step."
+                    "batch",
+                    default=1,
+                    min=1,
+                    max=64,
+                    tooltip="Clips that make one step.",
+                    **known(io.Int.Input, advanced=True),
                 ),
                 io.Int.Input(
                     "detail_frames",
@@ -170,6 +176,7 @@ class JointTrainer(io.ComfyNode):
                     max=128,
                     tooltip="Frames of each clip that CombCN learns from in a step; the frames of "
                     "a clip are much alike. 0: all, as in the paper.",
+                    **known(io.Int.Input, advanced=True),
                 ),
                 io.Int.Input(
                     "seed",

@@ -53,6 +53,7 @@ class InpaintVideo(io.ComfyNode):
                     "resize_mask",
                     default=False,
                     tooltip="Resize a mask of another size than the video.",
+                    **known(io.Boolean.Input, advanced=True),
                 ),
                 io.Combo.Input(
                     "master",
@@ -65,6 +66,7 @@ class InpaintVideo(io.ComfyNode):
                     "filename_prefix",
                     default="video/CombCN_master",
                     tooltip="Name of the master in the output folder; a number follows it.",
+                    **known(io.String.Input, advanced=True),
                 ),
                 unseen(),
             ],

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 
+from combcn_core.clips.frames import ColorTags
 from combcn_core.clips.video import ClipInfo, open_reader, open_writer
 
 NODES = Path(__file__).parents[1] / "nodes"
@@ -55,6 +57,111 @@ def test_schema_says_what_the_host_knows(schema):
     assert new.essentials_category == "Video Tools"
     assert {"remove object", "clean plate", "wire removal", "rotopaint"} <= set(new.search_aliases)
     assert schema.known(AnyInput, advanced=True) == {"advanced": True}
+
+
+class OldInput:
+    """What an input of any type takes in ComfyUI 0.3.75."""
+
+    def __init__(
+        self, id, options=None, default=None, min=None, max=None, step=None, optional=False,
+        round=None, tooltip=None,
+    ):  # fmt: skip
+        self.id = id
+
+
+class NewInput(OldInput):
+    def __init__(self, *args, advanced=None, **fields):
+        super().__init__(*args, **fields)
+        self.advanced = advanced
+
+
+@dataclass
+class WholeOldSchema:
+    node_id: str
+    display_name: str
+    category: str
+    inputs: list
+    outputs: list
+    description: str = ""
+    is_output_node: bool = False
+    is_experimental: bool = False
+
+
+@dataclass
+class WholeNewSchema(WholeOldSchema):
+    search_aliases: list[str] | None = None
+    essentials_category: str | None = None
+
+
+KINDS = ("Image", "Mask", "Video", "Audio", "Int", "Float", "String", "Boolean", "Combo")
+
+
+def schemas(monkeypatch, folder, schema_class, input_class):
+    """Those of all nodes, in a stand-in for as much of a ComfyUI as they ask for, by node id."""
+
+    def module(name, **content):
+        made = types.ModuleType(name)
+        vars(made).update(content)
+        monkeypatch.setitem(sys.modules, name, made)
+        return made
+
+    socket = types.SimpleNamespace(Input=input_class, Output=lambda **fields: fields)
+    io = types.SimpleNamespace(
+        Schema=schema_class, ComfyNode=object, NodeOutput=object, Input=object,
+        Custom=lambda name: socket, **dict.fromkeys(KINDS, socket),
+    )  # fmt: skip
+    module("comfy_api")
+    module(
+        "comfy_api.latest",
+        io=io,
+        ui=types.SimpleNamespace(PreviewVideo=object),
+        Input=types.SimpleNamespace(Video=object),
+        InputImpl=None,
+        ComfyExtension=object,
+    )
+    management = module("comfy.model_management")
+    module("comfy", model_management=management)
+    module("comfy.model_patcher", ModelPatcher=object)
+    module("comfy.utils", ProgressBar=object)
+    module(
+        "folder_paths", get_filename_list=lambda name: [], get_input_directory=lambda: str(folder)
+    )
+    spec = importlib.util.spec_from_file_location(
+        "combcn_all_nodes", NODES / "__init__.py", submodule_search_locations=[str(NODES)]
+    )
+    pack = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "combcn_all_nodes", pack)
+    for name in [name for name in sys.modules if name.startswith("combcn_all_nodes.")]:
+        monkeypatch.delitem(sys.modules, name)
+    spec.loader.exec_module(pack)
+    found = [node.define_schema() for node in pack.NODES]
+    return {schema.node_id: schema for schema in found}
+
+
+def test_old_host_loads_all_nodes(monkeypatch, tmp_path):
+    found = schemas(monkeypatch, tmp_path, WholeOldSchema, OldInput)
+    assert len(found) == len(list((NODES.parent / "web" / "docs").glob("*.md")))
+
+
+def test_new_host_is_told_more(monkeypatch, tmp_path):
+    found = schemas(monkeypatch, tmp_path, WholeNewSchema, NewInput)
+    for schema in found.values():
+        assert "CombCN" in schema.search_aliases, schema.node_id
+        assert len(schema.search_aliases) == len(set(schema.search_aliases)) > 1
+    assert found["CombCN_InpaintVideo"].essentials_category == "Video Tools"
+    assert found["CombCN_JointTrainer"].is_experimental
+    advanced = {
+        name.removeprefix("CombCN_"): {form.id for form in schema.inputs if form.advanced}
+        for name, schema in found.items()
+    }
+    assert {name: inputs for name, inputs in advanced.items() if inputs} == {
+        "Inpaint": {"reach", "feather_pixels", "match_grain"},
+        "InpaintVideo": {
+            "reach", "feather_pixels", "match_grain", "resize_mask", "filename_prefix",
+        },
+        "JointTrainer": {"learning_rate", "batch", "detail_frames"},
+        "PrepareMask": {"threshold", "merge", "channel"},
+    }  # fmt: skip
 
 
 # VIDEO
@@ -177,13 +284,79 @@ def test_turned_video_is_no_crop(scratch, clip, monkeypatch):
     }), None)  # fmt: skip
 
 
-def test_deep_components_stay_deep(scratch, tmp_path):
-    images = torch.full((2, HEIGHT, WIDTH, 3), 1234 / 65535)
+def components(images, **fields):
+    """A VIDEO of frames in memory, as an old or, with more fields, as a newer ComfyUI has it."""
     video = FromComponents()
-    video.get_components = lambda: types.SimpleNamespace(
-        images=images, frame_rate=Fraction(24), audio=None, bit_depth=10
-    )
+    parts = {"images": images, "frame_rate": Fraction(24), "audio": None}
+    video.get_components = lambda: types.SimpleNamespace(**parts, **fields)
+    return video
+
+
+def test_deep_components_stay_deep(scratch):
+    video = components(torch.full((2, HEIGHT, WIDTH, 3), 1234 / 65535))
+    with scratch.Scratch() as files:
+        _, pixels = shown(files, video)
+        assert pixels.dtype == np.uint8  # an old host knows no more
+
+    video.get_bit_depth = lambda: 10
     with scratch.Scratch() as files:
         _, pixels = shown(files, video)
         assert pixels.dtype == np.uint16
         assert (pixels == 1234).all()
+
+
+def tags(path):
+    """Primaries, transfer and matrix, and bits, as FFmpeg sees them."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        bits = max(component.bits for component in stream.format.components)
+        return context.color_primaries, context.color_trc, context.colorspace, bits
+
+
+@pytest.mark.parametrize("name, transfer", [("HDR", 18), ("HDR PQ", 16)])
+def test_hdr_components_are_hdr_files(scratch, tmp_path, name, transfer):
+    video = components(torch.full((2, HEIGHT, WIDTH, 3), 0.25))
+    video.get_color_space = lambda: name
+    with scratch.Scratch() as files:
+        path, _ = files.part_of(video)
+        assert tags(path)[:2] == (9, transfer)
+        with open_reader(path) as reader, open_writer(tmp_path / "a.mp4", reader.info) as writer:
+            for frame in reader:
+                writer.write(frame.pixels)
+    # H.273: BT.2020 primaries, HLG or PQ, BT.2020 matrix
+    assert tags(tmp_path / "a.mp4") == (9, transfer, 9, 10)
+
+
+def test_srgb_components_state_nothing(scratch):
+    video = components(torch.full((2, HEIGHT, WIDTH, 3), 0.25))
+    video.get_color_space = lambda: "sRGB"
+    with scratch.Scratch() as files:
+        assert tags(files.part_of(video)[0])[:2] == (2, 2)
+
+
+def test_crop_of_hdr_stays_hdr(scratch, tmp_path):
+    color = ColorTags(matrix=9, range=1, primaries=9, transfer=16)
+    info = ClipInfo(WIDTH, HEIGHT, Fraction(24), dtype=np.dtype(np.uint16), color=color)
+    with open_writer(tmp_path / "a.mkv", info) as writer:
+        for _ in range(FRAMES):
+            writer.write(np.full((HEIGHT, WIDTH, 3), 30000, np.uint16))
+    video = NewVideo(tmp_path / "a.mkv", crop=(4, 2, 16, 12))
+    video.get_components = lambda: types.SimpleNamespace(
+        images=torch.full((FRAMES, 12, 16, 3), 30000 / 65535), frame_rate=Fraction(24), audio=None
+    )
+    video.get_bit_depth = lambda: 10
+    with scratch.Scratch() as files:
+        path, pixels = shown(files, video)
+        assert tags(path)[:2] == (9, 16)
+        assert (pixels == 30000).all()
+
+
+def test_alpha_of_components_is_kept(scratch):
+    alpha = torch.arange(2 * HEIGHT * WIDTH).reshape(2, HEIGHT, WIDTH, 1) % 256 / 255
+    video = components(torch.full((2, HEIGHT, WIDTH, 3), 0.5), alpha=alpha)
+    with scratch.Scratch() as files:
+        path, _ = files.part_of(video)
+        stored = np.stack([frame.stored for frame in open_reader(path, with_alpha=True)])
+    np.testing.assert_array_equal(stored[..., 3:], (alpha * 255).round().numpy())
+    assert (stored[..., :3] == 128).all()

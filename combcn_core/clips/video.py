@@ -116,6 +116,7 @@ def open_writer(
     codec: str | None = None,
     quality: int | None = None,
     scratch: Path | None = None,
+    alpha: Alpha | None = None,
 ) -> FrameWriter:
     """Open an output, whose ending says what it becomes.
 
@@ -151,6 +152,7 @@ def open_writer(
         codec: h264, hevc, av1, vp9, prores or ffv1; None: the first of the list above.
         quality: CRF of h264, hevc (0 to 51), av1 and vp9 (0 to 63), lower is better.
         scratch: folder on the same disk where the result grows; None: beside `path`.
+        alpha: of frames that come from no file, where `info` says that they have it; for videos.
 
     Raises:
         ValueError: unknown ending, output same as the source, folder missing, not writable or not
@@ -195,7 +197,8 @@ def open_writer(
             "--fps, or write a folder."
         )
     encoding = choose_encoding(path, info, codec, quality)
-    alpha = _alpha_of(info) if encoding.has_alpha else None
+    if alpha is None and encoding.has_alpha:
+        alpha = _alpha_of(info)
     return VideoWriter(path, info, rate, encoding, scratch, alpha)
 
 

@@ -98,7 +98,8 @@ class VideoWriter(FrameWriter):
         if av.VideoFormat(encoding.pixel_format).is_rgb:
             self._color = replace(info.color, matrix=0, range=2)
         elif info.color.matrix == 0:
-            self._color = replace(info.color, matrix=1, range=1)
+            # RGB has no matrix; it gets that of its primaries.
+            self._color = replace(info.color, matrix=9 if info.color.primaries == 9 else 1, range=1)
         elif encoding.name == "prores":  # has no full range
             self._color = replace(info.color, range=1)
         self._time_base = 1 / self._fps

@@ -1,6 +1,7 @@
 """Inpaint Video: files in, files out, and what belongs to them."""
 
 import dataclasses
+import struct
 from fractions import Fraction
 
 import av
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from combcn_core import InpaintConfig, inpaint_file
+from combcn_core.clips.frames import ColorTags
 from combcn_core.clips.video import ClipInfo, open_reader, open_writer
 from combcn_core.demo import load_demo
 
@@ -188,3 +190,60 @@ def test_trimmed_video(server, client, folder, tmp_path, window, masked):
     codec, rate, num_frames, sounds = streams(server.base / "temp" / shown["filename"])
     assert (codec, rate, num_frames) == ("h264", RATE, stop - start + 1)
     assert 0 < sounds[0] < streams(folder / "source.mp4")[3][0]
+
+
+def test_hdr_in_is_hdr_out(server, client, folder):
+    color = ColorTags(matrix=9, range=1, primaries=9, transfer=16)  # BT.2020, PQ
+    clip = load_demo(FRAMES, HEIGHT)
+    info = ClipInfo(WIDTH, HEIGHT, RATE, dtype=np.dtype(np.uint16), color=color)
+    with open_writer(folder / "hdr.mov", info) as writer:
+        for frame in clip.images:
+            writer.write(frame.astype(np.uint16) * 257)
+    prompt = graph(mask=["mask", 0])
+    prompt["source"]["inputs"]["file"] = "hdr.mov"
+
+    run = client.run(prompt)
+
+    assert run.succeeded, run.error
+    for path in (
+        server.base / "temp" / run.outputs["node"]["images"][0]["filename"],
+        server.base / "output" / run.outputs["saved"]["images"][0]["filename"],
+    ):
+        with av.open(str(path)) as container:
+            context = container.streams.video[0].codec_context
+            assert (context.color_primaries, context.color_trc, context.colorspace) == (9, 16, 9)
+            assert container.streams.video[0].format.components[0].bits == 10
+
+
+def turn(source, target):
+    """Write an mp4 with a display matrix: a quarter turn, as of a telephone held upright."""
+    one = 1 << 16
+    identity = struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
+    data = bytearray(source.read_bytes())
+    at = data.index(identity, data.index(b"tkhd"))
+    data[at : at + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 0, 0, 1 << 30)
+    target.write_bytes(data)
+
+
+def test_masks_fit_a_turned_video_or_the_sentence_says_why_not(server, client, folder):
+    turn(folder / "source.mp4", folder / "turned.mp4")
+    lying = np.load(folder / "video_mask.npy")
+    np.save(folder / "upright.npy", np.ascontiguousarray(np.rot90(lying, -1, axes=(1, 2))))
+    prompt = graph(mask=["mask", 0])
+    prompt["source"]["inputs"]["file"] = "turned.mp4"
+    prompt["parts"] = {"class_type": "GetVideoComponents", "inputs": {"video": ["source", 0]}}
+    save = {"value": ["parts", 0], "name": "parts"}
+    prompt["frames"] = {"class_type": "Probe_Save", "inputs": save}
+
+    # As the video is shown; newer versions of ComfyUI give its components like that, too.
+    prompt["mask"]["inputs"]["name"] = "upright"
+    run = client.run(prompt)
+    assert run.succeeded, run.error
+    shown = server.base / "temp" / run.outputs["node"]["images"][0]["filename"]
+    assert read(shown).shape[1:3] == (WIDTH, HEIGHT)
+
+    # As this one gives them: a mask of these frames does not fit.
+    assert np.load(server.base / "output" / "parts.npy").shape[1:3] == (HEIGHT, WIDTH)
+    prompt["mask"]["inputs"]["name"] = "video_mask"
+    error = client.run(prompt).error
+    assert "as its rotation tag has it shown, which is a quarter turn; rotate the mask" in error
