@@ -6,6 +6,7 @@ Positions are x, y in pixels, the centre of the first pixel is 0, 0.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias, overload
 
@@ -241,6 +242,63 @@ class PackedMasks(Sequence[Any]):
         return self._masks[place].whole()
 
 
+class Decoded:
+    """A frame as its file holds it. RGB is made of it when that is first asked for, and kept."""
+
+    shape: tuple[int, int, int]  # of its pixels
+    dtype: np.dtype[Any]
+
+    def to_pixels(self) -> Pixels:
+        """Convert the whole frame."""
+        raise NotImplementedError
+
+    def to_small(self, width: int, height: int) -> Pixels:
+        """The frame at a size not larger than its own, without making it whole."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def pixels(self) -> Pixels:
+        return self.to_pixels()
+
+
+Stored: TypeAlias = Pixels | Decoded
+
+
+def pixels_of(frame: Stored) -> Pixels:
+    """A frame as (H, W, 3) RGB, however it is stored."""
+    return frame.pixels if isinstance(frame, Decoded) else frame
+
+
+class Filled(NamedTuple):
+    """A frame with the pixels of its hole replaced, and all others as they are stored."""
+
+    frame: Stored
+    hole: PackedMask
+    values: Pixels  # (N, 3), of the N pixels of the hole, row by row
+
+    @classmethod
+    def of(cls, frame: Stored) -> Filled:
+        """A frame without a hole."""
+        hole = PackedMask((frame.shape[0], frame.shape[1]), None, 0, np.zeros(0, np.uint8))
+        return cls(frame, hole, np.zeros((0, 3), frame.dtype))
+
+    def whole(self) -> Pixels:
+        """(H, W, 3) RGB; not a copy where there is no hole."""
+        pixels = pixels_of(self.frame)
+        if self.hole.box is None:
+            return pixels
+        result = pixels.copy()
+        result[self.hole.whole()] = self.values
+        return result
+
+    def crop(self, box: Box) -> Pixels:
+        """A copy of what a box shows that holds all of the hole."""
+        assert self.hole.box is None or covers(box, self.hole.box)
+        result = crop(pixels_of(self.frame), box).copy()
+        result[crop(self.hole.whole(), box)] = self.values
+        return result
+
+
 class Patch(NamedTuple):
     """A frame with a part of it replaced; the frame itself is not copied.
 
@@ -248,26 +306,29 @@ class Patch(NamedTuple):
     before: `sample` reads the one or the other.
     """
 
-    frame: Pixels
+    frame: Stored
     box: Box
     part: Pixels  # what the box shows
 
     @classmethod
-    def of(cls, frame: Pixels) -> Patch:
+    def of(cls, frame: Stored) -> Patch:
         """A frame with nothing replaced."""
-        return cls(frame, Box(0, 0, 0, 0), frame[:0, :0])
+        return cls(frame, Box(0, 0, 0, 0), np.zeros((0, 0, 3), frame.dtype))
 
     def whole(self) -> Pixels:
         """The frame as it is now; not a copy where nothing was replaced."""
+        pixels = pixels_of(self.frame)
         if not self.part.size:
-            return self.frame
-        result = self.frame.copy()
+            return pixels
+        result = pixels.copy()
         crop(result, self.box)[:] = self.part
         return result
 
     def crop(self, box: Box) -> Pixels:
         """A copy of what a box shows."""
-        result = crop(self.frame, box).copy()
+        if self.part.size and covers(self.box, box):
+            return crop(self.part, moved_box(box, self.box)).copy()
+        result = crop(pixels_of(self.frame), box).copy()
         top, left = max(box.top, self.box.top), max(box.left, self.box.left)
         bottom, right = min(box.bottom, self.box.bottom), min(box.right, self.box.right)
         if top < bottom and left < right:
@@ -285,11 +346,11 @@ class Patch(NamedTuple):
         near &= (y <= bottom - 5) | (bottom == height)
         near &= (x <= right - 5) | (right == width)
         if not (self.part.size and near.any()):
-            return sample(self.frame, x, y, interpolation)
+            return sample(pixels_of(self.frame), x, y, interpolation)
         shifted = x - np.float32(left), y - np.float32(top)
         if near.all():
             return sample(self.part, *shifted, interpolation)
-        values = sample(self.frame, x, y, interpolation)
+        values = sample(pixels_of(self.frame), x, y, interpolation)
         values[near] = sample(self.part, shifted[0][near], shifted[1][near], interpolation)
         return values
 

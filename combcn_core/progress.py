@@ -63,6 +63,10 @@ class Stages:
             now = Progress(stage, min(whole, 1.0), self.frames, self.num_frames, picture)
             self._on_progress(now)
 
+    @property
+    def is_watched(self) -> bool:
+        return self._on_progress is not None
+
     def tell(self, stage: str) -> Tell:
         """For work that is this stage."""
         return lambda share, picture: self(stage, share, picture)

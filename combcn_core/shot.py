@@ -26,15 +26,18 @@ from combcn_core.fill.cuts import find_shots
 from combcn_core.fill.grain import add_grain
 from combcn_core.fill.window import KEY_STEP, Memo, Window
 from combcn_core.pixels import (
+    Filled,
     Mask,
     PackedMask,
     Patch,
     Pixels,
+    Stored,
     crop,
     crop_box,
     feather_mask,
     find_box,
     from_unit,
+    pixels_of,
     to_unit,
 )
 from combcn_core.progress import Tell, part_of
@@ -85,7 +88,7 @@ class InpaintConfig:
 class SegmentResult:
     """Output frames of a segment, in the source's type, and what was done for them."""
 
-    frames: list[Pixels]
+    frames: list[Filled]
     seconds: dict[str, float] = field(default_factory=dict)
     hole_pixels: int = 0
     propagated_pixels: int = 0
@@ -157,7 +160,7 @@ def inpaint_with_rest(
         )
     frames, hole_list = to_arrays(images), list(holes.numpy(force=True))
     inpainter = ShotInpainter(config, model)
-    done: list[Pixels] = []
+    done: list[Filled] = []
     rest: list[Mask] = []
     for segment, shot_start in _plan(frames, config.segment_frames, inpainter.halo):
         window = slice(segment.read_start, segment.read_stop)
@@ -167,7 +170,8 @@ def inpaint_with_rest(
         )
         rest += [seen.rest[t].whole() for t in range(segment.start, segment.stop)]
         done += inpainter.restore(seen, tell=part_of(part, 0.7, 1)).frames
-    result = torch.where(holes[..., None], to_tensor(done, images), images)
+    whole = [frame.whole() for frame in done]
+    result = torch.where(holes[..., None], to_tensor(whole, images), images)
     return result, torch.from_numpy(np.stack(rest)).to(images.device)
 
 
@@ -266,7 +270,7 @@ class ShotInpainter:
 
     def run(
         self,
-        frames: Sequence[Pixels],
+        frames: Sequence[Stored],
         masks: Sequence[Mask],
         segment: Segment,
         shot_start: int,
@@ -287,7 +291,7 @@ class ShotInpainter:
 
     def look(
         self,
-        frames: Sequence[Pixels],
+        frames: Sequence[Stored],
         masks: Sequence[Mask],
         segment: Segment,
         shot_start: int,
@@ -377,7 +381,7 @@ class ShotInpainter:
                     frame = add_grain(frame, seen.rest[t].whole(), hole, t)
                 result.frames.append(_put_back(frame, hole, config.feather_pixels))
         if tell is not None:
-            tell(1, result.frames[-1])
+            tell(1, result.frames[-1].whole())
         return result
 
     def _paint(self, seen: Seen, span: range, tell: Tell | None) -> dict[int, Patch]:
@@ -387,22 +391,21 @@ class ShotInpainter:
         return paint_rest(self.model, seen.filled, seen.rest, span, tell)
 
 
-def _put_back(frame: Patch, hole: Mask, feather_pixels: int) -> Pixels:
+def _put_back(frame: Patch, hole: Mask, feather_pixels: int) -> Filled:
     """Composite: the source outside the hole, bit for bit."""
     source = frame.frame
     box = find_box(hole)
     if box is None:
-        return source
+        return Filled.of(source)
     # Feathering weighs by the distance from the hole's edge, which the box must show.
     box = crop_box(box, 1, 1, *hole.shape)
-    filled, own, inside = frame.crop(box), crop(source, box), crop(hole, box)
+    filled, inside = frame.crop(box), crop(hole, box)
     if feather_pixels:
+        own = crop(pixels_of(source), box)
         share = feather_mask(inside, feather_pixels)[..., None]
         mixed = to_unit(filled) * share + to_unit(own) * (1 - share)
         filled = from_unit(mixed, source.dtype)
-    result = source.copy()
-    crop(result, box)[inside] = filled[inside]
-    return result
+    return Filled(source, PackedMask.of(hole), filled[inside])
 
 
 def _plan(frames: Sequence[Pixels], length: int, halo: int) -> Iterator[tuple[Segment, int]]:

@@ -371,7 +371,7 @@ def test_frames_are_let_go_of_where_nothing_is_to_be_done(later_frames, tmp_path
         nonlocal most
         for frame in read(*args, **options):
             alive[:] = [dead for dead in alive if dead() is not None]
-            alive.append(weakref.ref(frame.pixels))
+            alive.append(weakref.ref(frame.picture))
             most = max(most, len(alive))
             yield frame
             del frame
@@ -596,8 +596,10 @@ def test_written_file_is_what_is_checked(tmp_path, monkeypatch):
 
     def spoil(*arguments, **options):
         result = restore(*arguments, **options)
-        result.frames[2] = result.frames[2].copy()
-        result.frames[2][0, :7] ^= 1
+        frame = result.frames[2]
+        pixels = frame.frame.copy()
+        pixels[0, :7] ^= 1
+        result.frames[2] = frame._replace(frame=pixels)
         return result
 
     monkeypatch.setattr(ShotInpainter, "restore", spoil)

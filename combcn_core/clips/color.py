@@ -36,7 +36,7 @@ _KR_KB = {  # H.273 matrix -> weights of red and blue in luma
 _PLANAR_TWINS = {"nv12": "yuv420p", "yuyv422": "yuv422p", "uyvy422": "yuv422p"}
 
 
-def _weights(color: ColorTags, width: int, height: int) -> tuple[float, float]:
+def _weights(color: ColorTags, height: int, width: int) -> tuple[float, float]:
     matrix = color.matrix
     if matrix == 2:
         matrix = 1 if width > 1024 or height > 576 else 5
@@ -79,10 +79,19 @@ def _rgb_to_yuv(
     return matrix * np.array([[luma], [chroma], [chroma]]), offset
 
 
-def _yuv_to_pixels(yuv: NDArray[Any], color: ColorTags, bits: int, dtype: np.dtype[Any]) -> Pixels:
-    """Convert (H, W, 3) YUV, codes in the top bits of 16, to RGB of `dtype`."""
-    height, width = yuv.shape[:2]
-    forward, offset = _rgb_to_yuv(_weights(color, width, height), color.range == 2, bits)
+def yuv_to_pixels(
+    yuv: NDArray[Any],
+    color: ColorTags,
+    bits: int,
+    dtype: np.dtype[Any],
+    size: tuple[int, int],
+) -> Pixels:
+    """Convert (H, W, 3) YUV, codes in the top bits of 16, to RGB of `dtype`.
+
+    Args:
+        size: (height, width) of the whole frame, which decides where the tags do not.
+    """
+    forward, offset = _rgb_to_yuv(_weights(color, *size), color.range == 2, bits)
     inverse = np.linalg.inv(forward)
     # 8 bits: eight more below them, and one half for the shift to round.
     scale, half = (65535.0, 0.0) if dtype == np.uint16 else (255 * 256.0, 128.0)
@@ -92,10 +101,11 @@ def _yuv_to_pixels(yuv: NDArray[Any], color: ColorTags, bits: int, dtype: np.dty
     return rgb if dtype == np.uint16 else (rgb >> 8).astype(np.uint8)
 
 
-def _pixels_to_yuv(pixels: Pixels, color: ColorTags, bits: int) -> NDArray[Any]:
+def _pixels_to_yuv(
+    pixels: Pixels, color: ColorTags, bits: int, size: tuple[int, int]
+) -> NDArray[Any]:
     """Convert RGB to (H, W, 3) YUV, scaled as codes in the top bits of 16 but not yet rounded."""
-    height, width = pixels.shape[:2]
-    matrix, offset = _rgb_to_yuv(_weights(color, width, height), color.range == 2, bits)
+    matrix, offset = _rgb_to_yuv(_weights(color, *size), color.range == 2, bits)
     affine = np.column_stack([matrix / np.iinfo(pixels.dtype).max, offset])
     return cv2.transform(pixels.astype(np.uint16), affine)
 
@@ -151,7 +161,7 @@ def downsample_chroma(
     return chroma
 
 
-def _plane_rows(plane: VideoPlane, dtype: np.dtype[Any]) -> NDArray[Any]:
+def plane_rows(plane: VideoPlane, dtype: np.dtype[Any]) -> NDArray[Any]:
     """A plane as a writable (rows, line size) view."""
     return np.frombuffer(memoryview(plane), dtype).reshape(plane.height, -1)
 
@@ -176,7 +186,7 @@ def frame_to_pixels(frame: VideoFrame, color: ColorTags, reformatter: VideoRefor
         bits = 8 if bits <= 8 else 16
         frame = reformatter.reformat(frame, format=twin)
     codes = [
-        _plane_rows(plane, np.dtype(np.uint8 if bits <= 8 else "<u2"))[:, : plane.width]
+        plane_rows(plane, np.dtype(np.uint8 if bits <= 8 else "<u2"))[:, : plane.width]
         for plane in frame.planes[:3]  # a fourth is alpha
     ]
     if planar_rgb:
@@ -189,7 +199,21 @@ def frame_to_pixels(frame: VideoFrame, color: ColorTags, reformatter: VideoRefor
     height, width = luma.shape
     fields = frame.interlaced_frame
     chroma = [upsample_chroma(plane, height, width, fields) for plane in chroma]
-    return _yuv_to_pixels(cv2.merge([luma, *chroma]), color, bits, dtype)
+    return yuv_to_pixels(cv2.merge([luma, *chroma]), color, bits, dtype, (height, width))
+
+
+def pixels_to_planes(
+    pixels: Pixels,
+    color: ColorTags,
+    bits: int,
+    chroma_size: tuple[int, int],
+    has_fields: bool,
+    size: tuple[int, int],
+) -> list[NDArray[Any]]:
+    """Convert RGB to codes of luma and, of (rows, columns), of chroma; `size` as above."""
+    luma, *chroma = cv2.split(_pixels_to_yuv(pixels, color, bits, size))
+    chroma = [downsample_chroma(plane, *chroma_size, has_fields) for plane in chroma]
+    return [_quantize(plane, bits) for plane in (luma, *chroma)]
 
 
 def pixels_to_frame(
@@ -216,16 +240,14 @@ def pixels_to_frame(
         planes += [] if alpha is None else [alpha]
     else:
         bits = frame.format.components[0].bits
-        rows, columns = frame.planes[1].height, frame.planes[1].width
-        luma, *chroma = cv2.split(_pixels_to_yuv(pixels, color, bits))
-        chroma = [downsample_chroma(plane, rows, columns, has_fields) for plane in chroma]
-        planes = [_quantize(plane, bits) for plane in (luma, *chroma)]
+        chroma_size = frame.planes[1].height, frame.planes[1].width
+        planes = pixels_to_planes(pixels, color, bits, chroma_size, has_fields, (height, width))
         if alpha is not None:
             share = alpha * ((2**bits - 1) / np.iinfo(alpha.dtype).max)
             planes.append(np.rint(share).astype(planes[0].dtype))
         frame.colorspace, frame.color_range = color.matrix, color.range
     for plane, values in zip(frame.planes, planes, strict=True):
-        _plane_rows(plane, values.dtype)[:, : values.shape[1]] = values
+        plane_rows(plane, values.dtype)[:, : values.shape[1]] = values
     return frame
 
 

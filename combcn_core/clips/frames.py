@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from combcn_core.pixels import Filled, Stored, pixels_of
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -31,12 +33,17 @@ Mask: TypeAlias = NDArray[np.bool_]  # (H, W), True inside the hole
 class Frame:
     """One frame of a clip."""
 
-    pixels: Pixels  # C-contiguous
+    picture: Stored
     index: int  # in the source, from 0
     pts: int | None  # in ClipInfo.time_base; None where the source has no time stamps
     name: str  # of the image file without its ending; of a video, the index in six digits
     # (H, W, C), all that an image file shows, bit for bit, where that is more than `pixels`
     stored: NDArray[Any] | None = None
+
+    @property
+    def pixels(self) -> Pixels:
+        """(H, W, 3) RGB, C-contiguous."""
+        return pixels_of(self.picture)
 
 
 class MasteringDisplay(NamedTuple):
@@ -176,11 +183,14 @@ class FrameWriter:
                 f"output {path} cannot be written ({error.strerror}); give a place that can be."
             ) from error
 
-    def write(self, pixels: Pixels, pts: int | None = None, name: str | None = None) -> None:
+    def write(
+        self, pixels: Pixels | Filled, pts: int | None = None, name: str | None = None
+    ) -> None:
         """Add one frame.
 
         Args:
-            pixels: (H, W, 3) RGB of the clip's size and dtype.
+            pixels: (H, W, 3) RGB of the clip's size and dtype; or a frame of the source with its
+                hole filled, whose other pixels are written as they were decoded where that can be.
             pts: in `info.time_base`. Used at a variable rate only, where the default is the time
                 of the source's frame; at a constant rate frames follow each other.
             name: of an image, without ending; the default is that of the source's frame.
@@ -190,14 +200,18 @@ class FrameWriter:
         """
         info = self._info
         shape = (info.height, info.width, 3)
-        if pixels.shape != shape or pixels.dtype != info.dtype:
+        given = pixels.frame if isinstance(pixels, Filled) else pixels
+        if given.shape != shape or given.dtype != info.dtype:
             raise ValueError(
-                f"frame {self._count} is {pixels.shape} {pixels.dtype} but the clip is {shape} "
+                f"frame {self._count} is {given.shape} {given.dtype} but the clip is {shape} "
                 f"{info.dtype}; convert it before writing."
             )
         if info.num_frames is not None and self._count >= info.num_frames:
             raise ValueError(f"the clip has {info.num_frames} frames; write no more than those.")
-        self._write(np.ascontiguousarray(pixels), pts, name)
+        if isinstance(pixels, Filled):
+            self._write_filled(pixels, pts, name)
+        else:
+            self._write(np.ascontiguousarray(pixels), pts, name)
         self._count += 1
 
     def close(self) -> None:
@@ -246,6 +260,9 @@ class FrameWriter:
 
     def _write(self, pixels: Pixels, pts: int | None, name: str | None) -> None:
         raise NotImplementedError
+
+    def _write_filled(self, frame: Filled, pts: int | None, name: str | None) -> None:
+        self._write(frame.whole(), pts, name)
 
     def _finish(self) -> None:
         pass

@@ -22,7 +22,11 @@ from combcn_core.clips.frames import (
     Pixels,
     select_frames,
 )
+from combcn_core.clips.planes import Planes
 from combcn_core.clips.scan import scan_video
+from combcn_core.pixels import Stored, pixels_of
+
+_AS_STORED = (1, 0, 0, 1)  # an orientation that changes nothing
 
 
 def _upright(pixels: Pixels, orientation: tuple[int, int, int, int]) -> Pixels:
@@ -90,9 +94,9 @@ class VideoReader(FrameReader):
                 if num_yielded == 0 and start is not None and index > first:
                     break  # a stream that is refreshed bit by bit shows nothing at first
                 if index >= first:
-                    pixels = self._pixels(frame, index, reformatter)
-                    stored = self._rgba(pixels, frame) if self._with_alpha else None
-                    yield Frame(pixels, index, frame.pts, f"{index:06d}", stored)
+                    picture = self._picture(frame, index, reformatter)
+                    stored = self._rgba(picture, frame) if self._with_alpha else None
+                    yield Frame(picture, index, frame.pts, f"{index:06d}", stored)
                     num_yielded += 1
             if num_yielded:
                 break
@@ -123,20 +127,24 @@ class VideoReader(FrameReader):
             if decoder.damaged and not self._allow_truncated:
                 raise damage_error(self._path, index + 1, scan.num_stated, decoder.change)
 
-    def _rgba(self, pixels: Pixels, frame: VideoFrame) -> Pixels | None:
+    def _rgba(self, picture: Stored, frame: VideoFrame) -> Pixels | None:
         """Pixels with the alpha of their frame; None where it has none."""
         if not has_alpha(frame):
             return None
-        packed = "rgba" if pixels.dtype == np.uint8 else "rgba64le"
+        packed = "rgba" if picture.dtype == np.uint8 else "rgba64le"
         alpha = frame.reformat(format=packed).to_ndarray()[..., 3]
-        return np.dstack([pixels, _upright(alpha, self._scan.orientation)])
+        return np.dstack([pixels_of(picture), _upright(alpha, self._scan.orientation)])
 
-    def _pixels(self, frame: VideoFrame, index: int, reformatter: VideoReformatter) -> Pixels:
-        pixels = frame_to_pixels(frame, self.info.color, reformatter)
-        pixels = _upright(pixels, self._scan.orientation)
+    def _picture(self, frame: VideoFrame, index: int, reformatter: VideoReformatter) -> Stored:
+        picture: Stored
+        if self._scan.orientation == _AS_STORED and Planes.fits(frame):
+            picture = Planes(frame, self.info.color)
+        else:
+            pixels = frame_to_pixels(frame, self.info.color, reformatter)
+            picture = _upright(pixels, self._scan.orientation)
         shape = (self.info.height, self.info.width, 3)
-        if pixels.shape != shape or pixels.dtype != self.info.dtype:
+        if picture.shape != shape or picture.dtype != self.info.dtype:
             first = f"{self.info.width}x{self.info.height} {self.info.dtype}"
-            later = f"{pixels.shape[1]}x{pixels.shape[0]} {pixels.dtype} from frame {index} on"
+            later = f"{picture.shape[1]}x{picture.shape[0]} {picture.dtype} from frame {index} on"
             raise damage_error(self._path, 0, 0, f"{first}, but {later}")
-        return pixels
+        return picture

@@ -30,8 +30,10 @@ from combcn_core.clips.frames import (
     Pixels,
 )
 from combcn_core.clips.hdr import header_with, stream_of
+from combcn_core.clips.planes import Planes
 from combcn_core.clips.timecode import shift_timecode
 from combcn_core.clips.tracks import Tracks
+from combcn_core.pixels import Filled
 
 # Other tags make the MP4 muxer drop them, or write all tags in a form that fewer players read.
 # fmt: off
@@ -187,13 +189,22 @@ class VideoWriter(FrameWriter):
         return tags
 
     def _write(self, pixels: Pixels, pts: int | None, name: str | None) -> None:
+        alpha = None if self._alpha is None else self._alpha.next()
+        form, has_fields = self._encoding.pixel_format, bool(self._info.field_order)
+        self._encode(pixels_to_frame(pixels, form, self._color, has_fields, alpha), pts)
+
+    def _write_filled(self, frame: Filled, pts: int | None, name: str | None) -> None:
+        planes, form = frame.frame, self._encoding.pixel_format
+        if isinstance(planes, Planes) and planes.is_ready_for(form, self._color):
+            self._encode(planes.filled(frame, self._color, bool(self._info.field_order)), pts)
+            planes.release()
+        else:
+            super()._write_filled(frame, pts, name)
+
+    def _encode(self, frame: VideoFrame, pts: int | None) -> None:
         info = self._info
         if self._count == 0:
             self._tell_losses()
-        alpha = None if self._alpha is None else self._alpha.next()
-        frame = pixels_to_frame(
-            pixels, self._encoding.pixel_format, self._color, bool(info.field_order), alpha
-        )
         frame.time_base = self._time_base
         frame.pts = self._count
         if info.pts is not None:

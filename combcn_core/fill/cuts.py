@@ -10,17 +10,21 @@ import numpy as np
 
 from combcn_core.fill.motion import dense_flow, trusted_flow
 from combcn_core.fill.threads import one_thread
-from combcn_core.pixels import Array, Pixels, to_unit
+from combcn_core.pixels import Array, Decoded, Pixels, Stored, to_unit
 
 CUT_AGREEMENT, CUT_HISTOGRAM = 0.25, 0.5
 
 
-def is_cut(previous: Pixels, frame: Pixels) -> bool:
+def is_cut(previous: Stored, frame: Stored) -> bool:
     """Whether a new shot begins between two frames.
 
     A cut changes the colours and leaves hardly a pixel whose flow forward and backward agrees.
     """
-    small = [_thumbnail(image) for image in (previous, frame)]
+    return is_cut_between(thumbnail(previous), thumbnail(frame))
+
+
+def is_cut_between(*small: Array) -> bool:
+    """`is_cut`, of two thumbnails."""
     histograms = []
     for image in small:
         counts = cv2.calcHist([image], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3)
@@ -36,13 +40,18 @@ def is_cut(previous: Pixels, frame: Pixels) -> bool:
 
 def find_shots(frames: Sequence[Pixels]) -> list[tuple[int, int]]:
     """First frame and last + 1 of every shot."""
-    cuts = [t for t, pair in enumerate(pairwise(frames), 1) if is_cut(*pair)]
+    small = map(thumbnail, frames)
+    cuts = [t for t, pair in enumerate(pairwise(small), 1) if is_cut_between(*pair)]
     return list(pairwise([0, *cuts, len(frames)]))
 
 
-def _thumbnail(frame: Pixels) -> Array:
+def thumbnail(frame: Stored) -> Array:
+    """A frame as `is_cut_between` compares it, (h, w, 3) uint8."""
     height, width = frame.shape[:2]
     scale = max(1.0, max(height, width) / 160)
     size = (max(1, round(width / scale)), max(1, round(height / scale)))
-    small = to_unit(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
+    if isinstance(frame, Decoded):
+        small = to_unit(frame.to_small(*size))
+    else:
+        small = to_unit(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
     return np.rint(np.clip(small, 0, 1) * 255).astype(np.uint8)

@@ -8,7 +8,7 @@ import numpy as np
 
 from combcn_core.fill.choose import error_unit
 from combcn_core.fill.trace import RING_PIXELS, Trace
-from combcn_core.pixels import Array, Mask, Pixels, dilate, to_unit
+from combcn_core.pixels import Array, Box, Mask, Pixels, crop, dilate, to_unit
 
 DRIFT_PIXELS = 0.5  # over many frames, the camera stands still if their motions add up to no more
 STEADY_LOG_GAIN = 0.12  # and their light, if it has not become so much brighter or darker
@@ -26,13 +26,15 @@ class Plate:
     Frames come and go one by one; sums are of whole numbers, so they do not depend on the order.
     """
 
-    def __init__(self, show: Callable[[int], tuple[Pixels, Mask]]) -> None:
+    def __init__(self, show: Callable[[int], tuple[Pixels, Mask]], box: Box) -> None:
         """Hold nothing.
 
         Args:
             show: gives a frame and its hole; twice, once as it comes and once as it goes.
+            box: of the frame, that holds all that the plate will be asked for.
         """
         self._show = show
+        self._box = box
         self._held: set[int] = set()
 
     def look(self, frames: range) -> None:
@@ -40,9 +42,10 @@ class Plate:
         if self._held.isdisjoint(frames):
             first, _ = self._show(frames[0])
             self._held, self._dtype = set(), first.dtype
-            self._sum = np.zeros(first.shape, np.int64)
-            self._squares = np.zeros(first.shape, np.int64)
-            self._count = np.zeros(first.shape[:2], np.int32)
+            height, width = self._box.height, self._box.width
+            self._sum = np.zeros((height, width, 3), np.int64)
+            self._squares = np.zeros((height, width, 3), np.int64)
+            self._count = np.zeros((height, width), np.int32)
         for t in self._held.difference(frames):
             self._add(*self._show(t), -1)
         for t in frames:
@@ -51,6 +54,7 @@ class Plate:
         self._held = set(frames)
 
     def _add(self, frame: Pixels, hole: Mask, sign: int) -> None:
+        frame, hole = crop(frame, self._box), crop(hole, self._box)
         if np.issubdtype(frame.dtype, np.integer):
             counted = frame.astype(np.int64)
         else:
@@ -65,11 +69,12 @@ class Plate:
         """What the plate shows of a hole and of the ring around it, as `merge` takes it: traces and
         their colours."""
         rows, columns = np.nonzero(dilate(hole, RING_PIXELS))
+        here = rows - self._box.top, columns - self._box.left
         is_integer = np.issubdtype(self._dtype, np.integer)
         full = np.iinfo(self._dtype).max if is_integer else PLATE_STEPS
-        count = self._count[rows, columns]
-        colors = self._sum[rows, columns] / (np.maximum(count, 1)[:, None] * np.float64(full))
-        squares = self._squares[rows, columns] / (np.maximum(count, 1)[:, None] * full**2.0)
+        count = self._count[here]
+        colors = self._sum[here] / (np.maximum(count, 1)[:, None] * np.float64(full))
+        squares = self._squares[here] / (np.maximum(count, 1)[:, None] * full**2.0)
         spread = np.sqrt(np.maximum((squares - colors**2).mean(-1), 0))
         noise = min(1.5 * np.quantile(spread, 0.25), MAX_NOISE) if len(spread) else 0.0
         error = PLATE_ERROR + PLATE_SPREAD_ERROR * np.maximum(spread - noise, 0)

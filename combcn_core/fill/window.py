@@ -25,8 +25,19 @@ from combcn_core.fill.plate import DRIFT_PIXELS, STEADY_LOG_GAIN, Plate
 from combcn_core.fill.register import Small, Target, homography_of
 from combcn_core.fill.smooth import fill_quickly, fill_smoothly
 from combcn_core.fill.threads import one_thread, parallel
-from combcn_core.fill.trace import Nearness, Trace, gather, trace
-from combcn_core.pixels import Array, Box, Mask, PackedMask, Patch, Pixels
+from combcn_core.fill.trace import RING_PIXELS, Nearness, Trace, gather, trace
+from combcn_core.pixels import (
+    Array,
+    Box,
+    Mask,
+    PackedMask,
+    Patch,
+    Pixels,
+    Stored,
+    crop_box,
+    find_box,
+    pixels_of,
+)
 from combcn_core.progress import Tell, follow, part_of
 
 KEY_STEP = 8  # frames between two fills of what was never seen; between them it is carried along
@@ -62,7 +73,7 @@ class Window:
         self.reach = reach
         self.memo = memo
         self.start = 0
-        self.frames: Sequence[Pixels] = []
+        self.frames: Sequence[Stored] = []
         self.masks: Sequence[Mask] = []
         self._wanted = (0, 0)
         # The same threads throughout: memory that new ones would take is not given back.
@@ -100,7 +111,11 @@ class Window:
         return self.start + len(self.frames)
 
     def frame(self, t: int) -> Pixels:
-        return self.frames[t - self.start]
+        return pixels_of(self.frames[t - self.start])
+
+    def patch(self, t: int) -> Patch:
+        """A frame with nothing replaced; it may not have been converted yet."""
+        return Patch.of(self.frames[t - self.start])
 
     def mask(self, t: int) -> Mask:
         return self.masks[t - self.start]
@@ -108,13 +123,13 @@ class Window:
     def slide(
         self,
         start: int,
-        frames: Sequence[Pixels],
+        frames: Sequence[Stored],
         masks: Sequence[Mask],
         wanted_start: int,
         wanted_stop: int,
     ) -> None:
         """Look at other frames; what is known of the motion between those that stay is kept."""
-        same = self.start <= start < self.stop and self.frame(start) is frames[0]
+        same = self.start <= start < self.stop and self.frames[start - self.start] is frames[0]
         if not same:
             for kept in self._kept:
                 kept.clear()
@@ -194,7 +209,7 @@ class Window:
     def unfilled(self, start: int, stop: int) -> dict[int, tuple[Patch, PackedMask]]:
         """Frames as they are, and all of their holes."""
         span = range(start, stop)
-        return {t: (Patch.of(self.frame(t)), PackedMask.of(self.mask(t))) for t in span}
+        return {t: (self.patch(t), PackedMask.of(self.mask(t))) for t in span}
 
     def propagated(
         self, start: int, stop: int, shot_start: int, tell: Tell | None = None
@@ -252,7 +267,7 @@ class Window:
             self._propagated.update(zip(wanted, done, strict=True))
 
     def _fill_quickly(self, t: int) -> Patch:
-        return fill_quickly(Patch.of(self.frame(t)), self.mask(t))
+        return fill_quickly(self.patch(t), self.mask(t))
 
     def _fill(
         self, t: int, paths: Sequence[Trace], plate: tuple[Trace, Array] | None
@@ -260,7 +275,7 @@ class Window:
         """A frame filled with what traces, a plate and the key frames nearby show of its hole."""
         mask = self.mask(t)
         if not mask.any():
-            return Patch.of(self.frame(t)), PackedMask.of(mask)
+            return self.patch(t), PackedMask.of(mask)
         limit = MAX_ERROR * error_unit(mask)
         found = [path.within(limit) for path in paths]
         colors = [gather(path, self._readable, self._log_gains(t, path)) for path in found]
@@ -281,7 +296,7 @@ class Window:
             nearness.append(self._near(path))
             colors.append(gather(path, self._readable, gains) + offset)
             fades.append(1 - abs(key.number - t) / KEY_STEP)
-        filled, remaining = merge(Patch.of(self.frame(t)), mask, found, colors, fades, nearness)
+        filled, remaining = merge(self.patch(t), mask, found, colors, fades, nearness)
         return filled, PackedMask.of(remaining)
 
     def _near(self, path: Trace) -> Array:
@@ -400,13 +415,22 @@ class Window:
 
     def _plates(self, start: int, stop: int) -> Iterator[tuple[int, tuple[Trace, Array]]]:
         """What a still camera shows of the holes of frames start to stop - 1 within reach."""
-        plate = Plate(lambda t: (self.frame(t), self.mask(t)))
+        plate: Plate | None = None
         for t in range(start, stop):
             low = self._stands_still(t, -1, max(self.start, t - self.reach))
             high = self._stands_still(t, 1, min(self.stop - 1, t + self.reach))
             if high > low and self.mask(t).any():
+                plate = plate or self._plate(start, stop)
                 plate.look(range(low, high + 1))
                 yield t, plate.sight(self.mask(t))
+
+    def _plate(self, start: int, stop: int) -> Plate:
+        """An empty one, for the holes of frames start to stop - 1 and the rings around them."""
+        holes = [box for t in range(start, stop) if (box := find_box(self.mask(t))) is not None]
+        tops, lefts, bottoms, rights = zip(*holes, strict=True)
+        union = Box(min(tops), min(lefts), max(bottoms), max(rights))
+        box = crop_box(union, RING_PIXELS, 1, *self.mask(start).shape)
+        return Plate(lambda t: (self.frame(t), self.mask(t)), box)
 
     def _stands_still(self, t: int, step: int, last: int) -> int:
         """The farthest frame towards `last` until which camera and light stay as they are at t."""

@@ -32,7 +32,7 @@ from combcn_core.clips.video import (
     open_reader,
     open_writer,
 )
-from combcn_core.fill.cuts import is_cut
+from combcn_core.fill.cuts import is_cut_between, thumbnail
 from combcn_core.memory import peak_memory_bytes
 from combcn_core.progress import OnProgress, Stages, Tell
 from combcn_core.shot import InpaintConfig
@@ -223,8 +223,9 @@ def list_segments(
     )  # fmt: skip
     clip = run.clip
     with clip.open_frames(clip.start, clip.stop) as pictures:
-        pairs = enumerate(pairwise(pictures), clip.start + 1)
-        cuts = [here for here, (a, b) in pairs if is_cut(a.pixels, b.pixels)]
+        small = (thumbnail(frame.picture) for frame in pictures)
+        pairs = enumerate(pairwise(small), clip.start + 1)
+        cuts = [here for here, pair in pairs if is_cut_between(*pair)]
     assert clip.info.indices is not None
     numbers = clip.info.indices
     return [

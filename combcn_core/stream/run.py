@@ -16,7 +16,7 @@ from combcn_core.clips.video import (
     Pixels,
 )
 from combcn_core.memory import GIB, is_out_of_memory
-from combcn_core.pixels import PackedMasks
+from combcn_core.pixels import Filled
 from combcn_core.progress import Stages, Tell, part_of
 from combcn_core.shot import InpaintConfig, Seen, SegmentResult, ShotInpainter
 from combcn_core.stream.overlap import ahead
@@ -115,7 +115,7 @@ class Filling:
         self._lock = threading.Lock()
         self._warned = False
 
-    def fill(self, jobs: Iterator[Job], stages: Stages) -> Generator[list[Pixels], None, None]:
+    def fill(self, jobs: Iterator[Job], stages: Stages) -> Generator[list[Filled], None, None]:
         """Yield the output frames of each segment."""
         stages("reading")
         if not self._inpainter.on_gpu:  # on a CPU, both would fight for the cores
@@ -150,7 +150,7 @@ class Filling:
         outputs = job.outputs
         if not any(frame.hole.num_pixels for frame in outputs):
             self._inpainter.leave(job.segment)
-            return _Look(done=SegmentResult([frame.pixels for frame in outputs]))
+            return _Look(done=SegmentResult([Filled.of(frame.picture) for frame in outputs]))
         if all(frame.hole.num_pixels == math.prod(frame.hole.shape) for frame in job.window):
             raise ValueError(
                 f"mask covers the whole frame in frames {job.segment.start} to "
@@ -163,8 +163,8 @@ class Filling:
             digests = {frame.position: frame.digest for frame in job.window}
             key = self._store.key(job.segment, job.shot_start, digests.values())
             self._store.work.show(digests, job.shot_start)
-            holes = PackedMasks([frame.hole for frame in outputs])
-            found = self._store.find(key, [frame.pixels for frame in outputs], holes)
+            holes = [frame.hole for frame in outputs]
+            found = self._store.find(key, [frame.picture for frame in outputs], holes)
             if found is not None:
                 self._inpainter.leave(job.segment)
                 return _Look(done=found, resumed=True)
@@ -185,7 +185,7 @@ class Filling:
             *self._look_at(second, part_of(tell, 0.5, 1)),
         ]
 
-    def _finish(self, job: Job, look: _Look, stages: Stages) -> list[Pixels]:
+    def _finish(self, job: Job, look: _Look, stages: Stages) -> list[Filled]:
         part = part_of(stages.tell("filling"), *job.shares)
         outputs = job.outputs
         stages("finding motion", job.shares[1])  # or what was found of it before
@@ -203,10 +203,9 @@ class Filling:
             )
             if self._store is not None and look.key is not None:
                 with self._tally.stage("keep"):
-                    holes = PackedMasks([frame.hole for frame in outputs])
-                    self._store.keep(look.key, result, holes)
+                    self._store.keep(look.key, result)
                     self._store.work.forget(job.segment.stop - self._inpainter.halo)
-        stages("filling", job.shares[1], result.frames[-1])
+        stages("filling", job.shares[1], result.frames[-1].whole() if stages.is_watched else None)
         self._tally.add(result)
         self._tally.resumed_frames += len(outputs) if look.resumed else 0
         return result.frames

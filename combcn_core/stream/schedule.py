@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from combcn_core.clips.frames import Mask
-from combcn_core.clips.video import (
-    Pixels,
-)
 from combcn_core.memory import GIB, available_memory_bytes, peak_memory_bytes
-from combcn_core.pixels import PackedMask, PackedMasks
+from combcn_core.pixels import PackedMask, PackedMasks, Stored
 from combcn_core.segments import Segment, plan_shot
 from combcn_core.shot import InpaintConfig, ShotInpainter
 from combcn_core.stream.memory import LEAST_NETWORK_BYTES, NETWORK_BYTES, Work
@@ -38,10 +35,10 @@ class Job(NamedTuple):
         return self.window[first : first + self.segment.num_frames]
 
     @property
-    def inputs(self) -> tuple[list[Pixels], Sequence[Mask], Segment, int]:
+    def inputs(self) -> tuple[list[Stored], Sequence[Mask], Segment, int]:
         """As `ShotInpainter` takes them."""
         return (
-            [frame.pixels for frame in self.window],
+            [frame.picture for frame in self.window],
             PackedMasks([frame.hole for frame in self.window]),
             self.segment,
             self.shot_start,

@@ -21,9 +21,9 @@ from combcn_core.clips.video import (
     Pixels,
     open_reader,
 )
-from combcn_core.fill.cuts import is_cut
+from combcn_core.fill.cuts import is_cut_between, thumbnail
 from combcn_core.fill.follow import follow
-from combcn_core.pixels import PackedMask, grow_mask
+from combcn_core.pixels import Array, PackedMask, Stored, grow_mask, pixels_of
 from combcn_core.progress import Stages, Tell, part_of
 from combcn_core.shadows import Small, find_effects
 from combcn_core.stream.store import digest_frame
@@ -53,7 +53,7 @@ class SourceFrame(NamedTuple):
 
     position: int
     starts_shot: bool
-    pixels: Pixels  # a reference in place
+    picture: Stored  # a reference in place
     hole: PackedMask  # grown, and empty where there is a reference
     reference_pixels: int
     digest: bytes = b""  # where segments are kept; see `SegmentStore`
@@ -239,8 +239,8 @@ def _shot_start(position: int, open_frames: Callable[[int, int], FrameReader]) -
     while position > 0:
         begin = max(position - _STRIDE_BACK, 0)
         with open_frames(begin, position + 1) as frames:
-            pairs = enumerate(pairwise(frames), begin + 1)
-            cuts = [here for here, (a, b) in pairs if is_cut(a.pixels, b.pixels)]
+            pairs = enumerate(pairwise(thumbnail(frame.picture) for frame in frames), begin + 1)
+            cuts = [here for here, pair in pairs if is_cut_between(*pair)]
         if cuts:
             return cuts[-1]
         position = begin
@@ -256,18 +256,18 @@ def read_frames(
         clip.open_masks(frames.info) as masks,
     ):
         holes = grown_masks(masks, grow_pixels)
-        previous: Pixels | None = None
+        previous: Array | None = None
         for position, (frame, hole) in enumerate(zip(frames, holes, strict=True), clip.read_start):
-            source, reference_pixels = frame.pixels, 0
-            starts_shot = previous is not None and is_cut(previous, source)
-            previous = pixels = source
+            picture, small, reference_pixels = frame.picture, thumbnail(frame.picture), 0
+            starts_shot = previous is not None and is_cut_between(previous, small)
+            previous = small
             if frame.index in references:
                 plate = _read_plate(references[frame.index], clip.whole)
-                pixels = np.where(hole.whole()[..., None], plate, source)
+                picture = np.where(hole.whole()[..., None], plate, frame.pixels)
                 reference_pixels = hole.num_pixels
                 hole = PackedMask.of(np.zeros(hole.shape, bool))
-            digest = digest_frame(pixels, hole.whole()) if digests else b""
-            yield SourceFrame(position, starts_shot, pixels, hole, reference_pixels, digest)
+            digest = digest_frame(pixels_of(picture), hole.whole()) if digests else b""
+            yield SourceFrame(position, starts_shot, picture, hole, reference_pixels, digest)
 
 
 def grown_masks(masks: Iterable[Mask], pixels: int) -> Iterator[PackedMask]:

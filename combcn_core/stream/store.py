@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from combcn_core.atomic import write_bytes
-from combcn_core.pixels import Array, Mask, Pixels
+from combcn_core.pixels import Array, Filled, Mask, PackedMask, Pixels, Stored
 from combcn_core.segments import Segment
 from combcn_core.shot import InpaintConfig, SegmentResult
 from combcn_core.stream.work import WorkStore
@@ -90,14 +90,14 @@ class SegmentStore:
         return digest.hexdigest()
 
     def find(
-        self, key: str, sources: Sequence[Pixels], holes: Sequence[Mask]
+        self, key: str, sources: Sequence[Stored], holes: Sequence[PackedMask]
     ) -> SegmentResult | None:
         """A segment that was kept; None if there is none, or what is there is damaged.
 
         Args:
             key: see `key`.
-            sources: the source frames to be filled, (H, W, 3) each.
-            holes: theirs, (H, W).
+            sources: the source frames to be filled.
+            holes: theirs.
         """
         path = self._path(key)
         if not path.is_file():
@@ -111,20 +111,17 @@ class SegmentStore:
         text = about.get("counts", "")
         if _digest(text, known) != about.get("sha256"):
             return None
-        values = np.split(known, np.cumsum([np.count_nonzero(hole) for hole in holes])[:-1])
-        frames = [source.copy() for source in sources]
-        for frame, hole, value in zip(frames, holes, values, strict=True):
-            frame[hole] = value
+        values = np.split(known, np.cumsum([hole.num_pixels for hole in holes])[:-1])
+        frames = [Filled(*parts) for parts in zip(sources, holes, values, strict=True)]
         return SegmentResult(frames, {}, **json.loads(text))
 
-    def keep(self, key: str, result: SegmentResult, holes: Sequence[Mask]) -> None:
+    def keep(self, key: str, result: SegmentResult) -> None:
         """Write a segment; whole or not at all.
 
         Raises:
             OSError: the disk refuses.
         """
-        pairs = zip(result.frames, holes, strict=True)
-        values = np.concatenate([frame[hole] for frame, hole in pairs])
+        values = np.concatenate([frame.values for frame in result.frames])
         counts: dict[str, Any] = {
             "hole_pixels": result.hole_pixels,
             "propagated_pixels": result.propagated_pixels,
