@@ -70,11 +70,9 @@ class Work(NamedTuple):
         propagation += sources * small * (3 + 12 // 3) + filled // KEY_STEP * 12 * cut
         texture = self.searches * 250 * cut  # the crop at several sizes, and its patches
         return (
-            # RGB, and samples of YUV as decoded, with one of chroma for four pixels.
-            window
-            * (
-                frame + frame // 2 + self.box_pixels // 8 + 2 * 6 * grid
-            )  # masks in bits, flow in 16
+            # RGB, and the samples as decoded, with chroma for four pixels at a time.
+            window * (frame + frame // 2)
+            + window * (self.box_pixels // 8 + 2 * 6 * grid)  # masks in bits, flow in 16
             + max(flow, propagation + max(texture, self.network_bytes))
             + (2 * QUEUE_FRAMES + CODEC_FRAMES) * frame
             + length * 3 * self.itemsize * self.hole_pixels
