@@ -327,7 +327,7 @@ def test_memory_limit_shortens_segments_only(two_shots, tmp_path, monkeypatch):
     paths = (folder / "frames", folder / "masks", tmp_path / "result")
     ample = inpaint_file(*paths, config=SHORT_REACH, memory_limit_gib=64)
     assert ample.settings["segment_frames"] == 32
-    limit = (ample.forecast_memory_bytes - 100_000) / 2**30
+    limit = (ample.forecast_memory_bytes - 5_000) / 2**30
     shutil.rmtree(tmp_path / "result")
     report = inpaint_file(*paths, config=SHORT_REACH, memory_limit_gib=limit)
     assert 1 <= report.settings["segment_frames"] < 32
@@ -634,9 +634,9 @@ def test_report_adds_up_and_survives_json(tmp_path):
     stages = dict(report.seconds)
     total = stages.pop("total")
     assert {"read", "write", "check", "flow"} <= stages.keys()
-    # Reading and writing have their own threads.
+    # Reading and writing have their own threads; opening is none of the stages.
     beside = stages["read"] + stages["write"]
-    assert 0.8 * total < sum(stages.values()) <= total + beside + 0.1
+    assert 0.5 * total < sum(stages.values()) <= total + beside + 0.1
     assert report.peak_memory_bytes > 50e6
     report.save(tmp_path / "report.json")
     saved = json.loads((tmp_path / "report.json").read_text())
