@@ -20,7 +20,7 @@ from .sockets import from_pictures, to_images, to_masks, to_pictures
 
 MAX_RESULTS = 4
 LINE_SHARE = 0.12  # of a panel: labels are read in a small node
-PLAYER_SHARE = 12  # of the width of a video: the height of a browser's buttons
+PLAYER_SHARE = 8  # of the width of a video: the height of a browser's buttons
 MEASURES: Mapping[str, Callable[[Tensor, Tensor, Tensor], float]] = {
     "hole l1": metrics.l1,
     "hole PSNR": metrics.hole_psnr,

