@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
     from combcn_core.networks.inference import InferenceModel, Model
 
+FEW_FRAMES = 4  # filled too on each side, which may be enough where few are wanted
+
 
 @dataclass(frozen=True)
 class InpaintConfig:
@@ -223,6 +225,8 @@ class ShotInpainter:
             self._networks_context = context_frames(self.model.config)
             self._networks_multiple = run_multiple(self.model.config)
         self._window = Window(config.reach)
+        # Few frames are wanted in all: those around them are filled no farther than is needed.
+        self.wants_few = False
 
     @property
     def _carry(self) -> tuple[int, int]:
@@ -299,10 +303,29 @@ class ShotInpainter:
         tell: Tell | None = None,
     ) -> Seen:
         """What needs no networks; arguments as for `run`. In the order of the segments."""
-        config, window = self.config, self._window
         seconds: dict[str, float] = {}
+        sparing = self.wants_few and not self._carry[1]
+        for context in (FEW_FRAMES, self.context) if sparing else (self.context,):
+            seen = self._look(frames, masks, segment, shot_start, context, seconds, tell)
+            if seen.texture is None or seen.texture.all_end:
+                break
+        self.leave(segment)
+        return seen
+
+    def _look(
+        self,
+        frames: Sequence[Pixels],
+        masks: Sequence[Mask],
+        segment: Segment,
+        shot_start: int,
+        context: int,
+        seconds: dict[str, float],
+        tell: Tell | None,
+    ) -> Seen:
+        """With so many frames on each side filled too."""
+        config, window = self.config, self._window
         low, high = segment.read_start, segment.read_stop
-        context, margin = self.context, self._carry[1]
+        margin = self._carry[1]
         start, stop = max(low, segment.start - context), min(high, segment.stop + context)
         start -= (start - shot_start) % self._networks_multiple
 
@@ -324,7 +347,7 @@ class ShotInpainter:
         if config.unseen == "texture":
             with _timed(seconds, "texture"):
                 texture = find_ways(window, given, segment.start, segment.stop, shot_start)
-        seen = Seen(
+        return Seen(
             segment,
             filled,
             {t: given[t][1] for t in filled},
@@ -333,8 +356,6 @@ class ShotInpainter:
             window.textures,
             seconds,
         )
-        self.leave(segment)
-        return seen
 
     def leave(self, segment: Segment) -> None:
         """Let go of what the segments after this one do not need.

@@ -448,10 +448,11 @@ def test_much_that_no_frame_shows_is_said_with_what_helps(folder, capfd):
 def test_few_frames_say_what_they_cost(folder, capfd):
     arguments = ("clip.mkv", "--mask", "mask.png", "--frames", "4-5", "--output")
     assert inpaint(*arguments, "far") == 0
-    assert "12 frames are read for the 2 that are wanted" in (errors := capfd.readouterr().err)
+    assert "12 frames are looked through for the 2 that are" in (errors := capfd.readouterr().err)
+    assert re.search(r"that takes \d+ % of the time of all 12", errors)
     assert "--reach, such as 12" in errors
     assert inpaint(*arguments, "near", "--reach", "1", "--unseen", "smooth") == 0
-    assert "are read for" not in capfd.readouterr().err
+    assert "looked through" not in capfd.readouterr().err
 
 
 def test_weights_run_the_networks(folder, capfd):

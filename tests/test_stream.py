@@ -644,3 +644,32 @@ def test_report_adds_up_and_survives_json(tmp_path):
     assert saved["settings"]["reach"] == 48
     assert [file.name for file in tmp_path.glob("*.part")] == []
     assert Path(saved["settings"]["output"]) == tmp_path / "result"
+
+
+@pytest.mark.parametrize(("reach", "tries"), [(30, 1), (1, 2)])
+def test_few_frames_are_those_of_the_whole_clip(panned, tmp_path, monkeypatch, reach, tries):
+    """Frames around them are filled only as far as what remains in them needs it."""
+    frames, holes, _ = panned(30, height=72, width=100)
+    small = np.zeros_like(holes[0])
+    small[30:38, 40:48] = True
+    for name, pictures in (("frames", frames), ("masks", [small.astype(np.uint8) * 255] * 30)):
+        (tmp_path / name).mkdir()
+        for t, picture in enumerate(pictures):
+            cv2.imwrite(str(tmp_path / name / f"{t:03d}.png"), picture)
+    config = InpaintConfig(reach=reach)
+    inpaint_file(tmp_path / "frames", tmp_path / "masks", tmp_path / "whole", config=config)
+    looked, look = [], ShotInpainter._look
+    monkeypatch.setattr(
+        ShotInpainter,
+        "_look",
+        lambda self, *inputs: looked.append(inputs[4]) or look(self, *inputs),
+    )
+
+    inpaint_file(
+        tmp_path / "frames", tmp_path / "masks", tmp_path / "some", config=config, frames=(13, 15)
+    )
+
+    assert len(looked) == tries
+    for name in ("013.png", "014.png", "015.png"):
+        written = (tmp_path / "some" / name).read_bytes()
+        assert written == (tmp_path / "whole" / name).read_bytes()

@@ -78,6 +78,12 @@ class Ways(NamedTuple):
     keys: frozenset[int]
     shot_start: int
 
+    @property
+    def all_end(self) -> bool:
+        """Whether more known frames would change nothing: each way leads to one of these."""
+        both = (*self.to_anchors.values(), *self.to_keys.values())
+        return all((way.path.source >= 0).all() for some in both for way in some)
+
 
 def find_ways(window: Window, known: Known, start: int, stop: int, shot_start: int) -> Ways | None:
     """The ways of frames start to stop - 1; None where nothing remains to be filled.
