@@ -314,7 +314,7 @@ class ShotInpainter:
 
     def _look(
         self,
-        frames: Sequence[Pixels],
+        frames: Sequence[Stored],
         masks: Sequence[Mask],
         segment: Segment,
         shot_start: int,
