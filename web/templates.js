@@ -1,8 +1,8 @@
-// Titles, descriptions and order for our workflows in the template browser.
+// Titles, descriptions and order of our workflows in the template browser.
 //
-// Of packs the browser shows names of files only, in the order in which the disk has them, but of core's own
-// templates what an index says. Ours join that index, with the texts of locales/*/main.json. Where a front end has none, or
-// one of another shape, they are listed as those of any pack.
+// Of a pack the browser shows the names of files, in the order of the disk, but of core's own templates what
+// an index says. Ours join that index, with the texts of locales/*/main.json. Where a front end has no index,
+// or one of another shape, they are listed as those of any pack.
 import { app } from "../../scripts/app.js";
 
 const PACK = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-2));
@@ -32,8 +32,10 @@ if (getWorkflowTemplates && getCoreWorkflowTemplates) {
 
     api.getCoreWorkflowTemplates = async function (locale) {
         const groups = await getCoreWorkflowTemplates.call(this, locale);
-        if (!isDescribed || groups.some(({ moduleName }) => moduleName === PACK)) return groups;
-        return [...groups, { moduleName: PACK, title: PACK, templates: await describe(locale) }];
+        if (!isDescribed) return groups;
+        // Where a language has no index, it comes from here in English, with ours in it.
+        const others = groups.filter(({ moduleName }) => moduleName !== PACK);
+        return [...others, { moduleName: PACK, title: PACK, templates: await describe(locale) }];
     };
 
     api.getWorkflowTemplates = async function () {

@@ -268,6 +268,8 @@ def test_template_browser_shows_titles_in_order(which, request, tmp_path):
         page.wait_for_timeout(2000)
         cards = page.evaluate(TEMPLATE_CARDS)
         page.screenshot(path=folder / f"templates_{which}.png")
+        page.locator("[data-testid=template-workflow-draw_one_mask]").click()
+        page.wait_for_function("app.graph.nodes.some(({ type }) => type === 'CombCN_FollowMask')")
     finally:
         page.keyboard.press("Escape")
         page.set_viewport_size(before)
@@ -279,6 +281,15 @@ def test_template_browser_shows_titles_in_order(which, request, tmp_path):
         assert titles[name] in text
         assert which == "newest" or lines[name] in text  # its cards have no room for them
     assert [pixels for _, pixels in cards] == [THUMBNAIL_PIXELS] * len(NAMES)
+
+
+@pytest.mark.parametrize("language", ["en", "zh", "fr"])
+def test_template_browser_knows_languages(language, newest):
+    newest.page.evaluate("app.api.getWorkflowTemplates()")
+    groups = newest.page.evaluate("(name) => app.api.getCoreWorkflowTemplates(name)", language)
+    expected = texts("en" if language == "fr" else language)["template"]["CombCN"]
+    assert [entry["title"] for entry in groups[-1]["templates"]] == list(expected.values())
+    assert len([group for group in groups if group["moduleName"] == "ComfyUI-CombCN"]) == 1
 
 
 @pytest.mark.parametrize("which", FRONT_ENDS)
