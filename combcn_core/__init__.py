@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from combcn_core.version import __version__
 
 if TYPE_CHECKING:
-    from combcn_core.clips.masks import MaskConfig
+    from combcn_core.clips.mask_rules import MaskConfig
     from combcn_core.fill.follow import follow_masks
     from combcn_core.masks import composite
     from combcn_core.measure.evaluate import EvaluateConfig, evaluate
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # What is exported, by the module that has it. A module is read when one of its names is asked for,
 # since PyTorch alone takes a second, and files without networks need none.
 _EXPORTS = {
-    "clips.masks": "MaskConfig",
+    "clips.mask_rules": "MaskConfig",
     "fill.follow": "follow_masks",
     "masks": "composite",
     "measure.evaluate": "EvaluateConfig evaluate",

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]  # float32 unless said otherwise
-Mask: TypeAlias = NDArray[np.bool_]
-Pixels: TypeAlias = NDArray[Any]  # uint8, uint16 or float32
+Mask: TypeAlias = NDArray[np.bool_]  # (H, W), True inside the hole
+# (H, W, 3) RGB: uint8, uint16, or float32 (of files encoded by `clips.exr.encode`)
+Pixels: TypeAlias = NDArray[Any]
 
 
 class Box(NamedTuple):

@@ -10,7 +10,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from combcn_core import MaskConfig
-from combcn_core.clips.masks import MissingMasks, read_mask
+from combcn_core.clips.mask_rules import MissingMasks
+from combcn_core.clips.masks import read_mask
 from combcn_core.clips.pictures import outline_mask
 from combcn_core.clips.video import ClipInfo
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from combcn_core.clips.frames import ClipInfo
-from combcn_core.clips.masks import MaskConfig, frame_number, read_mask
+from combcn_core.clips.mask_rules import MaskConfig
+from combcn_core.clips.masks import frame_number, read_mask
 from combcn_core.clips.video import open_reader
 
 HEIGHT, WIDTH, COUNT = 48, 64, 6

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from combcn_core.clips.masks import MaskConfig
+from combcn_core.clips.mask_rules import MaskConfig
 from combcn_core.memory import GIB
 from combcn_core.progress import Progress
 

@@ -16,7 +16,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import arg
 
 from combcn_core.cli.common import RunBar, say, summary
-from combcn_core.clips.video import ClipInfo, Pixels, open_reader, open_writer
+from combcn_core.clips.video import ClipInfo, open_reader, open_writer
+from combcn_core.pixels import Pixels
 
 if TYPE_CHECKING:
     from combcn_core.demo import DemoClip

@@ -15,7 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 from combcn_core.cli.common import RunBar, load_weights, mask_settings, parse_frames, summary
-from combcn_core.clips.masks import MaskConfig
+from combcn_core.clips.mask_rules import MaskConfig
 from combcn_core.clips.video import open_reader
 from combcn_core.shot import InpaintConfig
 

@@ -10,7 +10,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from combcn_core.cli.common import RunBar, mask_settings, parse_frames
-from combcn_core.clips.masks import MaskConfig
+from combcn_core.clips.mask_rules import MaskConfig
 from combcn_core.progress import Progress
 
 

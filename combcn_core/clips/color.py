@@ -13,10 +13,8 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from combcn_core.clips.frames import (
-    ColorTags,
-    Pixels,
-)
+from combcn_core.clips.frames import ColorTags
+from combcn_core.pixels import Pixels
 
 # Colour. swscale is not asked to convert between YUV and RGB: measured, it is off by 0.4% of the
 # range above 8 bits (white of 10 bits becomes 65283 of 65535), takes chroma to lie in different

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from combcn_core.pixels import Filled, Stored, pixels_of
+from combcn_core.pixels import Filled, Pixels, Stored, pixels_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
-# (H, W, 3) RGB: uint8 0..255, uint16 0..65535, or float32 encoded by `exr.encode`
-Pixels: TypeAlias = NDArray[Any]
-Mask: TypeAlias = NDArray[np.bool_]  # (H, W), True inside the hole
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,12 +27,10 @@ from combcn_core.clips.frames import (
     Frame,
     FrameReader,
     FrameWriter,
-    Mask,
-    Pixels,
     check_frame_size,
     select_frames,
 )
-from combcn_core.pixels import differ
+from combcn_core.pixels import Mask, Pixels, differ
 
 log = logging.getLogger("combcn")
 

@@ -16,15 +16,10 @@ from av.video.stream import VideoStream
 
 from combcn_core.clips.color import frame_to_pixels, has_alpha
 from combcn_core.clips.decode import Decoder, damage_error
-from combcn_core.clips.frames import (
-    Frame,
-    FrameReader,
-    Pixels,
-    select_frames,
-)
+from combcn_core.clips.frames import Frame, FrameReader, select_frames
 from combcn_core.clips.planes import Planes
 from combcn_core.clips.scan import scan_video
-from combcn_core.pixels import Stored, pixels_of
+from combcn_core.pixels import Pixels, Stored, pixels_of
 
 _AS_STORED = (1, 0, 0, 1)  # an orientation that changes nothing
 

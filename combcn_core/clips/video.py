@@ -22,7 +22,6 @@ from combcn_core.clips.frames import (
     FrameReader,
     FrameWriter,
     PathLike,
-    Pixels,
 )
 from combcn_core.clips.images import (
     IMAGE_ENDINGS,
@@ -43,7 +42,6 @@ __all__ = [
     "FrameReader",
     "FrameWriter",
     "PathLike",
-    "Pixels",
     "count_frames",
     "open_reader",
     "open_writer",

@@ -21,19 +21,12 @@ from av.video.stream import VideoStream
 
 from combcn_core.clips.color import pixels_to_frame
 from combcn_core.clips.formats import Encoding
-from combcn_core.clips.frames import (
-    OF_THE_DISK,
-    Alpha,
-    ClipInfo,
-    ColorTags,
-    FrameWriter,
-    Pixels,
-)
+from combcn_core.clips.frames import OF_THE_DISK, Alpha, ClipInfo, ColorTags, FrameWriter
 from combcn_core.clips.hdr import header_with, stream_of
 from combcn_core.clips.planes import Planes
 from combcn_core.clips.timecode import shift_timecode
 from combcn_core.clips.tracks import Tracks
-from combcn_core.pixels import Filled
+from combcn_core.pixels import Filled, Pixels
 
 # Other tags make the MP4 muxer drop them, or write all tags in a form that fewer players read.
 # fmt: off

@@ -36,13 +36,13 @@ from combcn_core.clips.pictures import (
     side_by_side,
     xt_slice,
 )
-from combcn_core.clips.video import IMAGE_ENDINGS, VIDEO_ENDINGS, PathLike, Pixels, open_reader
+from combcn_core.clips.video import IMAGE_ENDINGS, VIDEO_ENDINGS, PathLike, open_reader
 from combcn_core.masks import composite, grow
 from combcn_core.measure import metrics
 from combcn_core.measure.scores import Score, ScoreBook, Sheet, write_page
 from combcn_core.networks.inference import InferenceModel, Model, fast_precision
 from combcn_core.networks.layers import CombCN
-from combcn_core.pixels import from_unit, to_unit
+from combcn_core.pixels import Pixels, from_unit, to_unit
 from combcn_core.restore import infer_temporal, upsample_guidance
 from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
 from combcn_core.stages import fill_rest

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from combcn_core.clips.masks import MaskConfig
+from combcn_core.clips.mask_rules import MaskConfig
 from combcn_core.networks import WEIGHTS_FOLDER
 from combcn_core.progress import OnProgress, Progress
 from combcn_core.shot import InpaintConfig

@@ -25,7 +25,7 @@ import numpy as np
 
 from combcn_core.clips.formats import keeps_pixels
 from combcn_core.clips.images import differing
-from combcn_core.clips.masks import MaskConfig
+from combcn_core.clips.mask_rules import MaskConfig
 from combcn_core.clips.video import (
     ClipInfo,
     PathLike,

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 
 from combcn_core.clips.formats import CODECS, CONTAINERS
-from combcn_core.clips.frames import ClipInfo, PathLike, Pixels
+from combcn_core.clips.frames import ClipInfo, PathLike
 from combcn_core.memory import GIB
+from combcn_core.pixels import Pixels
 
 log = logging.getLogger("combcn")
 _HALVES = 6  # CRF by so much more halves a file, about

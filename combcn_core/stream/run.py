@@ -10,13 +10,10 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from combcn_core.clips.masks import MaskConfig
-from combcn_core.clips.video import (
-    PathLike,
-    Pixels,
-)
+from combcn_core.clips.mask_rules import MaskConfig
+from combcn_core.clips.video import PathLike
 from combcn_core.memory import GIB, is_out_of_memory
-from combcn_core.pixels import Filled
+from combcn_core.pixels import Filled, Pixels
 from combcn_core.progress import Stages, Tell, part_of
 from combcn_core.shot import FEW_FRAMES, InpaintConfig, Seen, SegmentResult, ShotInpainter
 from combcn_core.stream.overlap import ahead

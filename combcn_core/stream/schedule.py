@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from combcn_core.clips.frames import Mask
 from combcn_core.memory import GIB, available_memory_bytes, peak_memory_bytes
-from combcn_core.pixels import PackedMask, PackedMasks, Stored
+from combcn_core.pixels import Mask, PackedMask, PackedMasks, Stored
 from combcn_core.segments import Segment, plan_shot
 from combcn_core.shot import InpaintConfig, ShotInpainter
 from combcn_core.stream.memory import LEAST_NETWORK_BYTES, NETWORK_BYTES, Work

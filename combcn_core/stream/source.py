@@ -12,18 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from combcn_core.clips.frames import Mask
-from combcn_core.clips.masks import MaskConfig, MaskReader, keep_masks, read_drawn, read_mask
-from combcn_core.clips.video import (
-    ClipInfo,
-    FrameReader,
-    PathLike,
-    Pixels,
-    open_reader,
-)
+from combcn_core.clips.mask_rules import MaskConfig
+from combcn_core.clips.masks import MaskReader, keep_masks, read_drawn, read_mask
+from combcn_core.clips.video import ClipInfo, FrameReader, PathLike, open_reader
 from combcn_core.fill.cuts import is_cut_between, thumbnail
 from combcn_core.fill.follow import follow
-from combcn_core.pixels import Array, PackedMask, Stored, grow_mask, pixels_of
+from combcn_core.pixels import Array, Mask, PackedMask, Pixels, Stored, grow_mask, pixels_of
 from combcn_core.progress import Stages, Tell, part_of
 from combcn_core.shadows import Small, find_effects
 from combcn_core.stream.store import digest_frame
