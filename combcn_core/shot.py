@@ -9,7 +9,7 @@ where a clip comes as a tensor or networks take part.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -97,6 +97,8 @@ class SegmentResult:
     filled_pixels: int = 0
     network_pixels: int = 0
     synthesized_pixels: int = 0
+    # Pixels that a painted frame shows of the holes of others: {frame: {painted one: pixels}}
+    travelled: dict[int, dict[int, int]] = field(default_factory=dict)
 
     @classmethod
     def joined(cls, parts: Sequence[SegmentResult]) -> SegmentResult:
@@ -109,6 +111,7 @@ class SegmentResult:
             whole.filled_pixels += part.filled_pixels
             whole.network_pixels += part.network_pixels
             whole.synthesized_pixels += part.synthesized_pixels
+            whole.travelled |= part.travelled
             for stage, seconds in part.seconds.items():
                 whole.seconds[stage] = whole.seconds.get(stage, 0.0) + seconds
         return whole
@@ -188,6 +191,7 @@ class Seen(NamedTuple):
         texture: where what no frame shows is to come from, None if it is to stay smooth.
         textures: frames with texture, kept from one segment to the next.
         seconds: by stage.
+        travelled: as in `SegmentResult`.
     """
 
     segment: Segment
@@ -197,6 +201,7 @@ class Seen(NamedTuple):
     texture: Ways | None
     textures: dict[int, Patch]
     seconds: dict[str, float]
+    travelled: dict[int, dict[int, int]]
 
 
 class ShotInpainter:
@@ -253,7 +258,12 @@ class ShotInpainter:
 
     def forget_motion(self) -> None:
         """Let go of what is kept for the next segment."""
-        self._window = Window(self.config.reach, self._window.memo)
+        painted, self._window = self._window.painted, Window(self.config.reach, self._window.memo)
+        self._window.painted = painted
+
+    def show_painted(self, painted: Mapping[int, PackedMask]) -> None:
+        """Say where somebody painted a frame, to learn how far that travels."""
+        self._window.painted = painted
 
     def memorise(self, memo: Memo) -> None:
         """Keep what is found of frames beyond the life of this process, too."""
@@ -347,6 +357,7 @@ class ShotInpainter:
         if config.unseen == "texture":
             with _timed(seconds, "texture"):
                 texture = find_ways(window, given, segment.start, segment.stop, shot_start)
+        span = range(segment.start, segment.stop)
         return Seen(
             segment,
             filled,
@@ -355,6 +366,7 @@ class ShotInpainter:
             texture,
             window.textures,
             seconds,
+            {t: window.travelled[t] for t in span if window.travelled.get(t)},
         )
 
     def leave(self, segment: Segment) -> None:
@@ -368,7 +380,7 @@ class ShotInpainter:
         """The networks, where there are any, and the composite."""
         config, segment, seconds = self.config, seen.segment, seen.seconds
         span = range(segment.start, segment.stop)
-        result = SegmentResult([], seconds)
+        result = SegmentResult([], seconds, travelled=seen.travelled)
         result.hole_pixels = sum(int(hole.sum()) for hole in seen.holes)
         rest_pixels = sum(seen.rest[t].num_pixels for t in span)
         result.propagated_pixels = result.hole_pixels - rest_pixels

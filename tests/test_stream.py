@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 
+from combcn_core.cli.common import summary
 from combcn_core.networks.layers import CombCN, NetworkConfig
 from combcn_core.segments import plan_segments
 from combcn_core.shot import InpaintConfig, ShotInpainter
@@ -474,8 +475,63 @@ def test_reference_stands_in_its_frame_and_spreads_to_others(tmp_path):
     np.testing.assert_array_equal(result[~hole], truth[~hole])
     assert np.abs(result[hole].astype(int) - truth[hole]).mean() < 4
     assert report.reference_pixels == 24 * 20
+    reach = {"frames": 8, "first": 0, "last": 8, "pixels": 8 * 24 * 20}
+    assert report.reference_reach == {4: reach}
     assert report.hole_pixels == 9 * 24 * 20
     assert report.changed_outside_mask == 0
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_report_says_how_far_a_reference_travelled(panned, tmp_path, monkeypatch, resumes):
+    """A painted frame in a colour of its own; where that is seen in others is counted in them."""
+    frames, holes, _ = panned(24, height=72, width=100)
+    write_pngs(tmp_path / "frames", np.stack(frames))
+    (tmp_path / "masks").mkdir()
+    for t, hole in enumerate(holes):
+        cv2.imwrite(str(tmp_path / "masks" / f"{t:03d}.png"), hole.astype(np.uint8) * 255)
+    painted = np.full((72, 100, 3), (255, 0, 255), np.uint8)
+    cv2.imwrite(str(tmp_path / "paint.png"), painted)
+    paths = (tmp_path / "frames", tmp_path / "masks", tmp_path / "result")
+    settings = {
+        "references": {12: tmp_path / "paint.png"},
+        "config": InpaintConfig(reach=4, segment_frames=12, unseen="smooth", match_grain=False),
+    }
+
+    def stop(now):
+        if resumes and now.frames == 14:
+            raise KeyboardInterrupt
+
+    if resumes:
+        with pytest.raises(KeyboardInterrupt):
+            inpaint_file(*paths, **settings, resume=True, progress=stop)
+    report = inpaint_file(*paths, **settings, resume=resumes)
+    assert (report.resumed_frames > 0) == resumes
+    result = read_pngs(tmp_path / "result").astype(int)
+    seen = (np.abs(result - (255, 0, 255)).max(-1) < 60) & np.stack(holes)
+    seen[12] = False
+    reach = report.reference_reach[12]
+    there = np.flatnonzero(seen.sum((1, 2)) > 100)  # fewer are smeared by the smooth fill
+    assert (reach["first"], reach["last"]) == (there[0], there[-1])
+    assert reach["frames"] == len(there)
+    # The smooth fill beside it takes the colour over, too.
+    assert 0.6 * seen.sum() < reach["pixels"] < seen.sum()
+
+
+def test_reference_that_reaches_nothing_is_said_so(tmp_path):
+    """A cut ends the shot, and nothing crosses it."""
+    frames = np.random.default_rng(0).integers(0, 255, (2, HEIGHT, WIDTH, 3), np.uint8)
+    frames[1] = 255 - frames[0] // 8
+    write_pngs(tmp_path / "frames", frames)
+    cv2.imwrite(str(tmp_path / "plate.png"), frames[0])
+    report = inpaint_file(
+        tmp_path / "frames",
+        "20,14,24,20",
+        tmp_path / "result",
+        references={0: tmp_path / "plate.png"},
+    )
+    assert report.reference_reach == {0: {}}
+    line = summary(tmp_path / "result", report)
+    assert "reference 0 reached no other frame (docs/references.md)" in line
 
 
 def test_reference_of_other_depth_is_converted(tmp_path):

@@ -98,6 +98,15 @@ def summary(output: Path, report: Report) -> str:
     }
     shares = [f"{pixels / report.hole_pixels:.1%} {how}" for how, pixels in parts.items() if pixels]
     summary = f"{done}; hole filled {', '.join(shares)}"
+    for number, reach in report.reference_reach.items():
+        if reach:
+            share = reach["pixels"] / report.hole_pixels
+            summary += (
+                f"; reference {number} went on to {reach['frames']} other frames "
+                f"({reach['first']} to {reach['last']}) and fills {share:.1%} of the hole there"
+            )
+        else:
+            summary += f"; reference {number} reached no other frame (docs/references.md)"
     if report.shadow_pixels:
         summary += f"; {report.shadow_pixels / report.frames:.0f} pixels of shadow taken a frame"
     if report.resumed_frames:

@@ -86,6 +86,9 @@ class Window:
         self._keys: dict[int, Key | None] = {}
         self._propagated: dict[int, tuple[Patch, PackedMask]] = {}
         self.textures: dict[int, Patch] = {}  # see `carry`
+        self.painted: Mapping[int, PackedMask] = {}  # where somebody painted a frame
+        # Pixels that a painted frame shows of the holes of others: {frame: {painted one: pixels}}.
+        self.travelled: dict[int, dict[int, int]] = {}
 
     @property
     def _kept(self) -> tuple[dict[int, Any], ...]:
@@ -96,6 +99,7 @@ class Window:
             self._nearness,
             self._keys,
             self._propagated,
+            self.travelled,
         )
 
     def halo(self, propagates: bool) -> int:
@@ -234,9 +238,9 @@ class Window:
         self._keys.update({t: key for t, (key,) in keys.items()})
         lacking = [t for t in near if t not in self._keys]
         sure = [t for t in range(start, stop) if all(abs(t - key) > KEY_STEP for key in lacking)]
-        found: dict[int, tuple[Box, Pixels, PackedMask]] = {}
+        found: dict[int, tuple[Box, Pixels, PackedMask, dict[int, int]]] = {}
         self._recall("fill", [t for t in sure if t not in self._propagated], distance, found)
-        for t, (box, part, remaining) in found.items():
+        for t, (box, part, remaining, self.travelled[t]) in found.items():
             self._propagated[t] = Patch(self.frame(t), box, part), remaining
 
     def _propagate(self, start: int, stop: int, shot_start: int, tell: Tell | None) -> None:
@@ -257,7 +261,7 @@ class Window:
 
             def fill(t: int) -> tuple[Patch, PackedMask]:
                 patch, remaining = self._fill(t, paths[t], plates.get(t))
-                value = patch.box, patch.part, remaining
+                value = patch.box, patch.part, remaining, self.travelled.get(t, {})
                 self._memorise("fill", t, self.halo(True), value)
                 return patch, remaining
 
@@ -297,7 +301,31 @@ class Window:
             colors.append(gather(path, self._readable, gains) + offset)
             fades.append(1 - abs(key.number - t) / KEY_STEP)
         filled, remaining = merge(self.patch(t), mask, found, colors, fades, nearness)
+        if self.painted:
+            traced = [path for path in found if plate is None or path is not plate[0]]
+            self.travelled[t] = self._from_painted(mask & ~remaining, traced)
         return filled, PackedMask.of(remaining)
+
+    def _from_painted(self, filled: Mask, paths: Sequence[Trace]) -> dict[int, int]:
+        """Of the pixels that were filled, those whose surest trace ends in what was painted."""
+        least = np.full(filled.shape, np.inf, np.float32)
+        origin = np.full(filled.shape, -1, np.int32)
+        for path in paths:
+            surer = np.flatnonzero(
+                (path.source >= 0) & (path.error < least[path.rows, path.columns])
+            )
+            ends = np.full(len(surer), -1, np.int32)
+            for number, area in self.painted.items():
+                here = path.source[surer] == number
+                if here.any():
+                    x, y = (np.rint(part[surer][here]).astype(int) for part in (path.x, path.y))
+                    height, width = area.shape
+                    inside = area.whole()[y.clip(0, height - 1), x.clip(0, width - 1)]
+                    ends[here] = np.where(inside, number, -1)
+            least[path.rows[surer], path.columns[surer]] = path.error[surer]
+            origin[path.rows[surer], path.columns[surer]] = ends
+        counts = {number: int(((origin == number) & filled).sum()) for number in self.painted}
+        return {number: count for number, count in counts.items() if count}
 
     def _near(self, path: Trace) -> Array:
         """(N,): how near traces end to the holes there."""

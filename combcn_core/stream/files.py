@@ -13,6 +13,7 @@ unless the source is damaged and read all the same.
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict
@@ -168,6 +169,7 @@ def inpaint_file(
         frames=stages.frames,
         hole_pixels=tally.hole_pixels,
         reference_pixels=tally.reference_pixels,
+        reference_reach={number: _reach(tally, clip, number) for number in references},
         propagated_pixels=tally.propagated_pixels,
         filled_pixels=tally.filled_pixels,
         network_pixels=tally.network_pixels,
@@ -336,6 +338,17 @@ def _weights(
         "checking": checks,
     }
     return {name: _WEIGHTS[name] * has.get(name, True) for name in names}
+
+
+def _reach(tally: Tally, clip: SourceClip, number: int) -> dict[str, int]:
+    """How far a reference travelled, in numbers of frames as in the source."""
+    indices = clip.whole.indices
+    assert indices is not None
+    found = tally.reach_of(bisect_left(indices, number))
+    return {
+        name: indices[value] if name in ("first", "last") else value
+        for name, value in found.items()
+    }
 
 
 def _check_room(

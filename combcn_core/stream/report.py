@@ -31,7 +31,10 @@ class Report:
         version: of CombCN.
         frames: written.
         hole_pixels: in all of them, masks grown; the sum of the next four.
-        reference_pixels: taken from the plates given as references.
+        reference_pixels: taken from the plates given as references, in their own frames.
+        reference_reach: by the frame of a reference, in how many other "frames" its painted area
+            shows most surely what is behind the hole, the "first" and the "last" of them, and how
+            many "pixels" that makes; none of these where it reached none.
         propagated_pixels: seen in other frames and carried over.
         filled_pixels: by the classical fill.
         network_pixels: by the networks.
@@ -52,6 +55,7 @@ class Report:
     frames: int
     hole_pixels: int
     reference_pixels: int
+    reference_reach: dict[int, dict[str, int]]
     propagated_pixels: int
     filled_pixels: int
     network_pixels: int
@@ -78,6 +82,7 @@ class Tally:
         self.propagated_pixels = self.filled_pixels = self.network_pixels = 0
         self.synthesized_pixels = 0
         self.resumed_frames = 0
+        self._travelled: dict[int, dict[int, int]] = {}
         self._seconds: dict[str, float] = defaultdict(float)
         self._start = time.perf_counter()
 
@@ -87,8 +92,17 @@ class Tally:
         self.filled_pixels += result.filled_pixels
         self.network_pixels += result.network_pixels
         self.synthesized_pixels += result.synthesized_pixels
+        self._travelled |= result.travelled
         for stage, seconds in result.seconds.items():
             self._seconds[stage] += seconds
+
+    def reach_of(self, position: int) -> dict[str, int]:
+        """How far the painted area of a frame travelled; positions, see `Report`."""
+        counts = {t: some[position] for t, some in self._travelled.items() if position in some}
+        if not counts:
+            return {}
+        numbers = {"frames": len(counts), "first": min(counts), "last": max(counts)}
+        return {**numbers, "pixels": sum(counts.values())}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

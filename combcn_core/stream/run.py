@@ -171,6 +171,9 @@ class Filling:
                 "from; give a smaller mask, or a picture of the background as reference "
                 "(--reference N=IMAGE)."
             )
+        self._inpainter.show_painted(
+            {frame.position: frame.painted for frame in job.window if frame.painted is not None}
+        )
         key = None
         if self._store is not None:
             digests = {frame.position: frame.digest for frame in job.window}

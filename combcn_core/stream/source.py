@@ -50,6 +50,7 @@ class SourceFrame(NamedTuple):
     picture: Stored  # a reference in place
     hole: PackedMask  # grown, and empty where there is a reference
     reference_pixels: int
+    painted: PackedMask | None = None  # where the reference is
     digest: bytes = b""  # where segments are kept; see `SegmentStore`
 
 
@@ -252,16 +253,17 @@ def read_frames(
         holes = grown_masks(masks, grow_pixels)
         previous: Array | None = None
         for position, (frame, hole) in enumerate(zip(frames, holes, strict=True), clip.read_start):
-            picture, small, reference_pixels = frame.picture, thumbnail(frame.picture), 0
+            picture, small, painted = frame.picture, thumbnail(frame.picture), None
             starts_shot = previous is not None and is_cut_between(previous, small)
             previous = small
             if frame.index in references:
                 plate = _read_plate(references[frame.index], clip.whole)
                 picture = np.where(hole.whole()[..., None], plate, frame.pixels)
-                reference_pixels = hole.num_pixels
+                painted = hole
                 hole = PackedMask.of(np.zeros(hole.shape, bool))
             digest = digest_frame(pixels_of(picture), hole.whole()) if digests else b""
-            yield SourceFrame(position, starts_shot, picture, hole, reference_pixels, digest)
+            pixels = 0 if painted is None else painted.num_pixels
+            yield SourceFrame(position, starts_shot, picture, hole, pixels, painted, digest)
 
 
 def grown_masks(masks: Iterable[Mask], pixels: int) -> Iterator[PackedMask]:

@@ -113,7 +113,9 @@ class SegmentStore:
             return None
         values = np.split(known, np.cumsum([hole.num_pixels for hole in holes])[:-1])
         frames = [Filled(*parts) for parts in zip(sources, holes, values, strict=True)]
-        return SegmentResult(frames, {}, **json.loads(text))
+        counts = json.loads(text)
+        travelled = {t: dict(some) for t, some in counts.pop("travelled")}
+        return SegmentResult(frames, {}, travelled=travelled, **counts)
 
     def keep(self, key: str, result: SegmentResult) -> None:
         """Write a segment; whole or not at all.
@@ -128,6 +130,7 @@ class SegmentStore:
             "filled_pixels": result.filled_pixels,
             "network_pixels": result.network_pixels,
             "synthesized_pixels": result.synthesized_pixels,
+            "travelled": [[t, list(some.items())] for t, some in result.travelled.items()],
         }
         text = json.dumps(counts)
         about = {"counts": text, "sha256": _digest(text, values)}
