@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from combcn_core.fill import window
 from combcn_core.fill.window import Window
 from combcn_core.pixels import Box
 from combcn_core.shot import ShotInpainter
+from combcn_core.stream import schedule
 from combcn_core.stream.store import SegmentStore
 from combcn_core.stream.work import WorkStore
 
@@ -183,6 +185,45 @@ def test_resume_finds_sources_again(panned, tmp_path, monkeypatch):
     run(tmp_path, tmp_path / "out", config=config)
 
     assert read_folder(tmp_path / "out") == read_folder(tmp_path / "whole")
+
+
+def test_result_is_the_same_where_memory_is_short(clip, monkeypatch):
+    """What a machine under load does: segments in parts, other ones in each run."""
+    config = InpaintConfig(segment_frames=13, reach=6)
+    run(clip, clip / "whole", config=config, resume=False)
+    rng = np.random.default_rng(5)
+    parts = []
+
+    def exceeds(budget, job):
+        parts.append(job.segment.num_frames > rng.choice([1, 3, 6, 13]))
+        return parts[-1]
+
+    monkeypatch.setattr(schedule.Budget, "exceeds", exceeds)
+    for stop in (4, 9, 15, 20):
+        with pytest.raises(KeyboardInterrupt):
+            run(clip, clip / "out", config=config, stop_after=stop)
+    run(clip, clip / "out", config=config)
+    assert any(parts)
+    assert read_folder(clip / "out") == read_folder(clip / "whole")
+
+
+def test_sums_of_levels_do_not_depend_on_where_a_window_begins():
+    rng = np.random.default_rng(1)
+    frames = [np.zeros((8, 8, 3), np.uint8)] * 40
+    gains = rng.normal(0, 0.1, (40, 2, 3))
+    held = {}
+    for start in (0, 7):
+        held[start] = Window(4)
+        held[start].slide(start, frames[start:], [frames[0][..., 0] > 0] * (40 - start), start, 40)
+        held[start]._settled = {
+            t: tuple(SimpleNamespace(log_gain=gain) for gain in gains[t]) for t in range(start, 40)
+        }
+        held[start]._sum_brightness()
+    for t in range(7, 40):
+        for other in range(7, 40):
+            first, second = (held[start]._chain_gain(t, other) for start in (0, 7))
+            assert np.array_equal(first, second)
+    np.testing.assert_allclose(held[0]._chain_gain(9, 12), gains[9:12, 0].sum(0), atol=1e-9)
 
 
 def test_resume_does_not_trust_damaged_work(clip, monkeypatch):

@@ -46,6 +46,7 @@ SOURCE_STEP, NEAR_FRAMES = 4, 16
 SURE_ERROR, UNSURE_SHARE = 1.5, 0.01  # a frame wants sources where more of its hole is less sure
 LEAST_SIDE_PIXELS = 64  # smaller frames have no room for features around a hole
 SETTLE_FRAMES = 32  # whose flow is settled at a time; more take more memory and less time
+GAIN_STEPS = 2**40  # in a log gain of 1, where gains are summed up
 PROPAGATE_MARGIN = SETTLE_ROUNDS + 2  # frames beyond `reach` that a propagated frame depends on
 
 
@@ -80,7 +81,7 @@ class Window:
         self.workers = parallel(max(1, min(8, os.cpu_count() or 1)))
         self._raw: dict[int, tuple[Motion, Motion] | None] = {}
         self._settled: dict[int, tuple[Motion | None, Motion | None]] = {}
-        self._brightness: tuple[Array, Array] = (np.zeros((1, 3)), np.zeros((1, 3)))
+        self._brightness: tuple[Array, Array] = (np.zeros((1, 3), np.int64),) * 2
         self._readable: dict[int, Patch] = {}
         self._nearness: dict[int, Nearness] = {}
         self._keys: dict[int, Key | None] = {}
@@ -540,20 +541,23 @@ class Window:
         return paths
 
     def _sum_brightness(self) -> None:
-        """Log levels of the frames held, summed up from frame to frame, forward and backward."""
-        steps = np.zeros((2, len(self.frames), 3))
+        """Log levels of the frames held, summed up from frame to frame, forward and backward.
+
+        In whole numbers: sums are the same whichever frame they begin with.
+        """
+        steps = np.zeros((2, len(self.frames), 3), np.int64)
         for t in range(self.start, self.stop - 1):
             for side, motion in enumerate(
                 (self._settled.get(t, (None, None))[0], self._settled.get(t + 1, (None, None))[1])
             ):
                 if motion is not None:
-                    steps[side, t + 1 - self.start] = motion.log_gain
+                    steps[side, t + 1 - self.start] = np.rint(motion.log_gain * GAIN_STEPS)
         self._brightness = steps[0].cumsum(0), -steps[1].cumsum(0)
 
     def _chain_gain(self, t: int, other: int) -> Array:
         """How much brighter another frame is, summed up over the frames between."""
         levels = self._brightness[0 if other > t else 1]
-        return levels[other - self.start] - levels[t - self.start]
+        return (levels[other - self.start] - levels[t - self.start]) / GAIN_STEPS
 
     def _log_gains(self, t: int, path: Trace, key: Key | None = None) -> dict[int, Array]:
         """How much brighter the sources of a trace are than frame t.
