@@ -18,6 +18,7 @@ import numpy as np
 
 from combcn_core.fill.cuts import is_cut
 from combcn_core.fill.motion import dense_flow
+from combcn_core.fill.smooth import push_pull
 from combcn_core.fill.threads import one_thread
 from combcn_core.pixels import Array, Mask, Pixels, sample, to_unit
 from combcn_core.progress import Tell
@@ -43,9 +44,12 @@ SHADOW_RATIO, SHADOW_TINT, SHADOW_SPREAD = 0.3, 0.5, 0.5
 LEAST_SHADOW_ALONG, SURE_SHADOW_ALONG, SURE_SHADOW_GAP = 0.4, 0.6, 0.1
 LEAST_EXCESS, SURE_EXCESS = 1.5, 4.0  # times the median difference: water differs everywhere
 TOLERANCE_PIXELS = 2  # of the place beside the object
-EDGE_PIXELS = 1  # added around what was found, for soft edges
-LEAST_SHARE = 0.02  # of the object's pixels: less is noise
-SEEN_SHARE = 0.3  # of the surroundings that other frames must show
+EDGE_SHARE = 0.4  # of the difference nearby: less comes from the averaging
+LEAST_SHARE = 1.2  # of the root of the object's pixels: less is noise
+LINK_SHARE = 0.5  # of a part, that the two frames before or after found too
+# Beside the object its shadow is darkest, by so much, and often no other frame shows the ground.
+CONTACT_PIXELS, CONTACT_RATIO = 8, 0.6
+SEEN_SHARE = 0.5  # of the surroundings that other frames must show
 
 
 class TakenShadows(NamedTuple):
@@ -179,12 +183,13 @@ def _belonging(
         for frame, without, where in zip(frames, predicted, sure, strict=True)
     ]
     company = _Company(objects, predicted, [ratio for ratio, _ in ratios], sure, unit)
-    edge = _disk(EDGE_PIXELS * unit)
-    effects = []
+    around = _disk(AREA_PIXELS * unit / 2)
+    weak, strong = np.zeros((2, *objects.shape), bool)
     for number, (ratio, spread) in enumerate(ratios):
         size = np.abs(ratio).max(-1)
         usual = float(np.median(size[sure[number]])) if sure[number].any() else 0.0
         least = max(LEAST_RATIO, LEAST_EXCESS * usual)
+        least = np.maximum(least, EDGE_SHARE * cv2.dilate(size, around))
         rows, columns = np.nonzero(sure[number] & (spread < SPREAD) & (size > least))
         along, in_place = company.judge(number, rows, columns)
         gap = along - in_place
@@ -200,12 +205,39 @@ def _belonging(
             spread[rows, columns] < SHADOW_SPREAD
         )
         is_strong |= shades & (along > SURE_SHADOW_ALONG) & (gap > SURE_SHADOW_GAP)
-        weak, strong = np.zeros((2, *size.shape), bool)
-        weak[rows, columns], strong[rows, columns] = is_weak, is_strong
-        found = _parts(weak, strong, objects[number], unit)
-        grown = cv2.dilate(found.astype(np.uint8), edge) > 0
-        effects.append(grown & looked[number] & ~objects[number])
-    return effects
+        weak[number, rows, columns], strong[number, rows, columns] = is_weak, is_strong
+    found = _parts(weak, strong, objects, company.parts, unit)
+    dark = [_dark_contact(*of, unit) for of in zip(frames, found, objects, strict=True)]
+    order = range(len(found))
+    for step, numbers in ((1, order), (-1, order[::-1])):
+        for number in numbers:
+            seed = found[number] | _from_near(found, company.parts, number, -step)
+            found[number] |= _joined(dark[number], seed, unit)
+    return [part & near & ~mask for part, near, mask in zip(found, looked, objects, strict=True)]
+
+
+def _dark_contact(frame: Array, found: Mask, mask: Mask, unit: float) -> Mask:
+    """Where a shadow may be that lies right beside its object, (H, W).
+
+    It is darkest there and goes where the object goes, so often no other frame shows the ground: it
+    is compared with the ground a little farther off.
+    """
+    light = frame.astype(np.float32) / 255
+    beside = cv2.dilate(mask.astype(np.uint8), _disk(CONTACT_PIXELS * unit)) > 0
+    ground = push_pull(light, (~beside & ~found).astype(np.float32))
+    darker = np.log((ground + DARK) / (cv2.GaussianBlur(light, (0, 0), 1) + DARK))
+    depth = darker.mean(-1)
+    shades = (depth > CONTACT_RATIO) & (np.ptp(darker, axis=-1) < SHADOW_TINT * depth)
+    result: Mask = shades & beside & ~mask
+    return result
+
+
+def _joined(dark: Mask, seed: Mask, unit: float) -> Mask:
+    """Those parts of the dark that touch the seed, (H, W)."""
+    near = cv2.dilate(seed.astype(np.uint8), _disk(TOLERANCE_PIXELS * unit)) > 0
+    labels = cv2.connectedComponents((dark | near).astype(np.uint8))[1]
+    result: Mask = dark & np.isin(labels, np.setdiff1d(labels[near & dark], 0))
+    return result
 
 
 def _evenly_lit(frames: Array, wide: Array) -> Array:
@@ -426,12 +458,74 @@ def _shift(here: Mask, there: Mask) -> tuple[float, float] | None:
     return 2.0 * (x2 + column - left), 2.0 * (y2 + row - top)
 
 
-def _parts(weak: Mask, strong: Mask, mask: Mask, unit: float) -> Mask:
-    """Those parts of the weak that hold a strong pixel and are large enough, without small gaps."""
+def _parts(
+    weak: Array, strong: Array, objects: Array, tracks: Sequence[Array], unit: float
+) -> list[Mask]:
+    """Those parts of the weak that hold a strong pixel, or go on in time from one that does.
+
+    Args:
+        weak, strong, objects: (T, H, W) bool.
+        tracks: see `_tracks`: a part goes on where it keeps its place beside its object.
+        unit: see `ROWS`.
+
+    Returns:
+        (H, W) bool each; small parts are left out, small gaps closed, and those of one frame.
+    """
+    parts = [
+        _large_parts(pixels, sure, LEAST_SHARE * mask.sum() ** 0.5, unit)
+        for pixels, sure, mask in zip(weak, strong, objects, strict=True)
+    ]
+    found = [
+        np.isin(labels, np.setdiff1d(labels[pixels], 0))
+        for labels, pixels in zip(parts, strong, strict=True)
+    ]
+    order = range(len(parts))
+    for step, frames in ((1, order[1:]), (-1, order[-2::-1])):
+        for number in frames:
+            before = _from_near(found, tracks, number, -step)
+            for label in np.setdiff1d(parts[number][before & ~found[number]], 0):
+                part = parts[number] == label
+                if (part & before).sum() >= LINK_SHARE * part.sum():
+                    found[number] |= part
+    return [
+        mask | (_from_near(found, tracks, number, -1) & _from_near(found, tracks, number, 1))
+        for number, mask in enumerate(found)
+    ]
+
+
+def _large_parts(weak: Mask, strong: Mask, least_area: float, unit: float) -> Array:
+    """(H, W): the connected parts numbered from 1, without those that are small.
+
+    Thin ones are noise, but not where they are sure: a car's shadow is a strip under it.
+    """
     closed = cv2.morphologyEx(weak.astype(np.uint8), cv2.MORPH_CLOSE, _disk(2 * unit))
     opened = cv2.morphologyEx(closed, cv2.MORPH_OPEN, _disk(0.7 * unit))
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(opened)
-    holds = np.bincount(labels[strong], minlength=len(stats)) > 0
-    holds &= stats[:, cv2.CC_STAT_AREA] >= LEAST_SHARE * mask.sum()
-    holds[0] = False
-    return holds[labels]
+    near_sure = cv2.dilate(strong.astype(np.uint8), _disk(2 * unit))
+    kept = cv2.bitwise_or(opened, cv2.bitwise_and(closed, near_sure))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(kept)
+    return np.where(stats[labels, cv2.CC_STAT_AREA] >= least_area, labels, 0)
+
+
+def _from_near(found: Sequence[Mask], tracks: Sequence[Array], number: int, step: int) -> Mask:
+    """What the two frames on one side found, where it is in this one."""
+    near = np.zeros_like(found[number])
+    for other in (number + step, number + 2 * step):
+        if 0 <= other < len(found):
+            near |= _carried(found[other], tracks[other], tracks[number])
+    return near
+
+
+def _carried(found: Mask, tracks: Array, to: Array) -> Mask:
+    """What was found for objects in one frame, moved along with them to another."""
+    carried = np.zeros_like(found)
+    if not found.any():
+        return carried
+    owner = np.where(found, _nearest(tracks), 0)
+    for part in np.setdiff1d(owner, 0):
+        shift = _shift(tracks == part, to == part)
+        if shift is not None:
+            matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
+            mine = (owner == part).astype(np.uint8)
+            moved = cv2.warpAffine(mine, matrix, found.shape[::-1], flags=cv2.INTER_NEAREST)
+            carried |= moved > 0
+    return carried

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from combcn_core import cli
-from combcn_core.shadows import SURE_RATIO, Small, _log_ratio, _shift, _tracks, take_shadows
+from combcn_core.shadows import (
+    SURE_RATIO,
+    Small,
+    _log_ratio,
+    _parts,
+    _shift,
+    _tracks,
+    take_shadows,
+)
 
 HEIGHT, WIDTH, COUNT = 120, 180, 20
 
@@ -132,6 +140,25 @@ def test_tracks_keep_the_numbers_of_objects_that_pass_each_other():
     for t in range(8):
         assert tracks[t][10, 8 * t + 5] == tracks[0][10, 5]
         assert tracks[t][35, 65 - 8 * t] == tracks[0][35, 65]
+
+
+def test_what_was_found_in_one_frame_is_followed_along_with_its_object():
+    objects, weak, strong = np.zeros((3, 9, 40, 60), bool)
+    for t in range(9):
+        left = 5 + 4 * t
+        objects[t, 10:20, left : left + 12] = True
+        weak[t, 24:29, left : left + 10] = t != 5  # below it; one frame does not show it
+        weak[t, 2:7, 52:58] = t < 6  # stands still
+    strong[2, 26, 16] = strong[2, 4, 55] = True
+    found = np.stack(_parts(weak, strong, objects, _tracks(objects, 1.0), 1.0))
+    expected = np.zeros_like(found)
+    for t in range(9):
+        expected[t, 24:29, 5 + 4 * t : 15 + 4 * t] = True
+    expected[2, 2:7, 52:58] = True  # what stays behind is not followed
+    inside = np.stack([cv2.erode(frame.astype(np.uint8), np.ones((3, 3))) for frame in expected])
+    outside = np.stack([cv2.dilate(frame.astype(np.uint8), np.ones((5, 5))) for frame in expected])
+    assert found[inside > 0].all()
+    assert not found[outside == 0].any()
 
 
 def test_take_shadows_says_where_the_ground_is_never_seen():
