@@ -314,7 +314,7 @@ def tags(path):
         return context.color_primaries, context.color_trc, context.colorspace, bits
 
 
-@pytest.mark.parametrize("name, transfer", [("HDR", 18), ("HDR PQ", 16)])
+@pytest.mark.parametrize(("name", "transfer"), [("HDR", 18), ("HDR PQ", 16)])
 def test_hdr_components_are_hdr_files(scratch, tmp_path, name, transfer):
     video = components(torch.full((2, HEIGHT, WIDTH, 3), 0.25))
     video.get_color_space = lambda: name
