@@ -49,6 +49,7 @@ LEAST_SHARE = 1.2  # of the root of the object's pixels: less is noise
 LINK_SHARE = 0.5  # of a part, that the two frames before or after found too
 # Beside the object its shadow is darkest, by so much, and often no other frame shows the ground.
 CONTACT_PIXELS, CONTACT_RATIO = 8, 0.6
+TRAIL_FRAMES = 8  # in which what was found is looked for at its place beside the object
 SEEN_SHARE = 0.5  # of the surroundings that other frames must show
 
 
@@ -207,28 +208,46 @@ def _belonging(
         is_strong |= shades & (along > SURE_SHADOW_ALONG) & (gap > SURE_SHADOW_GAP)
         weak[number, rows, columns], strong[number, rows, columns] = is_weak, is_strong
     found = _parts(weak, strong, objects, company.parts, unit)
-    dark = [_dark_contact(*of, unit) for of in zip(frames, found, objects, strict=True)]
     order = range(len(found))
-    for step, numbers in ((1, order), (-1, order[::-1])):
-        for number in numbers:
-            seed = found[number] | _from_near(found, company.parts, number, -step)
-            found[number] |= _joined(dark[number], seed, unit)
+    for numbers in (order, order[::-1]):
+        _follow_the_dark(frames, found, objects, company.parts, numbers, unit)
     return [part & near & ~mask for part, near, mask in zip(found, looked, objects, strict=True)]
 
 
-def _dark_contact(frame: Array, found: Mask, mask: Mask, unit: float) -> Mask:
-    """Where a shadow may be that lies right beside its object, (H, W).
+def _follow_the_dark(
+    frames: Array,
+    found: list[Mask],
+    objects: Array,
+    tracks: Sequence[Array],
+    order: Sequence[int],
+    unit: float,
+) -> None:
+    """Go on with what was found into what is dark beside the object; in place, frame by frame.
 
-    It is darkest there and goes where the object goes, so often no other frame shows the ground: it
-    is compared with the ground a little farther off.
+    A shadow is darkest right beside its object and goes where that goes, so often no other frame
+    shows the ground: it is compared with the ground a little farther off. So is what was found a
+    few frames before, at the same place beside the object.
     """
+    left = np.zeros(objects.shape[1:], np.uint8)  # frames that what was found is still looked for
+    last = order[0]
+    for number in order:
+        left = _carried(left, tracks[last], tracks[number])
+        left -= left > 0
+        beside = cv2.dilate(objects[number].astype(np.uint8), _disk(CONTACT_PIXELS * unit)) > 0
+        near = (beside | (left > 0)) & ~objects[number]
+        dark = near & _darker(frames[number], near | found[number] | objects[number])
+        found[number] |= _joined(dark, found[number] | (left > 0), unit)
+        left[found[number]] = TRAIL_FRAMES
+        last = number
+
+
+def _darker(frame: Array, where: Mask) -> Mask:
+    """What is darker than the ground around a place by as much as a shadow under its object."""
     light = frame.astype(np.float32) / 255
-    beside = cv2.dilate(mask.astype(np.uint8), _disk(CONTACT_PIXELS * unit)) > 0
-    ground = push_pull(light, (~beside & ~found).astype(np.float32))
+    ground = push_pull(light, (~where).astype(np.float32))
     darker = np.log((ground + DARK) / (cv2.GaussianBlur(light, (0, 0), 1) + DARK))
     depth = darker.mean(-1)
-    shades = (depth > CONTACT_RATIO) & (np.ptp(darker, axis=-1) < SHADOW_TINT * depth)
-    result: Mask = shades & beside & ~mask
+    result: Mask = (depth > CONTACT_RATIO) & (np.ptp(darker, axis=-1) < SHADOW_TINT * depth)
     return result
 
 
@@ -511,21 +530,21 @@ def _from_near(found: Sequence[Mask], tracks: Sequence[Array], number: int, step
     near = np.zeros_like(found[number])
     for other in (number + step, number + 2 * step):
         if 0 <= other < len(found):
-            near |= _carried(found[other], tracks[other], tracks[number])
+            near |= _carried(found[other].astype(np.uint8), tracks[other], tracks[number]) > 0
     return near
 
 
-def _carried(found: Mask, tracks: Array, to: Array) -> Mask:
-    """What was found for objects in one frame, moved along with them to another."""
-    carried = np.zeros_like(found)
-    if not found.any():
+def _carried(values: Array, tracks: Array, to: Array) -> Array:
+    """Values beside objects in one frame, (H, W) uint8, moved with them to another; 0 elsewhere."""
+    carried = np.zeros_like(values)
+    if not values.any():
         return carried
-    owner = np.where(found, _nearest(tracks), 0)
+    owner = np.where(values > 0, _nearest(tracks), 0)
     for part in np.setdiff1d(owner, 0):
         shift = _shift(tracks == part, to == part)
         if shift is not None:
             matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
-            mine = (owner == part).astype(np.uint8)
-            moved = cv2.warpAffine(mine, matrix, found.shape[::-1], flags=cv2.INTER_NEAREST)
-            carried |= moved > 0
+            mine = np.where(owner == part, values, np.uint8(0))
+            moved = cv2.warpAffine(mine, matrix, values.shape[::-1], flags=cv2.INTER_NEAREST)
+            carried = np.maximum(carried, moved)
     return carried
