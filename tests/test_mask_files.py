@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -13,7 +14,7 @@ from PIL import Image
 from combcn_core.clips.frames import ClipInfo
 from combcn_core.clips.mask_rules import MaskConfig
 from combcn_core.clips.masks import frame_number, read_mask
-from combcn_core.clips.video import open_reader
+from combcn_core.clips.video import open_reader, open_writer
 
 HEIGHT, WIDTH, COUNT = 48, 64, 6
 INFO = ClipInfo(WIDTH, HEIGHT, None, total_frames=COUNT, indices=range(COUNT))
@@ -472,3 +473,24 @@ def test_mask_arrays_rejects_what_is_none(tmp_path):
     }.items():
         with pytest.raises(ValueError, match=match):
             read_mask(tmp_path / name, INFO)
+
+
+def test_mask_before_stands_in_for_one_that_does_not_decode(tmp_path, caplog):
+    info = ClipInfo(64, 48, Fraction(24))
+    with open_writer(tmp_path / "m.mkv", info) as writer:
+        for t in range(4):
+            picture = np.zeros((48, 64, 3), np.uint8)
+            picture[8 : 20 + t, 10:30] = 255
+            writer.write(picture)
+    with av.open(str(tmp_path / "m.mkv")) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    data = bytearray((tmp_path / "m.mkv").read_bytes())
+    at = data.index(packets[2])
+    data[at + len(packets[2]) // 2] ^= 1  # FFV1 has checksums
+    (tmp_path / "m.mkv").write_bytes(data)
+    clip = replace(info, indices=range(4), total_frames=4)
+    with pytest.raises(ValueError, match="is cut short or damaged"):
+        list(read_mask(tmp_path / "m.mkv", clip))
+    masks = list(read_mask(tmp_path / "m.mkv", clip, allow_truncated=True))
+    assert [int(mask.sum()) // 20 for mask in masks] == [12, 13, 13, 15]
+    assert "3 of 4 frames decode, and the one before stands in" in caplog.text

@@ -226,6 +226,13 @@ def test_sums_of_levels_do_not_depend_on_where_a_window_begins():
     np.testing.assert_allclose(held[0]._chain_gain(9, 12), gains[9:12, 0].sum(0), atol=1e-9)
 
 
+def test_absurd_reach_takes_no_longer(clip):
+    config = InpaintConfig(reach=2**63, segment_frames=13)
+    run(clip, clip / "whole", config=config, resume=False)
+    run(clip, clip / "out", config=config)
+    assert read_folder(clip / "out") == read_folder(clip / "whole")
+
+
 def test_resume_does_not_trust_damaged_work(clip, monkeypatch):
     config = InpaintConfig(segment_frames=NUM_FRAMES, reach=6)
     run(clip, clip / "whole", config=config, resume=False)

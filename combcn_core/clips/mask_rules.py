@@ -94,7 +94,7 @@ class Seen:
             self._largest, self._scale = largest, scale
         self._num_full += int(np.count_nonzero(mask) > _NEARLY_ALL * mask.size)
         if 2 * self._num_full > self._num_frames:
-            _warn_once(
+            warn_once(
                 f"mask {self._path} covers more than {_NEARLY_ALL:.0%} of most frames; if it is "
                 "white on what is to stay, pass --invert-mask."
             )
@@ -167,5 +167,5 @@ def say_once(text: str) -> None:
 
 
 @functools.lru_cache(maxsize=256)
-def _warn_once(text: str) -> None:
+def warn_once(text: str) -> None:
     log.warning("%s", text)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import zipfile
 from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from combcn_core.clips.mask_rules import (
     from_half,
     full_scale,
     say_once,
+    warn_once,
 )
 from combcn_core.clips.video import open_reader
 from combcn_core.pixels import Mask, PackedMask
@@ -173,24 +176,34 @@ class VideoMasks(Masks):
     def __init__(self, path: Path, config: MaskConfig, allow_truncated: bool) -> None:
         super().__init__(path, config)
         self._allow_truncated = allow_truncated
-        total = open_reader(path, allow_truncated=allow_truncated).info.total_frames
-        assert total is not None
-        self._num_frames = total
+        info = open_reader(path, allow_truncated=allow_truncated).info
+        assert info.total_frames is not None
+        assert info.indices is not None
+        self._num_frames, self._indices = info.total_frames, info.indices
+        if len(self._indices) < self._num_frames:
+            warn_once(
+                f"mask {path} is damaged: {len(self._indices)} of {self._num_frames} frames "
+                "decode, and the one before stands in for each of the others."
+            )
 
     def __len__(self) -> int:
         return self._num_frames
 
     def pictures(self, positions: Sequence[int]) -> Iterator[Picture]:
-        wanted = frozenset(positions)
+        # Of a damaged video, the mask before stands in for one that does not decode.
+        places = [max(bisect_right(self._indices, position) - 1, 0) for position in positions]
+        decoded = [self._indices[place] for place in places]
         video = open_reader(
             self.path,
-            frames=(min(wanted), max(wanted)),
+            frames=(min(decoded), max(decoded)),
             allow_truncated=self._allow_truncated,
             with_alpha=True,
         )
+        waiting = deque(decoded)
         with video:
             for frame in video:
-                if frame.index in wanted:
+                while waiting and waiting[0] == frame.index:
+                    waiting.popleft()
                     alpha = None if frame.stored is None else frame.stored[..., 3]
                     yield Picture(frame.pixels, alpha)
 

@@ -91,10 +91,12 @@ class WorkStore:
                 self._paths.pop(name, None)
 
     def _path(self, what: str, t: int, frames: range) -> Path:
-        phase = t - self._shot_start
-        digest = hashlib.sha256(f"{self._context} {what} {phase} {t - frames.start}".encode())
-        for frame in frames:
-            digest.update(self._digests.get(frame, b"none"))
+        shown = self._digests
+        low, high = max(frames.start, min(shown)), min(frames.stop, max(shown) + 1)
+        place = t - self._shot_start, t - low, high - t
+        digest = hashlib.sha256(f"{self._context} {what} {place}".encode())
+        for frame in range(low, high):
+            digest.update(shown[frame])
         path = self._folder / f"{digest.hexdigest()[:32]}.work"
         self._paths[what, t] = path
         return path
