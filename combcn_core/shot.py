@@ -24,6 +24,7 @@ from combcn_core.fill.carry import (
 )
 from combcn_core.fill.cuts import find_shots
 from combcn_core.fill.grain import add_grain
+from combcn_core.fill.threads import one_thread
 from combcn_core.fill.window import KEY_STEP, Memo, Window
 from combcn_core.pixels import (
     Filled,
@@ -408,11 +409,15 @@ class ShotInpainter:
         else:
             result.network_pixels = rest_pixels
         with _timed(seconds, "composite"):
-            for t, hole in zip(span, seen.holes, strict=True):
-                frame = filled[t]
+
+            def composed(t: int) -> Filled:
+                frame, hole = filled[t], seen.holes[t - segment.start]
                 if config.match_grain:
                     frame = add_grain(frame, seen.rest[t].whole(), hole, t)
-                result.frames.append(_put_back(frame, hole, config.feather_pixels))
+                return _put_back(frame, hole, config.feather_pixels)
+
+            with one_thread():
+                result.frames += self._window.workers.map(composed, span)
         if tell is not None:
             tell(1, result.frames[-1].whole())
         return result

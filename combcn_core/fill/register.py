@@ -86,7 +86,9 @@ class Small(NamedTuple):
         colors: Array = to_unit(frame)
         if size != (width, height):
             share = cv2.resize(known, size, interpolation=cv2.INTER_AREA)
-            colors = cv2.resize(weighted(colors, known), size, interpolation=cv2.INTER_AREA)
+            if (box := find_box(mask)) is not None:
+                crop(colors, box)[crop(mask, box)] = 0
+            colors = cv2.resize(colors, size, interpolation=cv2.INTER_AREA)
             colors = weighted(colors, 1 / np.maximum(share, 1e-6))
             known = (share > 1 - 1e-6).astype(np.float32)
         gray = push_pull(cv2.cvtColor(colors, cv2.COLOR_RGB2GRAY)[..., None], known)[..., 0]
