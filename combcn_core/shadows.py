@@ -20,6 +20,7 @@ from combcn_core.fill.cuts import is_cut
 from combcn_core.fill.motion import dense_flow
 from combcn_core.fill.smooth import push_pull
 from combcn_core.fill.threads import one_thread
+from combcn_core.objects import carry_along, disk, nearest_object, shift_between, track_objects
 from combcn_core.pixels import Array, Mask, Pixels, sample, to_unit
 from combcn_core.progress import Tell
 
@@ -184,7 +185,7 @@ def _belonging(
         for frame, without, where in zip(frames, predicted, sure, strict=True)
     ]
     company = _Company(objects, predicted, [ratio for ratio, _ in ratios], sure, unit)
-    around = _disk(AREA_PIXELS * unit / 2)
+    around = disk(AREA_PIXELS * unit / 2)
     weak, strong = np.zeros((2, *objects.shape), bool)
     for number, (ratio, spread) in enumerate(ratios):
         size = np.abs(ratio).max(-1)
@@ -231,9 +232,9 @@ def _follow_the_dark(
     left = np.zeros(objects.shape[1:], np.uint8)  # frames that what was found is still looked for
     last = order[0]
     for number in order:
-        left = _carried(left, tracks[last], tracks[number])
+        left = carry_along(left, tracks[last], tracks[number])
         left -= left > 0
-        beside = cv2.dilate(objects[number].astype(np.uint8), _disk(CONTACT_PIXELS * unit)) > 0
+        beside = cv2.dilate(objects[number].astype(np.uint8), disk(CONTACT_PIXELS * unit)) > 0
         near = (beside | (left > 0)) & ~objects[number]
         dark = near & _darker(frames[number], near | found[number] | objects[number])
         found[number] |= _joined(dark, found[number] | (left > 0), unit)
@@ -253,7 +254,7 @@ def _darker(frame: Array, where: Mask) -> Mask:
 
 def _joined(dark: Mask, seed: Mask, unit: float) -> Mask:
     """Those parts of the dark that touch the seed, (H, W)."""
-    near = cv2.dilate(seed.astype(np.uint8), _disk(TOLERANCE_PIXELS * unit)) > 0
+    near = cv2.dilate(seed.astype(np.uint8), disk(TOLERANCE_PIXELS * unit)) > 0
     labels = cv2.connectedComponents((dark | near).astype(np.uint8))[1]
     result: Mask = dark & np.isin(labels, np.setdiff1d(labels[near & dark], 0))
     return result
@@ -275,11 +276,6 @@ def _evenly_lit(frames: Array, wide: Array) -> Array:
     factors = np.exp(-levels)[:, None, None]
     even = (frames / 255 + DARK) * factors - DARK
     return np.rint(even.clip(0, 1) * 255).astype(np.uint8)
-
-
-def _disk(radius: float) -> Array:
-    side = 2 * max(1, round(radius)) + 1
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
 
 
 def _log_ratio(frame: Array, without: Array, where: Mask, unit: float) -> tuple[Array, Array]:
@@ -325,7 +321,7 @@ class _Company:
         self, objects: Array, predicted: Array, ratios: Sequence[Array], sure: Array, unit: float
     ) -> None:
         self.unit = unit
-        self.parts = _tracks(objects, unit)
+        self.parts = track_objects(objects, unit)
         self.known = [
             np.dstack([ratio, where.astype(np.float32)])
             for ratio, where in zip(ratios, sure, strict=True)
@@ -344,7 +340,7 @@ class _Company:
         """
         here = self.known[number][rows, columns, :3]
         x, y = columns.astype(np.float32), rows.astype(np.float32)
-        owner = _nearest(self.parts[number])[rows, columns]
+        owner = nearest_object(self.parts[number])[rows, columns]
         alike = np.zeros((2, len(x)), np.float32)  # beside the object; below it, if it jumps
         weights = np.zeros((2, len(x)), np.float32)
         in_place, weight_in_place = np.zeros((2, len(x)), np.float32)
@@ -385,7 +381,7 @@ class _Company:
         """How far objects go until another frame, (N, 2), and whether they are there, (N,)."""
         moved, is_there = np.zeros((len(owner), 2), np.float32), np.zeros(len(owner), bool)
         for part in np.unique(owner):
-            shift = _shift(self.parts[number] == part, self.parts[other] == part)
+            shift = shift_between(self.parts[number] == part, self.parts[other] == part)
             if shift is not None:
                 moved[owner == part], is_there[owner == part] = shift, True
         return moved, is_there
@@ -411,72 +407,6 @@ def _likeness(here: Array, there: Array) -> Array:
     return np.clip((here * other).sum(-1) / np.maximum(larger, 1e-6), 0, 1)
 
 
-def _tracks(objects: Array, unit: float) -> list[Array]:
-    """The parts of masks, (H, W) each, with numbers from 1 that they keep from frame to frame."""
-    tracks: list[Array] = []
-    last: dict[int, tuple[Array, float]] = {}  # centre and size, by number
-    count = 0
-    for mask in objects:
-        closed = cv2.dilate(mask.astype(np.uint8), _disk(2 * unit))
-        _, labels, stats, centers = cv2.connectedComponentsWithStats(closed)
-        gaps = []
-        for label in range(1, len(stats)):
-            under = tracks[-1][labels == label] if tracks else labels[:0]
-            overlap = np.bincount(under.ravel(), minlength=count + 1)
-            for number, (center, size) in last.items():
-                larger = max(size, stats[label, cv2.CC_STAT_AREA] ** 0.5)
-                distance = float(np.hypot(*(centers[label] - center)))
-                if overlap[number] or distance < larger:
-                    gaps.append((distance / larger, label, number))
-        numbers = np.zeros(len(stats), np.int32)
-        for _, label, number in sorted(gaps):
-            if numbers[label] == 0 and number not in numbers:
-                numbers[label] = number
-        for label in [label for label in range(1, len(stats)) if numbers[label] == 0]:
-            count += 1
-            numbers[label] = count
-        last = {
-            int(numbers[label]): (centers[label], stats[label, cv2.CC_STAT_AREA] ** 0.5)
-            for label in range(1, len(stats))
-        }
-        tracks.append(numbers[labels])
-    return tracks
-
-
-def _nearest(labels: Array) -> Array:
-    """The label that is nearest to each pixel, (H, W); 0 where there is none at all."""
-    if not labels.any():
-        return labels
-    away = (labels == 0).astype(np.uint8)
-    _, nearest = cv2.distanceTransformWithLabels(
-        away, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    of = np.zeros(nearest.max() + 1, np.int32)
-    of[nearest[away == 0]] = labels[away == 0]
-    return of[nearest]
-
-
-def _shift(here: Mask, there: Mask) -> tuple[float, float] | None:
-    """How far a mask goes, x and y, to cover another one best; None where one is empty.
-
-    Unlike that of their centres it is right where the frame's edge or another object cuts one off.
-    """
-    masks = [mask[::2, ::2] for mask in (here, there)]
-    boxes = [cv2.boundingRect(mask.astype(np.uint8)) for mask in masks]
-    (x, y, width, height), (x2, y2, width2, height2) = boxes
-    if not (width and width2):
-        return None
-    # 1 on the mask, -1 beside it, 0 beyond the frame, where nobody knows.
-    margin = 3
-    columns, rows = width + 2 * margin, height + 2 * margin
-    signed = [np.pad(2 * mask.astype(np.float32) - 1, ((rows,), (columns,))) for mask in masks]
-    left, top = x + columns - margin, y + rows - margin
-    mask = signed[0][top : top + rows, left : left + columns]
-    other = signed[1][y2 : y2 + height2 + 2 * rows, x2 : x2 + width2 + 2 * columns]
-    column, row = cv2.minMaxLoc(cv2.matchTemplate(other, mask, cv2.TM_CCORR))[3]
-    return 2.0 * (x2 + column - left), 2.0 * (y2 + row - top)
-
-
 def _parts(
     weak: Array, strong: Array, objects: Array, tracks: Sequence[Array], unit: float
 ) -> list[Mask]:
@@ -484,7 +414,7 @@ def _parts(
 
     Args:
         weak, strong, objects: (T, H, W) bool.
-        tracks: see `_tracks`: a part goes on where it keeps its place beside its object.
+        tracks: see `track_objects`: a part goes on where it keeps its place beside its object.
         unit: see `ROWS`.
 
     Returns:
@@ -517,9 +447,9 @@ def _large_parts(weak: Mask, strong: Mask, least_area: float, unit: float) -> Ar
 
     Thin ones are noise, but not where they are sure: a car's shadow is a strip under it.
     """
-    closed = cv2.morphologyEx(weak.astype(np.uint8), cv2.MORPH_CLOSE, _disk(2 * unit))
-    opened = cv2.morphologyEx(closed, cv2.MORPH_OPEN, _disk(0.7 * unit))
-    near_sure = cv2.dilate(strong.astype(np.uint8), _disk(2 * unit))
+    closed = cv2.morphologyEx(weak.astype(np.uint8), cv2.MORPH_CLOSE, disk(2 * unit))
+    opened = cv2.morphologyEx(closed, cv2.MORPH_OPEN, disk(0.7 * unit))
+    near_sure = cv2.dilate(strong.astype(np.uint8), disk(2 * unit))
     kept = cv2.bitwise_or(opened, cv2.bitwise_and(closed, near_sure))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(kept)
     return np.where(stats[labels, cv2.CC_STAT_AREA] >= least_area, labels, 0)
@@ -530,21 +460,5 @@ def _from_near(found: Sequence[Mask], tracks: Sequence[Array], number: int, step
     near = np.zeros_like(found[number])
     for other in (number + step, number + 2 * step):
         if 0 <= other < len(found):
-            near |= _carried(found[other].astype(np.uint8), tracks[other], tracks[number]) > 0
+            near |= carry_along(found[other].astype(np.uint8), tracks[other], tracks[number]) > 0
     return near
-
-
-def _carried(values: Array, tracks: Array, to: Array) -> Array:
-    """Values beside objects in one frame, (H, W) uint8, moved with them to another; 0 elsewhere."""
-    carried = np.zeros_like(values)
-    if not values.any():
-        return carried
-    owner = np.where(values > 0, _nearest(tracks), 0)
-    for part in np.setdiff1d(owner, 0):
-        shift = _shift(tracks == part, to == part)
-        if shift is not None:
-            matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
-            mine = np.where(owner == part, values, np.uint8(0))
-            moved = cv2.warpAffine(mine, matrix, values.shape[::-1], flags=cv2.INTER_NEAREST)
-            carried = np.maximum(carried, moved)
-    return carried

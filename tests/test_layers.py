@@ -19,7 +19,7 @@ LAYERS = (
     {"networks"},
     {"demo"},
     {"fill", "clips"},
-    {"masks", "progress"},
+    {"masks", "progress", "objects"},
     {"segments"},
     {"pixels", "version", "atomic", "memory"},
 )

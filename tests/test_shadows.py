@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from combcn_core import cli
+from combcn_core.objects import shift_between, track_objects
 from combcn_core.shadows import (
     SURE_RATIO,
     Small,
     _log_ratio,
     _parts,
-    _shift,
-    _tracks,
     take_shadows,
 )
 
@@ -127,8 +126,10 @@ def test_masks_are_shifted_to_where_they_went_even_if_cut_off():
     mask[20:40, 10:34] = True
     there = np.zeros_like(mask)
     there[14:34, 72:90] = True  # 62 to the right and 6 up, a quarter beyond the edge
-    assert np.allclose(_shift(mask, there), (62, -6), atol=2)  # every other pixel is looked at
-    assert _shift(mask, np.zeros_like(mask)) is None
+    assert np.allclose(
+        shift_between(mask, there), (62, -6), atol=2
+    )  # every other pixel is looked at
+    assert shift_between(mask, np.zeros_like(mask)) is None
 
 
 def test_tracks_keep_the_numbers_of_objects_that_pass_each_other():
@@ -136,7 +137,7 @@ def test_tracks_keep_the_numbers_of_objects_that_pass_each_other():
     for t in range(8):
         masks[t, 5:15, 8 * t : 8 * t + 12] = True
         masks[t, 30:40, 60 - 8 * t : 72 - 8 * t] = True
-    tracks = _tracks(masks, 1.0)
+    tracks = track_objects(masks, 1.0)
     for t in range(8):
         assert tracks[t][10, 8 * t + 5] == tracks[0][10, 5]
         assert tracks[t][35, 65 - 8 * t] == tracks[0][35, 65]
@@ -150,7 +151,7 @@ def test_what_was_found_in_one_frame_is_followed_along_with_its_object():
         weak[t, 24:29, left : left + 10] = t != 5  # below it; one frame does not show it
         weak[t, 2:7, 52:58] = t < 6  # stands still
     strong[2, 26, 16] = strong[2, 4, 55] = True
-    found = np.stack(_parts(weak, strong, objects, _tracks(objects, 1.0), 1.0))
+    found = np.stack(_parts(weak, strong, objects, track_objects(objects, 1.0), 1.0))
     expected = np.zeros_like(found)
     for t in range(9):
         expected[t, 24:29, 5 + 4 * t : 15 + 4 * t] = True
