@@ -61,7 +61,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     part = arguments.part
-    if part in ("all", "shadows"):
+    if part == "shadows" or (part == "all" and not arguments.clips):
         score_shadows(arguments.scene_frames)
     if arguments.data is None:
         print("no DATA: rendered scenes only.")

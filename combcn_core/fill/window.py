@@ -311,17 +311,18 @@ class Window:
         """Of the pixels that were filled, those whose surest trace ends in what was painted."""
         least = np.full(filled.shape, np.inf, np.float32)
         origin = np.full(filled.shape, -1, np.int32)
+        areas = {number: area.whole() for number, area in self.painted.items()}
         for path in paths:
             surer = np.flatnonzero(
                 (path.source >= 0) & (path.error < least[path.rows, path.columns])
             )
             ends = np.full(len(surer), -1, np.int32)
-            for number, area in self.painted.items():
+            for number, area in areas.items():
                 here = path.source[surer] == number
                 if here.any():
                     x, y = (np.rint(part[surer][here]).astype(int) for part in (path.x, path.y))
                     height, width = area.shape
-                    inside = area.whole()[y.clip(0, height - 1), x.clip(0, width - 1)]
+                    inside = area[y.clip(0, height - 1), x.clip(0, width - 1)]
                     ends[here] = np.where(inside, number, -1)
             least[path.rows[surer], path.columns[surer]] = path.error[surer]
             origin[path.rows[surer], path.columns[surer]] = ends

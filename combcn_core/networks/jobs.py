@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from combcn_core.masks import bounding_box
-from combcn_core.memory import GIB
+from combcn_core.memory import CPU_NETWORK_BYTES
 from combcn_core.networks.inference import FoldedNet
 from combcn_core.networks.layers import (
     DETAIL_CONTEXT_PIXELS,
@@ -156,7 +156,7 @@ def default_memory_bytes(device: torch.device) -> int:
     """What a network may take where nobody says: half of what a GPU has left, 1 GiB elsewhere."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
-    return GIB
+    return CPU_NETWORK_BYTES
 
 
 def _spans(box: Box) -> tuple[Span, Span]:

@@ -35,6 +35,7 @@ from combcn_core.clips.video import (
 )
 from combcn_core.fill.cuts import is_cut_between, thumbnail
 from combcn_core.memory import peak_memory_bytes
+from combcn_core.pixels import Pixels
 from combcn_core.progress import OnProgress, Stages, Tell
 from combcn_core.shot import InpaintConfig
 from combcn_core.stream.memory import QUEUE_FRAMES
@@ -356,9 +357,11 @@ def _check_room(
 ) -> None:
     """See whether the disk can hold the output, and the segments that are kept until then."""
     clip, info = run.clip, run.clip.info
-    with clip.open_frames(clip.start, clip.start + 1) as reader:
-        first_frame = next(iter(reader)).pixels
     frame_bytes = info.height * info.width * 3 * info.dtype.itemsize
+
+    def first_frame() -> Pixels:
+        with clip.open_frames(clip.start, clip.start + 1) as reader:
+            return next(iter(reader)).pixels
 
     def kept_bytes() -> int:
         with clip.open_masks(info) as masks:

@@ -11,7 +11,6 @@ from combcn_core.memory import GIB
 
 QUEUE_FRAMES = 8  # read ahead, and waiting to be written, at most
 CODEC_FRAMES = 40  # x264 looks so far ahead by default
-NETWORK_BYTES = GIB  # that the networks take on a CPU unless there is less, see `networks.jobs`
 LEAST_NETWORK_BYTES = GIB // 4  # less makes tiles that are mostly context
 
 

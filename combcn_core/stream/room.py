@@ -25,7 +25,7 @@ _SURELY = 8  # forecasts are never as far off as that
 def forecast_bytes(
     output: PathLike,
     info: ClipInfo,
-    first_frame: Pixels,
+    first_frame: Callable[[], Pixels],
     codec: str | None = None,
     quality: int | None = None,
 ) -> int:
@@ -34,7 +34,7 @@ def forecast_bytes(
     Args:
         output, codec, quality: as in `open_writer`.
         info: of the frames to be written.
-        first_frame: (H, W, 3), the measure of the others where no pixel may be lost.
+        first_frame: gives (H, W, 3), the measure of the others where no pixel may be lost.
     """
     assert info.indices is not None
     count = len(info.indices)
@@ -51,7 +51,7 @@ def forecast_bytes(
         better = 0 if quality is None or chosen.crf is None else chosen.crf - quality
         bits = info.width * info.height * chosen.bits_per_pixel
         return math.ceil(count * bits / 8 * 2 ** (better / _HALVES))
-    as_png = len(cv2.imencode(".png", first_frame)[1])
+    as_png = len(cv2.imencode(".png", first_frame())[1])
     return count * (as_png if container is None else as_png * 6 // 10)  # FFV1 takes less
 
 

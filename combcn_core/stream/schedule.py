@@ -8,11 +8,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from combcn_core.memory import GIB, available_memory_bytes, peak_memory_bytes
+from combcn_core.memory import (
+    CPU_NETWORK_BYTES,
+    GIB,
+    available_memory_bytes,
+    peak_memory_bytes,
+)
 from combcn_core.pixels import Mask, PackedMask, PackedMasks, Stored
 from combcn_core.segments import Segment, plan_shot
 from combcn_core.shot import InpaintConfig, ShotInpainter
-from combcn_core.stream.memory import LEAST_NETWORK_BYTES, NETWORK_BYTES, Work
+from combcn_core.stream.memory import LEAST_NETWORK_BYTES, Work
 from combcn_core.stream.source import SourceClip, SourceFrame, grown_masks
 
 _FEW_FRAMES = 4  # a shorter segment takes hardly less: its halo is the most of it
@@ -118,7 +123,7 @@ class Budget:
             context=inpainter.context,
             searches=min(2, os.cpu_count() or 1) if config.unseen == "texture" else 0,
             num_frames=clip.read_stop - clip.read_start,
-            network_bytes=NETWORK_BYTES if on_cpu else 0,
+            network_bytes=CPU_NETWORK_BYTES if on_cpu else 0,
         )
         if limit_gib is not None:
             limit = int(limit_gib * GIB)
