@@ -37,22 +37,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-# The name of the tests of each module: tests/test_NAME.py.
+# The tests of each module: a file in tests/.
 MODULES = {
-    "networks.layers": "networks",
-    "training.losses": "losses",
-    "segments": "segments",
-    "masks": "masks",
-    "clips.color": "video",
-    "clips.decode": "video",
-    "clips.scan": "video",
-    "clips.read": "video",
-    "clips.write": "video",
-    "clips.tracks": "video",
-    "fill.motion": "fill",
-    "fill.trace": "fill",
-    "fill.choose": "fill",
-    "fill.smooth": "fill",
+    "networks.layers": "unit/test_networks.py",
+    "training.losses": "unit/test_losses.py",
+    "segments": "unit/test_segments.py",
+    "masks": "unit/test_masks.py",
+    "clips.color": "files/test_video.py",
+    "clips.decode": "files/test_video.py",
+    "clips.scan": "files/test_video.py",
+    "clips.read": "files/test_video.py",
+    "clips.write": "files/test_video.py",
+    "clips.tracks": "files/test_video.py",
+    "fill.motion": "unit/test_fill.py",
+    "fill.trace": "unit/test_fill.py",
+    "fill.choose": "unit/test_fill.py",
+    "fill.smooth": "unit/test_fill.py",
 }
 
 # A mutant may loop for ever, and fill the memory or the disk meanwhile.
@@ -362,7 +362,7 @@ def module_path(root: Path, module: str) -> Path:
 
 
 def tests_path(root: Path, module: str) -> Path:
-    return root / "tests" / f"test_{MODULES.get(module, module)}.py"
+    return root / "tests" / MODULES[module]
 
 
 def key(module: str, mutant: Mutant) -> tuple[str, int, str, str, str]:
@@ -378,7 +378,7 @@ def read_state(path: Path, root: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
     known = {}
     for text in path.read_text().splitlines():
         record = json.loads(text)
-        if not tests_path(root, record["module"]).exists():
+        if record["module"] not in MODULES or not tests_path(root, record["module"]).exists():
             continue
         same_module = record["module_digest"] == digest(module_path(root, record["module"]))
         same_tests = record["tests_digest"] == digest(tests_path(root, record["module"]))
@@ -393,8 +393,10 @@ def take_snapshot(folder: Path, modules: Sequence[str]) -> None:
     ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
     shutil.copytree(ROOT / "combcn_core", folder / "combcn_core", ignore=ignored)
     (folder / "tests").mkdir()
-    for path in (ROOT / "tests" / "conftest.py", *(tests_path(ROOT, name) for name in modules)):
-        shutil.copy(path, folder / "tests")
+    shutil.copy(ROOT / "tests" / "conftest.py", folder / "tests")
+    for name in modules:
+        tests_path(folder, name).parent.mkdir(exist_ok=True)
+        shutil.copy(tests_path(ROOT, name), tests_path(folder, name))
     shutil.copy(ROOT / "pyproject.toml", folder)
     (folder / "quick_first.py").write_text(QUICK_FIRST)
 
@@ -442,7 +444,7 @@ def run_tests(
     folder: Path, module: str, times: Path, limit_seconds: float
 ) -> tuple[int | None, str]:
     """Exit code, None where the time was over, and what was printed."""
-    process = _processes().Process(target=_pytest, args=(folder, module, times))
+    process = _processes().Process(target=_pytest, args=(folder, tests_path(folder, module), times))
     process.start()
     try:
         process.join(limit_seconds)
@@ -465,7 +467,7 @@ def _processes() -> ForkServerContext:
     return context
 
 
-def _pytest(folder: Path, module: str, times: Path) -> None:
+def _pytest(folder: Path, tests: Path, times: Path) -> None:
     """Run the tests of a copy, in a process of its own, which this ends."""
     os.setsid()
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
@@ -490,7 +492,7 @@ def _pytest(folder: Path, module: str, times: Path) -> None:
 
     options = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "quick_first"]
     options += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
-    options += ["--basetemp", str(folder / "results"), str(tests_path(Path(), module))]
+    options += ["--basetemp", str(folder / "results"), str(tests)]
     sys.exit(pytest.main(options))
 
 

@@ -28,7 +28,7 @@ from combcn_core.measure.predict import (
 from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
 
 # By its path: with the root on sys.path, its `nodes` would hide ComfyUI's.
-PATH = Path(__file__).parent.parent / "benchmarks" / "scenes.py"
+PATH = Path(__file__).parents[2] / "benchmarks" / "scenes.py"
 spec = importlib.util.spec_from_file_location("scenes", PATH)
 scenes = sys.modules["scenes"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(scenes)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PATH = Path(__file__).parent.parent / "benchmarks" / "mutants.py"
+PATH = Path(__file__).parents[2] / "benchmarks" / "mutants.py"
 if sys.platform == "win32":
     pytest.skip("memory and file size are limited as on Unix", allow_module_level=True)
 
@@ -125,6 +125,7 @@ def test_sample_takes_each_line_once_and_is_seeded():
 )
 def test_judge_against_known_verdicts(tmp_path, monkeypatch, body, caught, by):
     monkeypatch.syspath_prepend(PATH.parent)  # where the new process finds what it is to run
+    monkeypatch.setitem(check.MODULES, "toy", "test_toy.py")
     root = tmp_path / "snapshot"
     (root / "combcn_core").mkdir(parents=True)
     (root / "combcn_core" / "__init__.py").touch()

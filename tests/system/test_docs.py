@@ -11,7 +11,7 @@ import pytest
 import combcn_core
 from combcn_core import cli
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     path
     for pattern in ("*.md", "docs/*.md", "combcn_core/networks/weights/*.md", "web/docs/**/*.md")

@@ -16,7 +16,7 @@ import torch
 from combcn_core.clips.frames import ColorTags
 from combcn_core.clips.video import ClipInfo, open_reader, open_writer
 
-NODES = Path(__file__).parents[1] / "nodes"
+NODES = Path(__file__).parents[2] / "nodes"
 FRAMES, HEIGHT, WIDTH = 6, 24, 32
 
 

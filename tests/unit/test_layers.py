@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "combcn_core"
+PACKAGE = Path(__file__).parents[2] / "combcn_core"
 # From top to bottom; what stands in one line may not import each other.
 LAYERS = (
     {"__main__"},

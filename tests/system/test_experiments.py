@@ -9,7 +9,7 @@ import pytest
 from combcn_core.training.config import TrainConfig, plan_phases
 
 # By its path: with the root on sys.path, its `nodes` would hide ComfyUI's.
-PATH = Path(__file__).parent.parent / "benchmarks" / "experiments.py"
+PATH = Path(__file__).parents[2] / "benchmarks" / "experiments.py"
 spec = importlib.util.spec_from_file_location("experiments", PATH)
 experiments = sys.modules["experiments"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(experiments)

@@ -9,7 +9,7 @@ import pytest
 
 from combcn_core.clips.video import open_reader
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
     [ROOT / "__init__.py", *(ROOT / "combcn_core").rglob("*.py"), *(ROOT / "nodes").rglob("*.py")]
 )

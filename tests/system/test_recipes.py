@@ -10,7 +10,7 @@ import pytest
 
 from combcn_core.training.footage import scan_footage
 
-DEAD_LEAVES = Path(__file__).parents[1] / "recipes" / "dead_leaves.py"
+DEAD_LEAVES = Path(__file__).parents[2] / "recipes" / "dead_leaves.py"
 
 
 def draw(folder, monkeypatch, *count):
@@ -37,7 +37,7 @@ def test_dead_leaves_cover_everything_and_have_edges(seed):
     assert steps.max() > 24  # but for the edges
 
 
-FOOTAGE = Path(__file__).parents[1] / "recipes" / "footage.py"
+FOOTAGE = Path(__file__).parents[2] / "recipes" / "footage.py"
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_footage_is_small_and_split_as_training_splits_it(gathered, tmp_path, mo
     assert "| clip3.mp4 | someone/films:3.mp4 | 0123456789 | CC0 |" in "\n".join(table)
 
 
-THUMBNAILS = Path(__file__).parents[1] / "recipes" / "thumbnails.py"
+THUMBNAILS = Path(__file__).parents[2] / "recipes" / "thumbnails.py"
 
 
 def test_thumbnail_is_half_a_square_and_leaves_the_frame_as_it_is():

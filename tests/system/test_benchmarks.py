@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 spec = importlib.util.spec_from_file_location("clips", ROOT / "benchmarks" / "clips.py")
 clips = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(clips)

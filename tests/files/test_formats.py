@@ -21,7 +21,7 @@ from combcn_core.clips.video import open_reader, open_writer
 pytestmark = pytest.mark.skipif(
     shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None, reason="needs ffmpeg"
 )
-TEXT = (Path(__file__).parents[1] / "docs" / "formats.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
 PICTURE = ["-f", "lavfi", "-i", "testsrc2=size=64x48:rate=25:duration=0.12"]
 TONE = ["-f", "lavfi", "-i", "aevalsrc=0.5*sin(440*2*PI*t)|0.5*sin(440*2*PI*t):s=48000:d=0.5"]
 DISPLAY = "G(8500,39850)B(6550,2300)R(35400,14600)WP(15635,16450)L(10000000,50)"
