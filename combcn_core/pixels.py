@@ -6,7 +6,6 @@ Positions are x, y in pixels, the centre of the first pixel is 0, 0.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias, overload
 
@@ -113,6 +112,16 @@ def covers(box: Box, other: Box) -> bool:
     )
 
 
+def union(box: Box, other: Box) -> Box:
+    """The smallest box around two."""
+    return Box(
+        min(box.top, other.top),
+        min(box.left, other.left),
+        max(box.bottom, other.bottom),
+        max(box.right, other.right),
+    )
+
+
 def find_box(mask: Mask) -> Box | None:
     """The smallest box around the hole, None where there is no hole."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -216,11 +225,23 @@ class PackedMask(NamedTuple):
 
     def whole(self) -> Mask:
         """The mask, (H, W)."""
-        mask = np.zeros(self.shape, bool)
+        return self.crop(Box(0, 0, *self.shape))
+
+    def crop(self, box: Box) -> Mask:
+        """What a box shows of the mask, (h, w)."""
+        mask = np.zeros((box.height, box.width), bool)
         if self.box is not None:
             rows, columns = self.box.height, self.box.width
-            inside = np.unpackbits(self.bits, count=rows * columns)
-            crop(mask, self.box)[:] = inside.reshape(rows, columns)
+            inside = np.unpackbits(self.bits, count=rows * columns).reshape(rows, columns)
+            both = Box(
+                max(box.top, self.box.top),
+                max(box.left, self.box.left),
+                min(box.bottom, self.box.bottom),
+                min(box.right, self.box.right),
+            )
+            if both.height > 0 and both.width > 0:
+                own = crop(inside, moved_box(both, self.box))
+                crop(mask, moved_box(both, box))[:] = own
         return mask
 
 
@@ -243,23 +264,46 @@ class PackedMasks(Sequence[Any]):
         return self._masks[place].whole()
 
 
+KEPT_PIXELS = 32  # more on each side are converted than was asked for: the next box is near
+
+
 class Decoded:
-    """A frame as its file holds it. RGB is made of it when that is first asked for, and kept."""
+    """A frame as its file holds it; boxes of it are made RGB when they are asked for, and kept."""
 
     shape: tuple[int, int, int]  # of its pixels
     dtype: np.dtype[Any]
+    _kept: tuple[Box, Pixels] | None = None  # replaced as one: threads may share a frame
 
-    def to_pixels(self) -> Pixels:
-        """Convert the whole frame."""
+    def to_pixels(self, box: Box) -> Pixels:
+        """Convert what a box shows: the same values whatever the box."""
         raise NotImplementedError
 
     def to_small(self, width: int, height: int) -> Pixels:
         """The frame at a size not larger than its own, without making it whole."""
         raise NotImplementedError
 
-    @functools.cached_property
+    def samples(self) -> list[Array]:
+        """All that decides what `to_pixels` gives, beside `description`."""
+        raise NotImplementedError
+
+    @property
+    def description(self) -> str:
+        """How the samples are to be understood."""
+        raise NotImplementedError
+
+    @property
     def pixels(self) -> Pixels:
-        return self.to_pixels()
+        """(H, W, 3) RGB, made anew each time."""
+        return self.to_pixels(Box(0, 0, *self.shape[:2]))
+
+    def crop(self, box: Box) -> Pixels:
+        """What a box shows, (h, w, 3) RGB: a view, not to be written to."""
+        kept = self._kept
+        if kept is None or not covers(kept[0], box):
+            around = crop_box(box, KEPT_PIXELS, 1, *self.shape[:2])
+            around = around if kept is None else union(kept[0], around)
+            self._kept = kept = around, self.to_pixels(around)
+        return crop(kept[1], moved_box(box, kept[0]))
 
 
 Stored: TypeAlias = Pixels | Decoded
@@ -268,6 +312,27 @@ Stored: TypeAlias = Pixels | Decoded
 def pixels_of(frame: Stored) -> Pixels:
     """A frame as (H, W, 3) RGB, however it is stored."""
     return frame.pixels if isinstance(frame, Decoded) else frame
+
+
+def crop_stored(frame: Stored, box: Box) -> Pixels:
+    """What a box shows of a frame, (h, w, 3) RGB: a view, not to be written to."""
+    return frame.crop(box) if isinstance(frame, Decoded) else crop(frame, box)
+
+
+def sample_stored(frame: Stored, x: Array, y: Array, interpolation: int) -> Array:
+    """`sample` of a frame, of which no more is converted than positions reach."""
+    if not isinstance(frame, Decoded) or len(x) == 0:
+        pixels = np.zeros((1, 1, 3), frame.dtype) if isinstance(frame, Decoded) else frame
+        return sample(pixels, x, y, interpolation)
+    height, width = frame.shape[:2]
+
+    def span(at: Array, size: int) -> tuple[int, int]:
+        low, high = (min(max(float(end), 0), size - 1) for end in (at.min(), at.max()))
+        return max(0, int(low) - 3), min(size, int(high) + 5)  # kernels reach 2 pixels
+
+    (left, right), (top, bottom) = span(x, width), span(y, height)
+    part = frame.crop(Box(top, left, bottom, right))
+    return sample(part, x - np.float32(left), y - np.float32(top), interpolation)
 
 
 class Filled(NamedTuple):
@@ -288,15 +353,15 @@ class Filled(NamedTuple):
         pixels = pixels_of(self.frame)
         if self.hole.box is None:
             return pixels
-        result = pixels.copy()
-        result[self.hole.whole()] = self.values
+        result = pixels.copy() if pixels is self.frame else pixels
+        crop(result, self.hole.box)[self.hole.crop(self.hole.box)] = self.values
         return result
 
     def crop(self, box: Box) -> Pixels:
         """A copy of what a box shows that holds all of the hole."""
         assert self.hole.box is None or covers(box, self.hole.box)
-        result = crop(pixels_of(self.frame), box).copy()
-        result[crop(self.hole.whole(), box)] = self.values
+        result = crop_stored(self.frame, box).copy()
+        result[self.hole.crop(box)] = self.values
         return result
 
 
@@ -321,7 +386,7 @@ class Patch(NamedTuple):
         pixels = pixels_of(self.frame)
         if not self.part.size:
             return pixels
-        result = pixels.copy()
+        result = pixels.copy() if pixels is self.frame else pixels
         crop(result, self.box)[:] = self.part
         return result
 
@@ -329,7 +394,7 @@ class Patch(NamedTuple):
         """A copy of what a box shows."""
         if self.part.size and covers(self.box, box):
             return crop(self.part, moved_box(box, self.box)).copy()
-        result = crop(pixels_of(self.frame), box).copy()
+        result = crop_stored(self.frame, box).copy()
         top, left = max(box.top, self.box.top), max(box.left, self.box.left)
         bottom, right = min(box.bottom, self.box.bottom), min(box.right, self.box.right)
         if top < bottom and left < right:
@@ -347,12 +412,13 @@ class Patch(NamedTuple):
         near &= (y <= bottom - 5) | (bottom == height)
         near &= (x <= right - 5) | (right == width)
         if not (self.part.size and near.any()):
-            return sample(pixels_of(self.frame), x, y, interpolation)
+            return sample_stored(self.frame, x, y, interpolation)
         shifted = x - np.float32(left), y - np.float32(top)
         if near.all():
             return sample(self.part, *shifted, interpolation)
-        values = sample(pixels_of(self.frame), x, y, interpolation)
+        values = np.empty((len(x), 3), self.part.dtype)
         values[near] = sample(self.part, shifted[0][near], shifted[1][near], interpolation)
+        values[~near] = sample_stored(self.frame, x[~near], y[~near], interpolation)
         return values
 
 
@@ -360,12 +426,7 @@ def replaced(frame: Patch, box: Box, pixels: Pixels) -> Patch:
     """A frame with what a box shows replaced, beside what was replaced before."""
     if not frame.part.size or covers(box, frame.box):
         return Patch(frame.frame, box, pixels)
-    both = Box(
-        min(box.top, frame.box.top),
-        min(box.left, frame.box.left),
-        max(box.bottom, frame.box.bottom),
-        max(box.right, frame.box.right),
-    )
+    both = union(box, frame.box)
     part = frame.crop(both)
     crop(part, moved_box(box, both))[:] = pixels
     return Patch(frame.frame, both, part)

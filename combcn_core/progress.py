@@ -67,8 +67,10 @@ class Stages:
     def is_watched(self) -> bool:
         return self._on_progress is not None
 
-    def tell(self, stage: str) -> Tell:
-        """For work that is this stage."""
+    def tell(self, stage: str) -> Tell | None:
+        """For work that is this stage; None where nobody watches."""
+        if not self.is_watched:
+            return None
         return lambda share, picture: self(stage, share, picture)
 
 

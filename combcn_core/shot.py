@@ -35,10 +35,10 @@ from combcn_core.pixels import (
     Stored,
     crop,
     crop_box,
+    crop_stored,
     feather_mask,
     find_box,
     from_unit,
-    pixels_of,
     to_unit,
 )
 from combcn_core.progress import Tell, part_of
@@ -439,7 +439,7 @@ def _put_back(frame: Patch, hole: Mask, feather_pixels: int) -> Filled:
     box = crop_box(box, 1, 1, *hole.shape)
     filled, inside = frame.crop(box), crop(hole, box)
     if feather_pixels:
-        own = crop(pixels_of(source), box)
+        own = crop_stored(source, box)
         share = feather_mask(inside, feather_pixels)[..., None]
         mixed = to_unit(filled) * share + to_unit(own) * (1 - share)
         filled = from_unit(mixed, source.dtype)

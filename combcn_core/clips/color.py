@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from combcn_core.clips.frames import ColorTags
-from combcn_core.pixels import Pixels
+from combcn_core.pixels import Box, Pixels, crop, crop_box, moved_box
 
 # Colour. swscale is not asked to convert between YUV and RGB: measured, it is off by 0.4% of the
 # range above 8 bits (white of 10 bits becomes 65283 of 65535), takes chroma to lie in different
@@ -95,8 +96,27 @@ def yuv_to_pixels(
     scale, half = (65535.0, 0.0) if dtype == np.uint16 else (255 * 256.0, 128.0)
     affine = np.column_stack([inverse, -inverse @ offset]) * scale
     affine[:, 3] += half
-    rgb: NDArray[Any] = cv2.transform(yuv, affine)  # rounds and saturates
+    rgb = _transform(yuv, affine)
     return rgb if dtype == np.uint16 else (rgb >> 8).astype(np.uint8)
+
+
+_BLOCK_PIXELS = 64  # that OpenCV converts at a time, or fewer
+
+
+def _transform(image: NDArray[Any], affine: NDArray[np.float64]) -> NDArray[Any]:
+    """cv2.transform of uint16, which rounds and saturates; a pixel's value, to the last bit, is the
+    same wherever in an image it lies: those left over from blocks are rounded otherwise by it."""
+    flat = np.ascontiguousarray(image).reshape(1, -1, 3)
+    blocks = flat.shape[1] // _BLOCK_PIXELS * _BLOCK_PIXELS
+    if blocks == flat.shape[1]:
+        return cv2.transform(flat, affine).reshape(image.shape)
+    result = np.empty_like(flat)
+    if blocks:
+        result[:, :blocks] = cv2.transform(flat[:, :blocks], affine)
+    last = np.zeros((1, _BLOCK_PIXELS, 3), image.dtype)
+    last[:, : flat.shape[1] - blocks] = flat[:, blocks:]
+    result[:, blocks:] = cv2.transform(last, affine)[:, : flat.shape[1] - blocks]
+    return result.reshape(image.shape)
 
 
 def _pixels_to_yuv(
@@ -105,7 +125,7 @@ def _pixels_to_yuv(
     """Convert RGB to (H, W, 3) YUV, scaled as codes in the top bits of 16 but not yet rounded."""
     matrix, offset = _rgb_to_yuv(_weights(color, *size), color.range == 2, bits)
     affine = np.column_stack([matrix / np.iinfo(pixels.dtype).max, offset])
-    return cv2.transform(pixels.astype(np.uint16), affine)
+    return _transform(pixels.astype(np.uint16), affine)
 
 
 def _quantize(samples: NDArray[Any], bits: int) -> NDArray[Any]:
@@ -164,13 +184,54 @@ def plane_rows(plane: VideoPlane, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.frombuffer(memoryview(plane), dtype).reshape(plane.height, -1)
 
 
+def planes_to_pixels(
+    codes: Sequence[NDArray[Any]],
+    box: Box,
+    color: ColorTags,
+    bits: int,
+    size: tuple[int, int],
+    has_fields: bool = False,
+) -> Pixels:
+    """Convert what a box shows of planar YUV to RGB: the same values whatever the box.
+
+    Args:
+        codes: luma, (H, W), and chroma, of half the height, half the width or both, or as luma.
+        box: in luma.
+        color: tags of the codes.
+        bits: of a code.
+        size: (H, W).
+        has_fields: as in `upsample_chroma`.
+    """
+    height, width = size
+    luma, *chroma = codes
+    down, across = -(-height // chroma[0].shape[0]), -(-width // chroma[0].shape[1])
+    around = box  # with the chroma that is between two samples, and of the same row of a field
+    if down * across > 1:
+        around = crop_box(box, 2, 2, height, width)
+    if down > 1 and has_fields:
+        around = Box(0, around.left, height, around.right)
+    top, left, bottom, right = around
+    own = [
+        plane[top // down : -(-bottom // down), left // across : -(-right // across)]
+        for plane in chroma
+    ]
+    shift = 16 - bits
+    own = [
+        upsample_chroma(plane.astype(np.uint16) << shift, around.height, around.width, has_fields)
+        for plane in own
+    ]
+    inside = moved_box(box, around)
+    planes = [crop(luma, box).astype(np.uint16) << shift, *(crop(one, inside) for one in own)]
+    dtype = np.dtype(np.uint8 if bits <= 8 else np.uint16)
+    return yuv_to_pixels(cv2.merge(planes), color, bits, dtype, size)
+
+
 def frame_to_pixels(frame: VideoFrame, color: ColorTags, reformatter: VideoReformatter) -> Pixels:
     """Convert a decoded frame to RGB, rotation not applied."""
     form = frame.format
     bits = max(component.bits for component in form.components)
     if bits > 16:
         raise ValueError(f"{form.name} pixels are not supported; convert the clip to 16 bits.")
-    dtype = np.dtype(np.uint8 if bits <= 8 else np.uint16)
     planar_rgb = form.name.startswith("gbr") and form.name.endswith("le")
     if (form.is_rgb and not planar_rgb) or form.name.startswith(("pal", "mono", "ya")):
         packed = "rgb24" if bits <= 8 else "rgb48le"
@@ -191,13 +252,11 @@ def frame_to_pixels(frame: VideoFrame, color: ColorTags, reformatter: VideoRefor
         largest = 2**bits - 1
         rgb = np.stack([codes[2], codes[0], codes[1]], axis=-1).astype(np.uint32)
         return ((rgb * 65535 + largest // 2) // largest).astype(np.uint16)
-    luma, *chroma = (plane.astype(np.uint16) << (16 - bits) for plane in codes)
-    if not chroma:
-        chroma = [np.full_like(luma, 32768)] * 2
-    height, width = luma.shape
-    fields = frame.interlaced_frame
-    chroma = [upsample_chroma(plane, height, width, fields) for plane in chroma]
-    return yuv_to_pixels(cv2.merge([luma, *chroma]), color, bits, dtype, (height, width))
+    height, width = codes[0].shape
+    if len(codes) == 1:
+        codes += [np.full_like(codes[0], 2 ** (bits - 1))] * 2
+    whole = Box(0, 0, height, width)
+    return planes_to_pixels(codes, whole, color, bits, (height, width), frame.interlaced_frame)
 
 
 def pixels_to_planes(

@@ -190,7 +190,6 @@ class VideoWriter(FrameWriter):
         planes, form = frame.frame, self._encoding.pixel_format
         if isinstance(planes, Planes) and planes.is_ready_for(form, self._color):
             self._encode(planes.filled(frame, self._color, bool(self._info.field_order)), pts)
-            planes.release()
         else:
             super()._write_filled(frame, pts, name)
 

@@ -21,9 +21,10 @@ from combcn_core.pixels import (
     Array,
     Box,
     Mask,
-    Pixels,
+    Stored,
     crop,
     crop_box,
+    crop_stored,
     dilate,
     find_box,
     grid,
@@ -95,7 +96,7 @@ class Motion(NamedTuple):
 
 
 def find_motion(
-    first: Pixels, second: Pixels, first_mask: Mask, second_mask: Mask
+    first: Stored, second: Stored, first_mask: Mask, second_mask: Mask
 ) -> tuple[Motion, Motion]:
     """Motion from the first frame to the second and back, completed inside the holes.
 
@@ -142,8 +143,8 @@ def _flow_crop(mask: Mask) -> tuple[Box, tuple[int, int]]:
     return box, (max(1, round(box.width / scale)), max(1, round(box.height / scale)))
 
 
-def _view(frame: Pixels, mask: Mask, box: Box, size: tuple[int, int]) -> _View:
-    pixels = to_unit(crop(frame, box))
+def _view(frame: Stored, mask: Mask, box: Box, size: tuple[int, int]) -> _View:
+    pixels = to_unit(crop_stored(frame, box))
     hole = crop(mask, box)
     if size != (box.width, box.height):
         known = (~hole).astype(np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 
 from combcn_core.fill.choose import error_unit
 from combcn_core.fill.trace import RING_PIXELS, Trace
-from combcn_core.pixels import Array, Box, Mask, Pixels, crop, dilate, to_unit
+from combcn_core.pixels import Array, Box, Mask, Stored, crop, crop_stored, dilate, to_unit
 
 DRIFT_PIXELS = 0.5  # over many frames, the camera stands still if their motions add up to no more
 STEADY_LOG_GAIN = 0.12  # and their light, if it has not become so much brighter or darker
@@ -26,7 +26,7 @@ class Plate:
     Frames come and go one by one; sums are of whole numbers, so they do not depend on the order.
     """
 
-    def __init__(self, show: Callable[[int], tuple[Pixels, Mask]], box: Box) -> None:
+    def __init__(self, show: Callable[[int], tuple[Stored, Mask]], box: Box) -> None:
         """Hold nothing.
 
         Args:
@@ -53,13 +53,13 @@ class Plate:
                 self._add(*self._show(t), 1)
         self._held = set(frames)
 
-    def _add(self, frame: Pixels, hole: Mask, sign: int) -> None:
-        frame, hole = crop(frame, self._box), crop(hole, self._box)
-        if np.issubdtype(frame.dtype, np.integer):
-            counted = frame.astype(np.int64)
+    def _add(self, frame: Stored, hole: Mask, sign: int) -> None:
+        pixels, hole = crop_stored(frame, self._box), crop(hole, self._box)
+        if np.issubdtype(pixels.dtype, np.integer):
+            counted = pixels.astype(np.int64)
         else:
             # Highlights of scene-linear images lie above 1.
-            counted = np.rint(np.clip(to_unit(frame), 0, 2) * PLATE_STEPS).astype(np.int64)
+            counted = np.rint(np.clip(to_unit(pixels), 0, 2) * PLATE_STEPS).astype(np.int64)
         counted[hole] = 0
         self._sum += sign * counted
         self._squares += sign * counted**2

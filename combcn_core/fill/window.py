@@ -115,12 +115,12 @@ class Window:
     def stop(self) -> int:
         return self.start + len(self.frames)
 
-    def frame(self, t: int) -> Pixels:
-        return pixels_of(self.frames[t - self.start])
+    def frame(self, t: int) -> Stored:
+        return self.frames[t - self.start]
 
     def patch(self, t: int) -> Patch:
-        """A frame with nothing replaced; it may not have been converted yet."""
-        return Patch.of(self.frames[t - self.start])
+        """A frame with nothing replaced."""
+        return Patch.of(self.frame(t))
 
     def mask(self, t: int) -> Mask:
         return self.masks[t - self.start]
@@ -350,7 +350,7 @@ class Window:
         wanted = sorted(colored.union(*map(self._nearby, keys)))
 
         def small(t: int) -> Small:
-            return Small.of(self.frame(t), self.mask(t), is_colored=t in colored)
+            return Small.of(pixels_of(self.frame(t)), self.mask(t), is_colored=t in colored)
 
         smalls = dict(zip(wanted, self.workers.map(small, wanted), strict=True))
 

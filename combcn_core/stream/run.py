@@ -221,7 +221,9 @@ class Filling:
                 with self._tally.stage("keep"):
                     self._store.keep(look.key, result)
                     self._store.work.forget(job.segment.stop - self._inpainter.halo)
-        stages("filling", job.shares[1], result.frames[-1].whole() if stages.is_watched else None)
+        # What was computed has been shown by then.
+        found = result.frames[-1].whole() if look.resumed and stages.is_watched else None
+        stages("filling", job.shares[1], found)
         self._tally.add(result)
         self._tally.resumed_frames += len(outputs) if look.resumed else 0
         return result.frames

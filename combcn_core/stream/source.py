@@ -17,7 +17,7 @@ from combcn_core.clips.masks import MaskReader, keep_masks, read_drawn, read_mas
 from combcn_core.clips.video import ClipInfo, FrameReader, PathLike, open_reader
 from combcn_core.fill.cuts import is_cut_between, thumbnail
 from combcn_core.fill.follow import follow
-from combcn_core.pixels import Array, Mask, PackedMask, Pixels, Stored, grow_mask, pixels_of
+from combcn_core.pixels import Array, Mask, PackedMask, Pixels, Stored, grow_mask
 from combcn_core.progress import Stages, Tell, part_of
 from combcn_core.shadows import Small, find_effects
 from combcn_core.stream.store import digest_frame
@@ -261,7 +261,7 @@ def read_frames(
                 picture = np.where(hole.whole()[..., None], plate, frame.pixels)
                 painted = hole
                 hole = PackedMask.of(np.zeros(hole.shape, bool))
-            digest = digest_frame(pixels_of(picture), hole.whole()) if digests else b""
+            digest = digest_frame(picture, hole) if digests else b""
             pixels = 0 if painted is None else painted.num_pixels
             yield SourceFrame(position, starts_shot, picture, hole, pixels, painted, digest)
 

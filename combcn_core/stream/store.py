@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from combcn_core.atomic import write_bytes
-from combcn_core.pixels import Array, Filled, Mask, PackedMask, Pixels, Stored
+from combcn_core.pixels import Array, Decoded, Filled, PackedMask, Stored
 from combcn_core.segments import Segment
 from combcn_core.shot import InpaintConfig, SegmentResult
 from combcn_core.stream.work import WorkStore
@@ -147,9 +147,14 @@ def _digest(text: str, values: Array) -> str:
     return digest.hexdigest()
 
 
-def digest_frame(pixels: Pixels, hole: Mask) -> bytes:
-    """Of a source frame and its mask."""
-    digest = hashlib.blake2b(str((pixels.shape, pixels.dtype)).encode(), digest_size=32)
-    digest.update(np.ascontiguousarray(pixels).data)
-    digest.update(np.packbits(hole).data)
+def digest_frame(frame: Stored, hole: PackedMask) -> bytes:
+    """Of a source frame, as it was decoded, and its mask."""
+    if isinstance(frame, Decoded):
+        about, arrays = frame.description, frame.samples()
+    else:
+        about, arrays = f"{frame.shape} {frame.dtype}", [frame]
+    digest = hashlib.blake2b(f"{about} {hole.box}".encode(), digest_size=32)
+    for samples in arrays:
+        digest.update(np.ascontiguousarray(samples).data)
+    digest.update(hole.bits.data)
     return digest.digest()

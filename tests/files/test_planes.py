@@ -1,18 +1,21 @@
 """Frames as decoded: the encoder gets the decoder's samples wherever there is no hole."""
 
+from fractions import Fraction
+
 import av
 import cv2
 import numpy as np
 import pytest
+from av.filter import Graph
+from av.video.reformatter import VideoReformatter
 
 from combcn_core.clips import color as color_module
-from combcn_core.clips import planes as module
 from combcn_core.clips.color import pixels_to_frame
 from combcn_core.clips.frames import ColorTags
 from combcn_core.clips.planes import Planes
 from combcn_core.clips.write import VideoWriter
 from combcn_core.fill.cuts import is_cut_between, thumbnail
-from combcn_core.pixels import Filled, PackedMask
+from combcn_core.pixels import Box, Filled, PackedMask, Patch, sample
 from combcn_core.shot import InpaintConfig
 from combcn_core.stream.files import inpaint_file
 
@@ -90,17 +93,55 @@ def test_encoders_of_another_kind_do_not_get_samples():
     assert not frame.is_ready_for("yuv420p", ColorTags(matrix=1, range=1))
     assert not frame.is_ready_for("yuv420p", ColorTags(matrix=5, range=2))
     assert not frame.is_ready_for("yuv422p", ColorTags(matrix=5, range=1))
-    pixels = frame.pixels
-    frame.release()
-    assert not frame.is_ready_for("yuv420p", ColorTags(matrix=5, range=1))
-    assert frame.pixels is pixels
     assert frame.to_small(20, 10).shape == (10, 20, 3)
 
 
-def test_release_keeps_samples_that_are_still_to_be_converted():
-    frame = Planes(make_frame("yuv420p"), ColorTags(matrix=1, range=1))
-    frame.release()
-    assert frame.pixels.shape == (46, 50, 3)
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("pixel_format", FORMATS)
+@pytest.mark.parametrize("size", [(50, 48), (67, 45)])
+def test_a_box_has_the_pixels_of_the_whole_frame(pixel_format, size, interlaced):
+    decoded = make_frame(pixel_format, *size)
+    if interlaced:
+        graph = Graph()
+        graph.link_nodes(
+            graph.add_buffer(
+                width=size[0],
+                height=size[1],
+                format=decoded.format,
+                time_base=Fraction(1, 25),
+            ),
+            graph.add("setfield", "tff"),
+            graph.add("buffersink"),
+        ).configure()
+        graph.vpush(decoded)
+        decoded = graph.vpull()
+        assert decoded.interlaced_frame
+    whole = color_module.frame_to_pixels(decoded, ColorTags(matrix=1, range=1), VideoReformatter())
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        frame = Planes(decoded, ColorTags(matrix=1, range=1))
+        for _ in range(3):  # the second box may lie beside the first
+            (left, right), (top, bottom) = (
+                np.sort(rng.choice(length + 1, 2, replace=False)).tolist() for length in size
+            )
+            expected = whole[top:bottom, left:right]
+            box = Box(top, left, bottom, right)
+            np.testing.assert_array_equal(frame.to_pixels(box), expected)
+            np.testing.assert_array_equal(frame.crop(box), expected)
+
+
+def test_positions_show_what_they_show_in_the_whole_frame():
+    frame = Planes(make_frame("yuv420p10le", 203, 151), ColorTags(matrix=1, range=1))
+    rng = np.random.default_rng(5)
+    replaced_box = Box(60, 90, 100, 140)
+    part = frame.pixels[60:100, 90:140]
+    part[8:-8, 8:-8] = rng.integers(0, 65536, (24, 34, 3), np.uint16)
+    for middle, spread in (((20, 30), 15), ((-8, 160), 9), ((100, 80), 90)):
+        x, y = (rng.normal(at, spread, 500).astype(np.float32) for at in middle)
+        for patch in (Patch.of(frame), Patch(frame, replaced_box, part)):
+            for kernel in (cv2.INTER_LINEAR, cv2.INTER_CUBIC):
+                expected = sample(patch.whole(), x, y, kernel)
+                np.testing.assert_array_equal(patch.sample(x, y, kernel), expected)
 
 
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p10le", "yuv444p"])
@@ -180,16 +221,18 @@ def test_the_encoder_of_an_mp4_gets_the_samples_of_the_decoder(tmp_path, monkeyp
     assert_kept(decode(clip), given, holes)
 
 
-def test_frames_that_nothing_needs_are_not_converted(tmp_path, monkeypatch):
-    clip = write_clip(tmp_path / "clip.mp4", 60, "libx264", width=384)
-    write_masks(tmp_path / "masks", 60, [30], width=384)
-    converted = []
+def test_what_nothing_needs_is_not_converted(tmp_path, monkeypatch):
+    clip = write_clip(tmp_path / "clip.mp4", 60, "libx264", width=640)
+    write_masks(tmp_path / "masks", 60, [30], width=640)
+    boxes, convert = {}, Planes.to_pixels
 
-    def watched(*arguments):
-        converted.append(arguments)
-        return color_module.frame_to_pixels(*arguments)
+    def watched(frame, box):
+        boxes.setdefault(frame, []).append(box)
+        return convert(frame, box)
 
-    monkeypatch.setattr(module, "frame_to_pixels", watched)
+    monkeypatch.setattr(Planes, "to_pixels", watched)
     config = InpaintConfig(reach=4, unseen="smooth")
     inpaint_file(clip, tmp_path / "masks", tmp_path / "result.mp4", config=config)
-    assert 1 <= len(converted) <= 2 * (4 + 8) + 1  # within reach, and of the key frames nearby
+    assert 1 <= len(boxes) <= 2 * (4 + 8) + 1  # within reach, and of the key frames nearby
+    # The hole and 64 pixels beside it, and 32 more: far from half of a frame.
+    assert max(box.width for some in boxes.values() for box in some) < 320
