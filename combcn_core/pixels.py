@@ -325,6 +325,7 @@ def sample_stored(frame: Stored, x: Array, y: Array, interpolation: int) -> Arra
         pixels = np.zeros((1, 1, 3), frame.dtype) if isinstance(frame, Decoded) else frame
         return sample(pixels, x, y, interpolation)
     height, width = frame.shape[:2]
+    x, y = (at.astype(np.float32, copy=False) for at in (x, y))  # before the box is subtracted
 
     def span(at: Array, size: int) -> tuple[int, int]:
         low, high = (min(max(float(end), 0), size - 1) for end in (at.min(), at.max()))

@@ -144,6 +144,16 @@ def test_positions_show_what_they_show_in_the_whole_frame():
                 np.testing.assert_array_equal(patch.sample(x, y, kernel), expected)
 
 
+def test_positions_of_float64_are_rounded_as_in_the_whole_frame():
+    frame = Planes(make_frame("yuv420p10le", 203, 151), ColorTags(matrix=1, range=1))
+    # Just beyond the middle of the steps of 1/32 that OpenCV rounds to: float32 loses it at 190,
+    # not at 35.
+    x = 190 + np.arange(256) / 32 + 1 / 64 + 5e-6
+    y = np.full(256, 80.25)
+    expected = sample(frame.pixels, x, y, cv2.INTER_CUBIC)
+    np.testing.assert_array_equal(Patch.of(frame).sample(x, y, cv2.INTER_CUBIC), expected)
+
+
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p10le", "yuv444p"])
 def test_thumbnails_of_samples_and_of_rgb_are_alike(pixel_format):
     frame = Planes(make_frame(pixel_format, 640, 400), ColorTags(matrix=1, range=1))
