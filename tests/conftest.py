@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 # Started in the background by a shell, this process ignores Ctrl-C, and so would the commands that
 # tests start and send it to.
@@ -18,6 +19,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # What is run from the root, without the root on sys.path: its `nodes` would hide ComfyUI's.
 sys.modules["recipes"] = recipes = types.ModuleType("recipes")
 recipes.__path__ = [str(Path(__file__).parents[1] / "recipes")]
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """PyTorch and OpenCV on one thread: handing small arrays to more costs more than they do, and
+    the order of sums depends on it."""
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    yield
+    torch.set_num_threads(threads[0])
+    cv2.setNumThreads(threads[1])
 
 
 @pytest.fixture

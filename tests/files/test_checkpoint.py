@@ -12,9 +12,10 @@ import safetensors.torch
 import torch
 
 from combcn_core.networks import checkpoint
-from combcn_core.networks import layers as networks
 from combcn_core.networks.checkpoint import ModelInfo, load_model, read_model_info, save_model
 from combcn_core.networks.layers import CombCN, NetworkConfig
+
+from ..helpers import assert_same_weights, shrink_networks
 
 FACTS = {"training_steps": 1200, "data": {"name": "Zürich", "clips": [3, 4]}, "loss": 6.25}
 
@@ -22,12 +23,8 @@ FACTS = {"training_steps": 1200, "data": {"name": "Zürich", "clips": [3, 4]}, "
 @pytest.fixture(autouse=True)
 def thin(request, monkeypatch):
     """Two channels per layer: a checkpoint of 100 kB instead of 60 MB."""
-    if "full_size" in request.fixturenames:
-        return
-    for name in ("TEMPORAL_LAYERS", "DETAIL_LAYERS"):
-        table = [row._replace(channels=2) for row in getattr(networks, name)]
-        table[-1] = table[-1]._replace(channels=3)
-        monkeypatch.setattr(networks, name, tuple(table))
+    if "full_size" not in request.fixturenames:
+        shrink_networks(monkeypatch, 2)
 
 
 @pytest.fixture
@@ -52,14 +49,6 @@ def saved(tmp_path):
     path = tmp_path / "saved.safetensors"
     save_model(path, make_model(), facts=FACTS)
     return path
-
-
-def assert_same_weights(model, other):
-    left, right = model.state_dict(), other.state_dict()
-    assert left.keys() == right.keys()
-    for name in left:
-        assert left[name].dtype == right[name].dtype, name
-        assert torch.equal(left[name], right[name]), name
 
 
 def read_by_hand(path):

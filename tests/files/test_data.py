@@ -9,11 +9,9 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections import Counter
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pytest
@@ -25,6 +23,8 @@ from combcn_core.training.batches import Batch, iterate_batches
 from combcn_core.training.config import DataConfig
 from combcn_core.training.draw import draw_clip, move_camera
 from combcn_core.training.footage import Source, footage_from_images, scan_footage
+
+from ..helpers import wait_for, write_video
 
 SMALL = DataConfig(size=16, clip_length=4, fills=("smooth",))
 
@@ -39,17 +39,6 @@ def make_frames(seed, num_frames, speed=1):
     """A pan over a texture, 64x48 pixels."""
     wide = make_texture(seed, 48, 64 + speed * num_frames)
     return [wide[:, speed * t : speed * t + 64].copy() for t in range(num_frames)]
-
-
-def write_video(path, frames, codec="ffv1", pixel_format="bgr0", options=None):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options or {})
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = pixel_format
-        for pixels in frames:
-            form = "rgb24" if pixels.dtype == np.uint8 else "rgb48le"
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format=form)))
-        container.mux(stream.encode())
 
 
 def write_photo(path, pixels):
@@ -69,14 +58,6 @@ def assert_same(left, right):
     for one, other in zip(left, right, strict=True):
         for name in Batch._fields:
             assert torch.equal(getattr(one, name), getattr(other, name)), name
-
-
-def wait_for(condition, seconds=120):
-    """A machine may be busy; what is waited for takes a second on an idle one."""
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.1)
-    assert condition()
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,8 @@ from combcn_core.clips.mask_rules import MaskConfig
 from combcn_core.clips.masks import frame_number, read_mask
 from combcn_core.clips.video import open_reader, open_writer
 
+from ..helpers import write_video
+
 HEIGHT, WIDTH, COUNT = 48, 64, 6
 INFO = ClipInfo(WIDTH, HEIGHT, None, total_frames=COUNT, indices=range(COUNT))
 
@@ -41,20 +43,6 @@ def write_folder(folder, images, name="{:03d}.png"):
     for index, image in enumerate(images):
         assert cv2.imwrite(str(folder / name.format(index)), image)
     return folder
-
-
-def write_video(path, frames, codec="libx264", pixel_format="yuv420p", options=None):
-    """(H, W, 3) RGB or (H, W, 4) RGBA."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(25), options=options or {})
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = pixel_format
-        for frame in frames:
-            form = "rgba" if frame.shape[2] == 4 else "rgb24"
-            picture = av.VideoFrame.from_ndarray(frame, form).reformat(format=pixel_format)
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
-    return path
 
 
 def read(path, info=INFO, **config):

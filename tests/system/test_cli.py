@@ -26,6 +26,8 @@ from combcn_core.networks.checkpoint import save_model
 from combcn_core.networks.layers import CombCN, NetworkConfig
 from combcn_core.version import __version__
 
+from ..helpers import write_video
+
 HEIGHT, WIDTH, COUNT = 48, 64, 12
 COMMAND = Path(sys.executable).with_name("combcn")
 
@@ -41,18 +43,6 @@ def write_pngs(folder, images):
     for index, image in enumerate(images):
         assert cv2.imwrite(str(folder / f"{index:03d}.png"), image[..., ::-1])
     return folder
-
-
-def write_video(path, frames):
-    with av.open(str(path), "w") as container:
-        codec, pixel_format = ("ffv1", "bgr0") if path.suffix == ".mkv" else ("libx264", "yuv420p")
-        stream = container.add_stream(codec, rate=Fraction(25))
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = pixel_format
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
-        container.mux(stream.encode(None))
-    return path
 
 
 def write_mask(path, left, top, width, height, size=(WIDTH, HEIGHT)):

@@ -11,11 +11,9 @@ import subprocess
 import sys
 import time
 import zlib
-from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pytest
@@ -30,6 +28,8 @@ from combcn_core.networks.checkpoint import save_model
 from combcn_core.networks.layers import CombCN, NetworkConfig
 from combcn_core.shot import InpaintConfig, inpaint
 from combcn_core.training.holes import make_holes
+
+from ..helpers import write_video
 
 COMMAND = Path(sys.executable).with_name("combcn")
 CLASSICAL = EvaluateConfig(methods=("telea", "ns"), holes=("box",), seeds=(3, 5))
@@ -48,16 +48,6 @@ def write_images(folder, images, ending="png"):
         pixels = image[..., ::-1] if image.ndim == 3 else image
         assert cv2.imwrite(str(folder / f"{index:05d}.{ending}"), pixels)
     return folder
-
-
-def write_video(path, images):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=Fraction(25))  # lossless
-        stream.height, stream.width, stream.pix_fmt = *images[0].shape[:2], "bgr0"
-        for image in images:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
-        container.mux(stream.encode(None))
-    return path
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from combcn_core.clips.video import ClipInfo, open_reader, open_writer
 from combcn_core.shot import InpaintConfig
 from combcn_core.stream.files import inpaint_file
 
+from ..helpers import full_disk
+
 NUM_FRAMES, HEIGHT, WIDTH = 64, 24, 32
 # It reads 25 frames ahead, and some more wait in queues and in FFmpeg: fewer than the clip has.
 SHORT = InpaintConfig(propagate=False, segment_frames=4)
@@ -64,18 +66,6 @@ def pixels(path):
 
 
 # The disk
-
-
-@contextlib.contextmanager
-def full_disk(limit_bytes):
-    """The system refuses to let a file grow beyond it: a write fails with an OSError."""
-    resource = pytest.importorskip("resource", reason="limits of file sizes are POSIX")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))  # Python ignores SIGXFSZ
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("output", OUTPUTS)

@@ -21,16 +21,9 @@ from combcn_core.segments import plan_segments, plan_shot
 from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
 from combcn_core.stages import fill_rest, propagate
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LEVEL = 1 / 255
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Many small layers: handing them to threads costs more than computing them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_clip(num_frames, height, width, step=(2, 1), seed=0, level=(0.5, 0.5, 0.5)):

@@ -17,6 +17,8 @@ from combcn_core.clips.video import ClipInfo, open_reader, open_writer
 from combcn_core.masks import grow
 from combcn_core.shot import InpaintConfig
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 few = settings(
     max_examples=50,
     derandomize=True,
@@ -27,15 +29,6 @@ few = settings(
 
 SIDES = st.one_of(st.sampled_from([1, 2, 3, 5, 8, 16, 17]), st.integers(1, 33))
 DTYPES = st.sampled_from([torch.uint8, torch.uint16, torch.float32])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small tensors are not worth more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # Draws

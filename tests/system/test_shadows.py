@@ -15,6 +15,8 @@ from combcn_core.shadows import (
     take_shadows,
 )
 
+from ..helpers import write_pngs
+
 HEIGHT, WIDTH, COUNT = 120, 180, 20
 
 
@@ -202,13 +204,6 @@ def test_small_frames_keep_thin_masks():
 
 
 # Files
-
-
-def write_pngs(folder, images):
-    folder.mkdir()
-    for number, image in enumerate(images):
-        assert cv2.imwrite(str(folder / f"{number:03d}.png"), image)
-    return folder
 
 
 def test_shadows_are_taken_from_the_shell_and_reported(tmp_path, monkeypatch, capsys):

@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -22,7 +21,6 @@ import torch
 from torch import nn
 
 from combcn_core.cli import main
-from combcn_core.networks import layers as networks
 from combcn_core.networks.checkpoint import load_model, load_tensors, read_model_info, save_model
 from combcn_core.networks.inference import prepare
 from combcn_core.networks.layers import CombCN, NetworkConfig
@@ -41,6 +39,10 @@ from combcn_core.training.state import TrainingDiverged
 from combcn_core.training.step import compute_losses
 from combcn_core.training.train import estimate, train
 
+from ..helpers import assert_same_weights, full_disk, shrink_networks, wait_for
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PAPER = NetworkConfig()
 
 # Two steps of 3DCN, then three of both. Everything that is drawn is drawn.
@@ -56,20 +58,8 @@ PLAIN = dataclasses.replace(SHORT, detail_frames=0, accumulate=1, repeats=1, coa
 def thin():
     """An eighth of the channels in every layer; the real networks train in the commands below."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("TEMPORAL_LAYERS", "DETAIL_LAYERS"):
-            table = [row._replace(channels=row.channels // 8) for row in getattr(networks, name)]
-            table[-1] = table[-1]._replace(channels=3)
-            patch.setattr(networks, name, tuple(table))
+        shrink_networks(patch, lambda channels: channels // 8)
         yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As many as the commands below have: the order of sums depends on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_images(seed, num_frames=8):
@@ -102,14 +92,6 @@ def assert_same_state(output, other):
     different = [name for name in tensors if not torch.equal(tensors[name], others[name])]
     assert not different
     assert_same_weights(load_model(output), load_model(other))
-
-
-def assert_same_weights(model, other):
-    for (name, value), (other_name, other_value) in zip(
-        model.state_dict().items(), other.state_dict().items(), strict=True
-    ):
-        assert name == other_name
-        assert torch.equal(value, other_value), name
 
 
 def saved_files(output):
@@ -983,17 +965,6 @@ def test_weight_that_is_no_number_is_never_saved(footage, output):
     assert saved_files(output) == {}
 
 
-@contextlib.contextmanager
-def full_disk(limit_bytes):
-    """The system refuses to let a file grow beyond it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_save_that_the_disk_refuses_leaves_the_old_files(footage, output, whole):
     config = dataclasses.replace(SHORT, save_every=2)
     training = train(footage, output, config)
@@ -1187,13 +1158,6 @@ def read_log(output):
         return []
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-def wait_for(condition, seconds=200):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert condition()
 
 
 def test_command_that_is_interrupted_and_ended_goes_on(folder, output):

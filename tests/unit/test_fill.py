@@ -33,12 +33,7 @@ from combcn_core.pixels import (
 )
 from combcn_core.stages import propagate
 
-
-@pytest.fixture(autouse=True)
-def few_threads():
-    """Small arrays: handing them to threads costs more than computing them."""
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Scene:

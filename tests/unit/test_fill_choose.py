@@ -10,17 +10,12 @@ from combcn_core.fill.choose import (
     choose,
 )
 from combcn_core.fill.register import Registered, Small, Target
-from combcn_core.fill.threads import one_thread
 from combcn_core.fill.trace import Nearness, Trace
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 HEIGHT, WIDTH = 121, 163
 FAR_FROM_HOLES = {source: Nearness.of(np.zeros((HEIGHT, WIDTH), bool)) for source in range(10)}
-
-
-@pytest.fixture(autouse=True)
-def few_threads():
-    with one_thread():
-        yield
 
 
 @pytest.fixture

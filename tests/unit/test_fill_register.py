@@ -4,17 +4,12 @@ import pytest
 
 from combcn_core.fill.motion import Motion
 from combcn_core.fill.register import CELL_PIXELS, Scale, Small, Target, homography_of, project
-from combcn_core.fill.threads import one_thread
 from combcn_core.pixels import Box
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # About two degrees, three per cent larger, a little perspective.
 TILT = np.array([[1.02, -0.035, 6.5], [0.035, 1.03, -4.25], [1e-4, -5e-5, 1]])
-
-
-@pytest.fixture(autouse=True)
-def few_threads():
-    with one_thread():
-        yield
 
 
 def rough(height, width, seed=0):

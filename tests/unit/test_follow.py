@@ -8,6 +8,8 @@ import torch
 from combcn_core import cli
 from combcn_core.fill.follow import _guided, follow, follow_masks
 
+from ..helpers import write_pngs
+
 HEIGHT, WIDTH, COUNT = 90, 141, 13
 
 
@@ -143,20 +145,13 @@ def test_guided_filter_against_least_squares():
 # Files
 
 
-def write_pngs(folder, images, numbers=None):
-    folder.mkdir()
-    for number, image in zip(numbers or range(len(images)), images, strict=True):
-        assert cv2.imwrite(str(folder / f"f{number:03d}.png"), image)
-    return folder
-
-
 @pytest.fixture
 def shot(tmp_path, monkeypatch):
     """frames/ with the numbers 100 to 112, and drawn/ with the masks of 102 and 110."""
     monkeypatch.chdir(tmp_path)
     frames, masks = moving_disk()
-    write_pngs(tmp_path / "frames", frames[..., ::-1], range(100, 113))
-    write_pngs(tmp_path / "drawn", masks[[2, 10]].astype(np.uint8) * 255, [102, 110])
+    write_pngs(tmp_path / "frames", frames[..., ::-1], "f{}.png", range(100, 113))
+    write_pngs(tmp_path / "drawn", masks[[2, 10]].astype(np.uint8) * 255, "f{}.png", [102, 110])
     return tmp_path
 
 
@@ -202,8 +197,8 @@ def test_inpaint_follows_masks(shot):
 
 
 def test_masks_command_says_what_is_wrong(shot, capsys):
-    write_pngs(shot / "other", np.full((1, HEIGHT, WIDTH), 255, np.uint8), [7])
-    write_pngs(shot / "empty", np.zeros((1, HEIGHT, WIDTH), np.uint8), [104])
+    write_pngs(shot / "other", np.full((1, HEIGHT, WIDTH), 255, np.uint8), "f007.png", [7])
+    write_pngs(shot / "empty", np.zeros((1, HEIGHT, WIDTH), np.uint8), "f{}.png", [104])
     for mask, message in {
         "other": "mask f007 in other has no number of a frame of the clip, which are 100 to 112",
         "empty": "the masks in empty are all empty; draw",

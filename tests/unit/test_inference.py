@@ -1,4 +1,5 @@
 import copy
+import functools
 import math
 
 import numpy as np
@@ -6,10 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from combcn_core.networks import layers as networks
 from combcn_core.networks.inference import FoldedLayer, InferenceModel, fast_precision, prepare
 from combcn_core.networks.layers import CombCN, NetworkConfig
 from combcn_core.networks.regions import Span
+
+from ..helpers import shrink_networks
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 VARIANTS = {
     "paper": NetworkConfig(mean_pixel=(0.1, 0.5, 0.9)),
@@ -27,27 +31,11 @@ precisions = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Many small layers: handing them to threads costs more than computing them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def thin(monkeypatch):
-    """The same tables with few channels: the geometry at a thousandth of the cost."""
-
-    def shrink(channels):
-        for name in ("TEMPORAL_LAYERS", "DETAIL_LAYERS"):
-            table = [row._replace(channels=channels) for row in getattr(networks, name)]
-            table[-1] = table[-1]._replace(channels=3)
-            monkeypatch.setattr(networks, name, tuple(table))
-
-    shrink(4)
-    return shrink
+    """Networks of few channels, and a function that gives them other numbers of channels."""
+    shrink_networks(monkeypatch, 4)
+    return functools.partial(shrink_networks, monkeypatch)
 
 
 def make_model(config, seed=0):

@@ -2,18 +2,17 @@ import pytest
 import torch
 
 from combcn_core.masks import bounding_box
-from combcn_core.networks import layers as networks
 from combcn_core.networks.inference import prepare
 from combcn_core.networks.jobs import MIN_TILE_PIXELS, default_batch_frames, plan_batches, plan_runs
 from combcn_core.networks.layers import CombCN, NetworkConfig
+
+from ..helpers import shrink_networks
 
 
 @pytest.fixture
 def network(monkeypatch):
     """Both networks with few channels: jobs depend on what they cost only."""
-    for name in ("TEMPORAL_LAYERS", "DETAIL_LAYERS"):
-        table = [row._replace(channels=4) for row in getattr(networks, name)]
-        monkeypatch.setattr(networks, name, (*table[:-1], table[-1]._replace(channels=3)))
+    shrink_networks(monkeypatch, 4)
     return prepare(CombCN(NetworkConfig()), precision="fp32")
 
 

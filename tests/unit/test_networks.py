@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import math
 from collections import defaultdict
@@ -9,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from combcn_core.networks import layers as networks
 from combcn_core.networks.layers import (
     DETAIL_CONTEXT_PIXELS,
     DETAIL_MULTIPLE_PIXELS,
@@ -23,6 +23,10 @@ from combcn_core.networks.layers import (
     temporal_halo,
     time_multiple,
 )
+
+from ..helpers import shrink_networks
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 VARIANTS = {
     "paper": NetworkConfig(),
@@ -72,27 +76,11 @@ TEMPORAL_SKIPS = {8: 4, 9: 3, 10: 2}
 DETAIL_SKIPS = {9: 7, 10: 6, 11: 5, 12: 4, 13: 3, 14: 2, 15: 1}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Many small layers: handing them to threads costs more than computing them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def thin(monkeypatch):
-    """The same tables with few channels: the geometry at a thousandth of the cost."""
-
-    def shrink(channels):
-        for name in ("TEMPORAL_LAYERS", "DETAIL_LAYERS"):
-            table = [row._replace(channels=channels) for row in getattr(networks, name)]
-            table[-1] = table[-1]._replace(channels=3)
-            monkeypatch.setattr(networks, name, tuple(table))
-
-    shrink(2)
-    return shrink
+    """Networks of few channels, and a function that gives them other numbers of channels."""
+    shrink_networks(monkeypatch, 2)
+    return functools.partial(shrink_networks, monkeypatch)
 
 
 def randomized(net, seed=0):

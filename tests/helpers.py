@@ -1,0 +1,81 @@
+"""Functions that several files of tests share; fixtures are in conftest.py."""
+
+import contextlib
+import time
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from combcn_core.networks import layers
+
+
+def write_video(path, frames, codec=None, pixel_format=None, options=None):
+    """Encode (H, W, 3) RGB, uint8 or uint16, or (H, W, 4) RGBA; .mkv is lossless by default."""
+    lossless = path.suffix == ".mkv"
+    pixel_format = pixel_format or ("bgr0" if lossless else "yuv420p")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(
+            codec or ("ffv1" if lossless else "libx264"), rate=25, options=options or {}
+        )
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = pixel_format
+        for image in frames:
+            form = "rgb24" if image.dtype == np.uint8 else "rgb48le"
+            form = "rgba" if image.shape[2] == 4 else form
+            picture = av.VideoFrame.from_ndarray(image, form).reformat(format=pixel_format)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_pngs(folder, images, name="{:03d}.png", numbers=None):
+    """Images as OpenCV has them: gray or BGR."""
+    folder.mkdir()
+    for number, image in zip(numbers or range(len(images)), images, strict=True):
+        assert cv2.imwrite(str(folder / name.format(number)), image)
+    return folder
+
+
+@contextlib.contextmanager
+def full_disk(limit_bytes):
+    """The system refuses to let a file grow beyond it: a write fails with an OSError."""
+    resource = pytest.importorskip("resource", reason="limits of file sizes are POSIX")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))  # Python ignores SIGXFSZ
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def wait_for(condition, seconds=200):
+    """Fail unless it comes true; a machine may be busy, so the time is ample."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert condition()
+
+
+def assert_same_weights(model, other):
+    left, right = model.state_dict(), other.state_dict()
+    assert list(left) == list(right)
+    for name in left:
+        assert left[name].dtype == right[name].dtype, name
+        assert torch.equal(left[name], right[name]), name
+
+
+def shrink_networks(patch, channels):
+    """The paper's tables with few channels: the geometry at a thousandth of the cost.
+
+    Args:
+        patch: a MonkeyPatch, which ends it.
+        channels: of every layer but the last; or what makes them from the paper's.
+    """
+    of = channels if callable(channels) else lambda _: channels
+    for name in ("TEMPORAL_LAYERS", "DETAIL_LAYERS"):
+        table = [row._replace(channels=of(row.channels)) for row in getattr(layers, name)]
+        table[-1] = table[-1]._replace(channels=3)
+        patch.setattr(layers, name, tuple(table))
