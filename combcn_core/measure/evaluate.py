@@ -3,12 +3,12 @@
 A clip is its own truth and gets synthetic holes; where the background behind an object is known,
 removing that object can be measured too. Each row of the CSV file is one method on one clip with
 one hole. It carries a digest of all that it follows from: pixels, holes, weights, precision and
-code. So a run that was stopped goes on where it was, and no row that is out of date counts.
+the version of results. So a run that was stopped goes on where it was, and no row that is out of
+date counts.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import logging
 import math
@@ -47,6 +47,7 @@ from combcn_core.restore import infer_temporal, upsample_guidance
 from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
 from combcn_core.stages import fill_rest
 from combcn_core.training.holes import HoleKind, make_holes
+from combcn_core.version import RESULTS_VERSION
 
 Method = Literal["combcn", "no-network", "networks", "3dcn", "2dcn", "smooth", "telea", "ns"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -59,15 +60,6 @@ WEIGHTS: Mapping[Method, str] = {
 }
 CLASSICAL: Mapping[Method, int] = {"telea": cv2.INPAINT_TELEA, "ns": cv2.INPAINT_NS}
 CLASSICAL_RADIUS_PIXELS = 3
-PACKAGE = Path(__file__).parent.parent
-# What figures follow from, files and folders of the package; source pixels, holes and weights have
-# digests of their own.
-CLASSICAL_SOURCES = ("masks.py", "measure/evaluate.py", "measure/metrics.py")
-SOURCES = (
-    *CLASSICAL_SOURCES,
-    *("clips/masks.py", "fill", "networks", "pixels.py", "restore.py", "segments.py", "shadows.py"),
-    *("shot.py", "stages.py"),
-)
 SHEET_PIXELS = 2000  # width of a picture, about
 
 Hole = Literal[HoleKind, "removal"]
@@ -386,7 +378,7 @@ def _choose_methods(
     chosen = config.methods or tuple(name for name in METHODS if name not in lacking)
     uses: dict[Method, _Use] = {}
     for method in chosen:
-        identity = _digest(method, _digest_code(method in CLASSICAL))
+        identity = _digest(method, str(RESULTS_VERSION))
         if method in ("combcn", "no-network"):
             identity = _digest(identity, config.unseen)
         networks = given[WEIGHTS[method]] if method in WEIGHTS else None
@@ -459,13 +451,6 @@ def _digest_weights(model: CombCN, prepared: InferenceModel, config: EvaluateCon
     precision = fast_precision(device) if config.precision == "auto" else config.precision
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     return _digest(f"{model.config} {device.type} {precision}", safetensors.torch.save(tensors))
-
-
-@functools.cache
-def _digest_code(is_classical: bool) -> str:
-    places = [PACKAGE / name for name in (CLASSICAL_SOURCES if is_classical else SOURCES)]
-    paths = sorted(path for place in places for path in (place, *place.rglob("*.py")))
-    return _digest(*(path.read_bytes() for path in paths if path.is_file()))
 
 
 def _key(trial: _Trial, use: _Use) -> str:

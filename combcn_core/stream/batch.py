@@ -24,7 +24,7 @@ from combcn_core.networks import WEIGHTS_FOLDER
 from combcn_core.progress import OnProgress, Progress
 from combcn_core.shot import InpaintConfig
 from combcn_core.stream.files import inpaint_file, keep_segments, list_segments
-from combcn_core.version import __version__
+from combcn_core.version import RESULTS_VERSION
 
 if TYPE_CHECKING:
     from combcn_core.networks.layers import CombCN
@@ -88,13 +88,13 @@ class Row:
         return found
 
     def fingerprint(self) -> str:
-        """Changes with the row, its files and the version: what makes a finished output stale."""
+        """Changes with what makes a finished output stale: row, files, and version of results."""
         weights = str(self.options.get("weights", "default"))
         if not weights.endswith(".safetensors"):
             weights = str(WEIGHTS_FOLDER / f"{weights}.safetensors")
         references = self.options.get("references", {}).values()
         stamps = [_stamp(Path(file)) for file in (self.input, self.mask, *references, weights)]
-        text = json.dumps([__version__, dataclasses.asdict(self), stamps], sort_keys=True)
+        text = json.dumps([RESULTS_VERSION, dataclasses.asdict(self), stamps], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -1,7 +1,7 @@
 """Finished segments of a run, kept beside its output until that is whole.
 
 A segment is found again by a hash of all that it depends on: source pixels and masks of its frames
-and their halo, settings, weights, and the version of CombCN. So nothing stale is ever reused, and
+and their halo, settings, weights, and the version of results. So nothing stale is ever reused, and
 runs that differ do not disturb each other.
 """
 
@@ -25,7 +25,7 @@ from combcn_core.pixels import Array, Decoded, Filled, PackedMask, Stored
 from combcn_core.segments import Segment
 from combcn_core.shot import InpaintConfig, SegmentResult
 from combcn_core.stream.work import WorkStore
-from combcn_core.version import __version__
+from combcn_core.version import RESULTS_VERSION
 
 if TYPE_CHECKING:
     from combcn_core.networks.layers import CombCN
@@ -55,7 +55,7 @@ class SegmentStore:
             from combcn_core.networks.checkpoint import digest_tensors
 
             weights = digest_tensors(json.dumps(model.config.to_dict()), model.state_dict())
-        self._context = json.dumps([__version__, settings, weights], sort_keys=True)
+        self._context = json.dumps([RESULTS_VERSION, settings, weights], sort_keys=True)
         self.work = WorkStore(self.folder, self._context)
         try:
             self.folder.mkdir(exist_ok=True)
