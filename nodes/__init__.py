@@ -2,7 +2,19 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import evaluate, folders, inpaint, mask_files, masks, models, sample, stages, train, video
+from . import (
+    evaluate,
+    folders,
+    inpaint,
+    mask_files,
+    masks,
+    models,
+    paint_mask,
+    sample,
+    stages,
+    train,
+    video,
+)
 
 NODES: list[type[io.ComfyNode]] = [
     models.LoadModel,
@@ -10,6 +22,7 @@ NODES: list[type[io.ComfyNode]] = [
     sample.SampleClip,
     masks.PrepareMask,
     mask_files.LoadMaskSequence,
+    paint_mask.PaintMask,
     masks.FollowMask,
     masks.TakeShadows,
     masks.MakeHoles,

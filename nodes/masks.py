@@ -9,6 +9,7 @@ from torch.nn.functional import interpolate
 
 from combcn_core import follow_masks, take_shadows
 from combcn_core.clips.pictures import outline_mask
+from combcn_core.fill.follow import describe_followed
 from combcn_core.masks import check_masks, grow
 from combcn_core.training.holes import HOLE_KINDS, HoleKind, make_holes
 
@@ -218,7 +219,8 @@ class FollowMask(io.ComfyNode):
                 ),
                 io.String.Output(
                     display_name="report",
-                    tooltip="The frames in which it is least sure, from 0 to 1: draw one there.",
+                    tooltip="The frames in which it is least sure, from 0 to 1, and those without "
+                    "a mask: look there, and draw another where it is wrong.",
                 ),
             ],
         )
@@ -247,9 +249,9 @@ class FollowMask(io.ComfyNode):
             for picture, hole in zip(to_pictures(clip), masks.numpy(), strict=True)
         ]
         preview = torch.cat([from_pictures(picture) for picture in outlined])
-        worst = sorted((sure, number) for number, sure in enumerate(confidence) if sure < 1)[:8]
-        report = ", ".join(f"{number} ({sure:.2f})" for sure, number in worst)
-        report = f"least sure in frames {report}" if report else "sure everywhere"
+        found = masks.flatten(1).any(dim=1).tolist()
+        lost = [n for n, sure in enumerate(confidence) if sure < 1 and not found[n]]
+        report = describe_followed(dict(enumerate(confidence)), lost)
         return io.NodeOutput(to_output(masks), preview, report, ui=preview_video(outlined))
 
 

@@ -28,6 +28,8 @@ class Masks(MaskConfig):
     follow_masks: Annotated[FlagCreatePairsOff[bool], arg(aliases=("--follow",))] = False
     """Carry masks drawn on some frames to all of them: a folder of images, or one, with the
     numbers of their frames in their names."""
+    preview: Annotated[Path | None, arg(metavar="VIDEO")] = None
+    """Also write the frames with an outline around the masks: a video, or a folder."""
     grow_pixels: int = 0
     """Grow the masks by so many pixels; negative numbers shrink them."""
     frames: Annotated[str | None, arg(metavar="A-B")] = None
@@ -62,6 +64,7 @@ class Masks(MaskConfig):
                 fit_mask=self.fit_mask,
                 allow_truncated=self.allow_truncated,
                 grow_pixels=self.grow_pixels,
+                preview=self.preview,
                 progress=progress,
             )
         print(f"{self.output}: masks of {count} frames, {pixels / count:.0f} pixels in each.")

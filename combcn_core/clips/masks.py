@@ -120,7 +120,8 @@ def read_drawn(
         if index is None:
             raise ValueError(
                 f"mask {name} in {path} has no number of a frame of the clip, which are "
-                f"{_span(places)}; name each mask by its frame."
+                f"{_span(places)}; give it the number of the frame it was drawn on, last in its "
+                f"name, such as mask_{next(iter(places))}.png."
             )
         if indices.count(index) > 1:
             raise ValueError(f"{path} has two masks for frame {frame_number(name)}; leave one.")
@@ -138,6 +139,12 @@ def _frame_places(info: ClipInfo) -> dict[int | None, int]:
         if None not in numbers and len(set(numbers)) == len(numbers):
             return {number: index for index, number in enumerate(numbers)}
     return {index: index for index in range(info.total_frames or 0)}
+
+
+def drawn_numbers(info: ClipInfo) -> dict[int, int]:
+    """Index of a frame in the source -> the number that a mask drawn on it has in its name."""
+    places = _frame_places(info)
+    return {index: number for number, index in places.items() if number is not None}
 
 
 def _span(places: dict[int | None, int]) -> str:

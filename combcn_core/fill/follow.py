@@ -97,6 +97,32 @@ def follow_masks(
     return found.to(images.device), [confidence for _, confidence in followed]
 
 
+def describe_followed(confidence: Mapping[int, float], lost: Sequence[int]) -> str:
+    """Where masks that were followed may be wrong, for users: a few frames that lie apart.
+
+    Args:
+        confidence: number of a frame -> how sure its mask is.
+        lost: the frames that have no mask, in order.
+    """
+    apart = max(3, len(confidence) // 12)
+    worst: list[int] = []
+    for number in sorted(confidence.keys() - set(lost), key=lambda number: confidence[number]):
+        if confidence[number] < 1 and all(abs(number - other) >= apart for other in worst[:5]):
+            worst.append(number)
+    parts = []
+    if worst:
+        frames = ", ".join(f"{number} ({confidence[number]:.2f})" for number in sorted(worst[:5]))
+        parts.append(f"least sure in frames {frames}: draw another mask where it is wrong")
+    if lost:
+        runs = [n for n in lost if n - 1 not in lost]
+        ends = [n for n in lost if n + 1 not in lost]
+        pairs = list(zip(runs, ends, strict=True))
+        spans = ", ".join(f"{a} to {b}" if b > a else str(a) for a, b in pairs[:5])
+        more = f" and {len(pairs) - 5} more places" if len(pairs) > 5 else ""
+        parts.append(f"no mask in frames {spans}{more}: draw one there if the object is in it")
+    return "; ".join(parts) or "sure everywhere"
+
+
 def follow(frames: Iterable[Pixels], drawn: Mapping[int, Mask]) -> Iterator[FollowedMask]:
     """As `follow_masks`, frame by frame; holds those before a drawn mask, made smaller.
 

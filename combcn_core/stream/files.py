@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict
 from fractions import Fraction
 from itertools import pairwise
@@ -27,6 +27,7 @@ import numpy as np
 from combcn_core.clips.formats import keeps_pixels
 from combcn_core.clips.images import differing
 from combcn_core.clips.mask_rules import MaskConfig
+from combcn_core.clips.pictures import outline_mask
 from combcn_core.clips.video import (
     ClipInfo,
     PathLike,
@@ -35,7 +36,7 @@ from combcn_core.clips.video import (
 )
 from combcn_core.fill.cuts import is_cut_between, thumbnail
 from combcn_core.memory import peak_memory_bytes
-from combcn_core.pixels import Pixels
+from combcn_core.pixels import Pixels, from_unit, to_unit
 from combcn_core.progress import OnProgress, Stages, Tell
 from combcn_core.shot import InpaintConfig
 from combcn_core.stream.memory import QUEUE_FRAMES
@@ -291,6 +292,7 @@ def write_masks(
     fit_mask: bool = False,
     allow_truncated: bool = False,
     grow_pixels: int = 0,
+    preview: PathLike | None = None,
     progress: OnProgress | None = None,
 ) -> int:
     """Write the masks that `inpaint_file` would use, one a frame, to be looked at and corrected.
@@ -299,6 +301,7 @@ def write_masks(
         input, mask, frames, mask_config, fit_mask, allow_truncated: as in `inpaint_file`.
         output: a folder, for PNGs with the numbers of the frames; or .mkv.
         grow_pixels: grow the masks by so much; negative numbers shrink them.
+        preview: a video, or a folder, for the frames with an outline around the masks, in 8 bits.
         progress: as in `inpaint_file`.
 
     Returns:
@@ -314,14 +317,24 @@ def write_masks(
         allow_truncated=allow_truncated, stages=stages,
     )  # fmt: skip
     check_output(output, [input, mask])
+    if preview is not None:
+        check_output(preview, [input, mask, output])
     info = clip.info
     form = ClipInfo(info.width, info.height, info.fps, indices=info.indices, names=info.names)
     hole_pixels, stages.num_frames = 0, clip.stop - clip.start
     stages("opening", 1)
-    with clip.open_masks(info) as masks, open_writer(output, form) as writer:
+    with ExitStack() as stack:
+        masks = stack.enter_context(clip.open_masks(info))
+        writer = stack.enter_context(open_writer(output, form))
+        if preview is not None:
+            frames_shown = stack.enter_context(clip.open_frames(clip.start, clip.stop))
+            shown, pictures = stack.enter_context(open_writer(preview, form)), iter(frames_shown)
         for hole in grown_masks(masks, grow_pixels):
             gray = hole.whole().astype(np.uint8) * np.uint8(255)
             writer.write(np.repeat(gray[..., None], 3, axis=2))
+            if preview is not None:
+                picture = from_unit(to_unit(next(pictures).pixels), np.dtype(np.uint8))
+                shown.write(outline_mask(picture, hole.whole()))
             hole_pixels += hole.num_pixels
             stages.frames += 1
             stages("writing", stages.frames / stages.num_frames)

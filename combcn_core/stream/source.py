@@ -13,10 +13,16 @@ from typing import NamedTuple
 import numpy as np
 
 from combcn_core.clips.mask_rules import MaskConfig
-from combcn_core.clips.masks import MaskReader, keep_masks, read_drawn, read_mask
+from combcn_core.clips.masks import (
+    MaskReader,
+    drawn_numbers,
+    keep_masks,
+    read_drawn,
+    read_mask,
+)
 from combcn_core.clips.video import ClipInfo, FrameReader, PathLike, open_reader
 from combcn_core.fill.cuts import is_cut_between, thumbnail
-from combcn_core.fill.follow import follow
+from combcn_core.fill.follow import describe_followed, follow
 from combcn_core.pixels import Array, Mask, PackedMask, Pixels, Stored, grow_mask
 from combcn_core.progress import Stages, Tell, part_of
 from combcn_core.shadows import Small, find_effects
@@ -100,7 +106,7 @@ def open_clip(
     span = _shadow_span(read_start, read_stop, margins) if takes else (read_start, read_stop)
     if follows:
         tell = None if stages is None else stages.tell("following masks")
-        followed = follow_clip(indices, drawn, *span, open_frames, tell)
+        followed = follow_clip(indices, drawn, *span, open_frames, tell, drawn_numbers(whole))
         kept = dict(zip(indices[span[0] : span[1]], followed, strict=True))
 
         def open_masks(info: ClipInfo) -> MaskReader:
@@ -184,7 +190,7 @@ def take_shadows_of_clip(
     if unseen:
         log.warning(
             "no other frame shows enough of the ground around the mask in %d frames, first %d: "
-            "no shadows were found there.",
+            "no shadows were found there; where there is one, paint it into the mask.",
             *(len(unseen), unseen[0]),
         )
     return grown
@@ -197,6 +203,7 @@ def follow_clip(
     stop: int,
     open_frames: Callable[[int, int], FrameReader],
     tell: Tell | None = None,
+    numbers: Mapping[int, int] | None = None,
 ) -> list[PackedMask]:
     """Carry drawn masks to the frames of a clip from one position to before another.
 
@@ -208,24 +215,31 @@ def follow_clip(
         start, stop: positions in `indices`.
         open_frames: opens the frames from one position to before another.
         tell: as in `inpaint`.
+        numbers: by which users know the frames, by index; None for the index itself.
     """
+    named = {index: index for index in indices} if numbers is None else numbers
     known = {at: drawn[index] for at, index in enumerate(indices) if index in drawn}
     begin = max((at for at in known if at <= start), default=start)
     end = min((at + 1 for at in known if at + 1 >= stop), default=stop)
     near = {at - begin: mask for at, mask in known.items() if begin <= at < end}
     found: list[PackedMask] = []
-    doubtful: list[tuple[float, int]] = []
+    confidence: dict[int, float] = {}
+    lost: list[int] = []
     with open_frames(begin, end) as frames:
         pixels = (frame.pixels for frame in frames)
-        for at, (hole, confidence) in enumerate(follow(pixels, near), begin):
+        for at, (hole, sure) in enumerate(follow(pixels, near), begin):
             if start <= at < stop:
                 found.append(PackedMask.of(hole))
-                doubtful.append((confidence, indices[at]))
+                confidence[named[indices[at]]] = sure
+                if sure < 1 and not found[-1].num_pixels:
+                    lost.append(named[indices[at]])
             if tell is not None:
                 tell((at + 1 - begin) / (end - begin), None)
-    worst = [f"{number} ({sure:.2f})" for sure, number in sorted(doubtful)[:5] if sure < 1]
-    if worst:
-        log.info("masks followed; least sure in frames %s: draw one there.", ", ".join(worst))
+    used = [str(named[indices[at]]) for at in sorted(known) if begin <= at < end]
+    log.info(
+        "masks drawn on frames %s followed; %s.",
+        *(", ".join(used) or "none", describe_followed(confidence, lost)),
+    )
     return found
 
 

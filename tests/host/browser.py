@@ -38,7 +38,7 @@ QUEUE = """
 () => {
     window.ending = null;
     for (const kind of ["execution_success", "execution_error", "execution_interrupted"])
-        app.api.addEventListener(kind, ({ detail }) => { window.ending = [kind, detail]; });
+        app.api.addEventListener(kind, ({ detail }) => { window.ending ??= [kind, detail]; });
     app.queuePrompt(0, 1).then(() => {
         if (Object.keys(app.lastNodeErrors ?? {}).length)
             window.ending = ["refused", app.lastNodeErrors];

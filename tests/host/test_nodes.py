@@ -43,6 +43,10 @@ NODES = {
         "images:IMAGE folder:COMBO missing:COMBO resize:BOOLEAN",
         "MASK IMAGE",
     ),
+    "CombCN_PaintMask": (
+        "images:IMAGE frame:INT image:STRING start:MASK? masks:MASK? frames:STRING?",
+        "MASK STRING",
+    ),
     "CombCN_FollowMask": (
         "images:IMAGE mask:MASK frames:STRING",
         "MASK IMAGE STRING",

@@ -64,7 +64,7 @@ class OldInput:
 
     def __init__(
         self, id, options=None, default=None, min=None, max=None, step=None, optional=False,
-        round=None, tooltip=None,
+        round=None, tooltip=None, force_input=None,
     ):  # fmt: skip
         self.id = id
 

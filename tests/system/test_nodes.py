@@ -209,9 +209,10 @@ def test_node_ids_stay():
     released = {
         f"CombCN_{name}"
         for name in (
-            "LoadModel", "SaveModel", "SampleClip", "PrepareMask", "FollowMask", "TakeShadows",
-            "MakeHoles", "Propagate", "Temporal", "UpsampleGuidance", "SpatialDetail",
-            "SynthesizeTexture", "Inpaint", "InpaintVideo", "JointTrainer", "Evaluate", "Compare",
+            "LoadModel", "SaveModel", "SampleClip", "PrepareMask", "PaintMask", "FollowMask",
+            "TakeShadows", "MakeHoles", "Propagate", "Temporal", "UpsampleGuidance",
+            "SpatialDetail", "SynthesizeTexture", "Inpaint", "InpaintVideo", "JointTrainer",
+            "Evaluate", "Compare",
         )
     }  # fmt: skip
     assert released <= set(node_ids())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from combcn_core import cli
-from combcn_core.fill.follow import _guided, follow, follow_masks
+from combcn_core.fill.follow import _guided, describe_followed, follow, follow_masks
 
 from ..helpers import write_pngs
 
@@ -120,6 +120,18 @@ def test_follow_masks_rejects(masks, frames, match):
         follow_masks(torch.zeros(3, 9, 11, 3), masks, frames)
 
 
+def test_describe_followed_names_frames_that_lie_apart():
+    sure = dict.fromkeys(range(60), 0.9) | {0: 1.0, 20: 0.5, 21: 0.4, 22: 0.45, 40: 0.6}
+    assert describe_followed(sure, []).startswith(
+        "least sure in frames 1 (0.90), 6 (0.90), 11 (0.90), 21 (0.40), 40 (0.60): "
+    )
+    lost = [20, *range(30, 60)]
+    text = describe_followed(sure | dict.fromkeys(lost, 0.0), lost)
+    assert "no mask in frames 20, 30 to 59: draw one there if the object is in it" in text
+    assert "(0.00)" not in text
+    assert describe_followed({0: 1.0, 1: 1.0}, []) == "sure everywhere"
+
+
 def test_guided_filter_against_least_squares():
     # In each window, values as an affine function of colours, by the normal equations.
     rng = np.random.default_rng(3)
@@ -158,13 +170,20 @@ def shot(tmp_path, monkeypatch):
 def test_masks_command_writes_what_python_finds(shot, capsys):
     frames, masks = moving_disk()
     command = ["masks", "frames", "--mask", "drawn", "--follow", "--output", "masks"]
-    assert cli.main(command) == 0
-    assert "masks: masks of 13 frames" in capsys.readouterr().out
+    assert cli.main([*command, "--preview", "shown"]) == 0
+    said = capsys.readouterr()
+    assert "masks: masks of 13 frames" in said.out
+    assert "masks drawn on frames 102, 110 followed" in said.err
     names = sorted(path.name for path in (shot / "masks").iterdir())
     assert names == [f"f{number}.png" for number in range(100, 113)]
     written = np.stack([cv2.imread(str(shot / "masks" / name), 0) > 0 for name in names])
     found, _ = follow_masks(torch.from_numpy(frames), torch.from_numpy(masks[[2, 10]]), [2, 10])
     assert np.array_equal(written, found)
+    for name, frame, mask in zip(names, frames, found.numpy(), strict=True):
+        shown = cv2.imread(str(shot / "shown" / name))[..., ::-1]
+        near = cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+        assert np.array_equal(shown[mask | ~near], frame[mask | ~near])  # but for the outline
+        assert (shown[near & ~mask] != frame[near & ~mask]).any()
     # Any range of frames gives the same masks, also where no mask was drawn in it.
     command = [
         "masks",
@@ -200,7 +219,8 @@ def test_masks_command_says_what_is_wrong(shot, capsys):
     write_pngs(shot / "other", np.full((1, HEIGHT, WIDTH), 255, np.uint8), "f007.png", [7])
     write_pngs(shot / "empty", np.zeros((1, HEIGHT, WIDTH), np.uint8), "f{}.png", [104])
     for mask, message in {
-        "other": "mask f007 in other has no number of a frame of the clip, which are 100 to 112",
+        "other": "mask f007 in other has no number of a frame of the clip, which are 100 to 112; "
+        "give it the number of the frame it was drawn on, last in its name, such as mask_100.png",
         "empty": "the masks in empty are all empty; draw",
         "1,1,9,9": "1,1,9,9 does not exist; give a folder with the masks",
     }.items():
