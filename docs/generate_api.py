@@ -131,7 +131,7 @@ def with_default(argument: ast.arg, default: ast.expr | None) -> str:
 
 def fields(node: ast.ClassDef, path: Path) -> Iterator[tuple[str, str, str, str]]:
     """(name, type, default, docstring) of each field, those of base classes first."""
-    for base in node.bases:
+    for base in reversed(node.bases):  # as dataclasses order them
         for place in (path, *sorted(PACKAGE.rglob("*.py"))):
             found = [n for n in parse(place).body if getattr(n, "name", None) == ast.unparse(base)]
             if found and isinstance(found[0], ast.ClassDef):

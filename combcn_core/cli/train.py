@@ -8,60 +8,82 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tqdm.contrib.logging import logging_redirect_tqdm
-from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from combcn_core.cli.common import RunBar, bar, say
 from combcn_core.memory import GIB
 from combcn_core.pixels import Pixels
 from combcn_core.progress import Progress
-from combcn_core.training.config import TrainConfig
+from combcn_core.training.config import DataConfig, SavingConfig, ScheduleConfig, TrainConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class Train(TrainConfig):
-    """Train the networks on a folder of videos and photographs. The same command goes on where an
-    earlier one stopped."""
-
-    data: Positional[Annotated[Path, arg(metavar="DATA")]]
-    """Folder of videos and photographs; folders in it count too."""
-    output: Annotated[Path, arg(metavar="CKPT")]
-    """The weights, .safetensors. Beside them: the state from which training goes on (.training),
-    and a folder with a log, curves and sample pictures."""
+@dataclass(frozen=True)
+class _Data(DataConfig):
     where: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="COLUMN=VALUE")]] = ()
-    """Use only the files whose row in DATA/metadata.csv says so."""
+    """Use only the files whose row in DATA/metadata.csv has this value in this column."""
+
+    def __post_init__(self) -> None:
+        pass  # `Train.config` checks the values: the parser would put a box around the sentence
+
+
+@dataclass(frozen=True)
+class _Networks:
     start: Annotated[str | None, arg(metavar="NAME|PATH")] = None
-    """Weights to start from; the flags about the networks then do not count."""
+    """The weights to start from, which say what the networks are like: --channel-divisor,
+    --input-fill, --guidance, --ratio and --time-stride then do not count."""
     start_detail: Annotated[str | None, arg(metavar="NAME|PATH")] = None
-    """Weights whose CombCN, or 2DCN, takes the place of that of --start. Guidance that it
-    lacks starts at zero."""
+    """The weights whose CombCN, or 2DCN, takes the place of that of --start. Guidance that it lacks
+    starts at zero."""
     widen: FlagCreatePairsOff[bool] = False
-    """Give narrow networks of --start (see --channel-divisor) the paper's channels first. They do
-    then what they did, and have more to learn with."""
+    """Give narrow networks of --start the paper's channels first. They do then what they did, and
+    have more to learn with."""
+    channel_divisor: Literal[1, 2, 4, 8] = 1
+    """Divide the channels of all hidden layers by this: narrow networks train and run in a fraction
+    of the time."""
     input_fill: Literal["mean", "classical"] = "classical"
     """What the networks find in the hole: the mean pixel, as in the paper, or a smooth fill, to
     which they add what they learn."""
     guidance: bool = True
-    """Without it CombCN is the paper's 2DCN, and 3DCN is not used."""
+    """Let 3DCN guide CombCN; without guidance it is the paper's 2DCN, and 3DCN is not used."""
     ratio: Literal[2, 4] = 2
-    """Frame size over the size of 3DCN's clip; 4 is the paper's V-1."""
+    """3DCN's clip is smaller than the frames by this factor; 4 is the paper's V-1."""
     time_stride: FlagCreatePairsOff[bool] = False
-    """3DCN strides time too, the paper's V-2."""
-    channel_divisor: Literal[1, 2, 4, 8] = 1
-    """Divides the channels of all hidden layers: narrow networks train and run in a fraction of
-    the time."""
+    """Let 3DCN stride time too, the paper's V-2."""
+    steady_frames: int | None = None
+    """In use, average what CombCN adds over this many frames before and after, so that it does not
+    flicker. None: as --start has it, or 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train the networks on a folder of videos and photographs. The same command goes on where an
+    earlier one stopped."""
+
+    folder: Positional[Annotated[Path, arg(metavar="DATA")]]
+    """Folder of videos and photographs; folders in it count too."""
+    output: Annotated[Path, arg(metavar="CKPT")]
+    """The weights, .safetensors. Beside them: the state from which training goes on (.training),
+    and a folder with a log, curves and sample pictures."""
     dry_run: FlagCreatePairsOff[bool] = False
     """Take a few steps, say how long all will take and how much memory, and write nothing."""
-
-    def __post_init__(self) -> None:
-        pass  # as in `Inpaint`
+    data: OmitArgPrefixes[_Data]
+    """Which clips are drawn from DATA, and with which holes."""
+    networks: OmitArgPrefixes[_Networks]
+    """What is trained."""
+    schedule: OmitArgPrefixes[ScheduleConfig]
+    """What is trained when, how fast, and on what."""
+    saving: OmitArgPrefixes[SavingConfig]
+    """What is saved, and when."""
 
     def config(self) -> TrainConfig:
-        return TrainConfig(
-            **{field.name: getattr(self, field.name) for field in dataclasses.fields(TrainConfig)}
-        )
+        settings: dict[str, Any] = {"steady_frames": self.networks.steady_frames}
+        for part in (self.data, self.schedule, self.saving):
+            settings |= dataclasses.asdict(part)
+        settings.pop("where")
+        return TrainConfig(**settings)
 
     def run(self) -> int:
         from combcn_core.networks.checkpoint import check_name, load_model
@@ -73,33 +95,33 @@ class Train(TrainConfig):
 
         config = self.config()
         network = NetworkConfig(
-            ratio=self.ratio,
-            time_stride=self.time_stride,
-            guidance=self.guidance,
-            input_fill=self.input_fill,
-            channel_divisor=self.channel_divisor,
+            ratio=self.networks.ratio,
+            time_stride=self.networks.time_stride,
+            guidance=self.networks.guidance,
+            input_fill=self.networks.input_fill,
+            channel_divisor=self.networks.channel_divisor,
         )
-        start = None if self.start is None else load_model(self.start)
-        if self.start_detail is not None:
+        start = None if self.networks.start is None else load_model(self.networks.start)
+        start_detail = self.networks.start_detail
+        if start_detail is not None:
             if start is None:
                 raise ValueError(
-                    f"--start-detail {self.start_detail} goes with --start, which gives 3DCN; give "
-                    "both."
+                    f"--start-detail {start_detail} goes with --start, which gives 3DCN; give both."
                 )
-            start = CombCN.join(start, load_model(self.start_detail))
-        if self.widen:
+            start = CombCN.join(start, load_model(start_detail))
+        if self.networks.widen:
             if start is None:
                 raise ValueError("--widen goes with --start, whose networks it widens; give both.")
             start = start.widen()
         check_name(self.output)
-        if self.data.resolve() in self.output.resolve().parents:
+        if self.folder.resolve() in self.output.resolve().parents:
             raise ValueError(
-                f"{self.output} lies in {self.data}, where its sample pictures would be learnt "
+                f"{self.output} lies in {self.folder}, where its sample pictures would be learnt "
                 "from; give an output elsewhere."
             )
-        where = _parse_where(self.where)
+        where = _parse_where(self.data.where)
         footage = scan_footage(
-            self.data, where=where, clip_length=config.clip_length, workers=config.workers
+            self.folder, where=where, clip_length=config.clip_length, workers=config.workers
         )
         speaks = os.environ.get("RANK", "0") == "0"  # several processes train, one reports
         if speaks:

@@ -17,22 +17,23 @@ class DataConfig:
     """How clips are drawn from footage."""
 
     size: int = 128
-    """Side of a training clip in pixels, a multiple of 8."""
+    """The side of a training clip in pixels, a multiple of 8."""
     clip_length: int = 32
-    """Frames of a training clip."""
+    """The number of frames in a training clip."""
     holes: tuple[HoleKind, ...] = ("box",)
-    """Kinds of holes, each as likely as the others."""
+    """The kinds of holes that are drawn, each as likely as the others."""
     fills: tuple[FillKind, ...] = ("rest",)
-    """What stands in the hole where the networks start from a classical fill: the pipeline's rest
-    fill, what propagation leaves of the hole and its fill, or a smooth fill frame by frame (fast).
-    """
+    """What the hole is filled with where the networks start from a classical fill: rest, the smooth
+    fill of the pipeline; propagate, what propagation leaves of the hole and its fill; or smooth, a
+    smooth fill frame by frame, which is fast."""
     repeats: int = 1
-    """Batches that use a clip again, mirrored or reversed. More save time where reading is slow."""
+    """Each clip is used in this many batches, mirrored or reversed; more save time where reading is
+    slow."""
     coarsest: float = 2.0
-    """The coarse clip's side is that of the clip by the networks' ratio, or by up to this: more
-    prepares for frames so large that 3DCN sees them smaller than the guidance is."""
+    """3DCN's clip is smaller than the training clip by a factor between the networks' ratio and
+    this one; more prepares for frames so large that 3DCN sees them smaller than the guidance is."""
     seed: int = 0
-    """Of everything drawn: clips, holes, weights."""
+    """The seed of all that is drawn: clips, holes, first weights."""
 
     def __post_init__(self) -> None:
         if self.size < 16 or self.size % 8:
@@ -55,59 +56,70 @@ DEFAULT_NETWORK = NetworkConfig(input_fill="classical")
 
 
 @dataclass(frozen=True)
-class TrainConfig(DataConfig):
-    """Settings of `train` and `combcn train`; the defaults are the paper's."""
+class ScheduleConfig:
+    """What is trained when, how fast, and on what."""
 
     mode: Mode = "joint"
-    """joint: pre-train 3DCN, then train both; pretrain: 3DCN alone; frozen: pre-train 3DCN, then
-    train CombCN on it (T-1); scratch: both at once from the start (T-2)."""
+    """What is trained: joint, 3DCN alone and then both; pretrain, 3DCN alone; frozen, 3DCN alone
+    and then CombCN on it (T-1); or scratch, both from the start (T-2)."""
     steps: int = 100_000
-    """Steps after pre-training; in the mode pretrain, all steps."""
+    """The number of steps after pre-training; in the mode pretrain, of all steps."""
     pretrain_steps: int = 20_000
-    """Steps of 3DCN alone before them, in the modes joint and frozen; left out when training
-    starts from given weights."""
+    """The number of steps of 3DCN alone before them, in the modes joint and frozen; there are none
+    where training starts from given weights."""
     minutes: float | None = None
     """Stop after this many minutes, calibration included; the same command goes on from there."""
     batch: int = 1
-    """Clips that go through the networks at a time."""
+    """The number of clips that go through the networks at a time."""
     accumulate: int = 1
-    """Batches whose gradients make one step, in each process."""
+    """The number of batches whose gradients make one step, in each process."""
     detail_frames: int = 0
-    """Frames of each clip that CombCN learns from in a step, drawn anew; 0: all, as in the paper.
-    Frames of one clip are much alike, so few frames of many clips teach more."""
+    """CombCN learns from this many frames of each clip in a step, drawn anew; 0: from all, as in
+    the paper. Frames of one clip are much alike, so few frames of many clips teach more."""
     learning_rate: float = 1e-3
-    """Of Adam."""
+    """The learning rate of Adam."""
     weight_decay: float = 0.0
-    """Of Adam; 0.01 may be what the paper calls regression weight."""
+    """The weight decay of Adam; 0.01 may be what the paper calls regression weight."""
     warmup_steps: int = 100
-    """Steps over which the learning rate rises from 0, in each phase."""
+    """The learning rate rises from 0 over this many steps, in each phase."""
     decay_share: float = 0.2
-    """Last part of a phase, over which the learning rate falls to 0."""
+    """The learning rate falls to 0 over the last part of each phase, this share of it."""
     clip_gradient: float = 1.0
-    """Largest norm of the gradient; larger ones are scaled down."""
+    """The largest norm of the gradient; larger ones are scaled down."""
     alpha: float = 1.0
-    """Weight of CombCN's loss beside 3DCN's (Eq. 3)."""
+    """The weight of CombCN's loss beside 3DCN's (Eq. 3)."""
     ema: float = 0.999
-    """Decay of the averaged weights, which are those that are saved for use."""
+    """The decay of the averaged weights, which are those that are saved for use."""
     calibration_clips: int = 256
-    """Clips from which BatchNorm's statistics are taken anew for the averaged weights at the end,
-    and as many held back that say how much of CombCN's residual to keep; 0: keep the
-    statistics met on the way, and all of the residual."""
-    steady_frames: int | None = None
-    """Frames before and after over which what CombCN adds is averaged in use, so that it does not
-    flicker: `NetworkConfig.steady_frames`. None: as the start has it, or 0."""
+    """At the end, BatchNorm's statistics are taken anew from this many clips, and as many held back
+    say how much of CombCN's residual to keep; 0: neither is done."""
+    workers: int = 2
+    """The number of processes that read and prepare clips; 0: this one does."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """The device to train on. auto: CUDA where it is there, else the CPU."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """The arithmetic of the convolutions. auto: bf16 where the hardware has it."""
+
+
+@dataclass(frozen=True)
+class SavingConfig:
+    """What is saved, and when."""
+
+    save_every: int = 1000
+    """The number of steps between two saves."""
+    sample_every: int = 500
+    """The number of steps between two looks at the clips held back, with a picture."""
     half: bool = False
     """Save the weights in 16 bits, at half the size."""
-    save_every: int = 1000
-    """Steps between two saves."""
-    sample_every: int = 500
-    """Steps between two looks at the validation clips, with a picture."""
-    workers: int = 2
-    """Processes that read and prepare clips; 0: none beside this one."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to train."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the convolutions. auto: bf16 where the hardware has it."""
+
+
+@dataclass(frozen=True)
+class TrainConfig(SavingConfig, ScheduleConfig, DataConfig):
+    """Settings of `train` and `combcn train`; the defaults are the paper's."""
+
+    steady_frames: int | None = None
+    """In use, what CombCN adds is averaged over this many frames before and after, so that it does
+    not flicker: `NetworkConfig.steady_frames`. None: as the start has it, or 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -424,6 +424,18 @@ def test_frames_and_reference(folder):
     np.testing.assert_array_equal(written[:12], moving_frames()[5, :12])
 
 
+def test_flags_of_train_are_grouped_and_required_ones_come_first(capfd):
+    assert cli.main(["train", "--help"]) == 0
+    heads = re.split(r"╭─ (.*?) ─+╮", capfd.readouterr().out)[1:]
+    groups = dict(zip(heads[::2], heads[1::2], strict=True))
+    names = ["positional arguments", "options"]
+    names += [f"{name} options" for name in ("data", "networks", "schedule", "saving")]
+    assert list(groups) == names
+    assert re.findall(r"│ (?:--)?([\w-]+)", groups["options"])[1] == "output"
+    for name, flag in zip(names[2:], ("holes", "start", "steps", "save-every"), strict=True):
+        assert re.search(rf"--{flag}\b", groups[name])
+
+
 def test_much_that_no_frame_shows_is_said_with_what_helps(folder, capfd):
     # The first and last frames alone show no more than themselves.
     arguments = ("clip.mkv", "--mask", "mask.png", "--output")
