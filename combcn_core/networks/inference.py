@@ -25,6 +25,7 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_weights
 
 from combcn_core.networks.layers import (
     DETAIL_MULTIPLE_PIXELS,
@@ -286,11 +287,17 @@ class FoldedLayer(nn.Module):
             bias = values.get("bias", weight.new_zeros(axes[-1].channels))
             if norm is not None:
                 assert isinstance(norm.eps, float)
-                values = {name: value.cpu().double() for name, value in norm.state_dict().items()}
-                scale = values["weight"] / (values["running_var"] + norm.eps).sqrt()
-                bias = (bias - values["running_mean"]) * scale + values["bias"]
-                outputs = [1, -1] if axes[-1].kind == "deconv" else [-1, 1]
-                weight = weight * scale.view(*outputs, *[1] * len(axes))
+                learned = {name: value.cpu().double() for name, value in norm.state_dict().items()}
+                weight, bias = fuse_conv_bn_weights(
+                    weight,
+                    bias,
+                    learned["running_mean"],
+                    learned["running_var"],
+                    norm.eps,
+                    learned["weight"],
+                    learned["bias"],
+                    transpose=axes[-1].kind == "deconv",
+                )
             weight = weight.to(dtype, memory_format=_layout(weight))
             self.register_buffer("weight", weight)
             self.register_buffer("bias", bias.to(dtype))
