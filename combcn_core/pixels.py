@@ -248,11 +248,16 @@ class PackedMask(NamedTuple):
 class PackedMasks(Sequence[Any]):
     """Masks of frames, (H, W) each, made when they are asked for."""
 
-    def __init__(self, masks: Sequence[PackedMask]) -> None:
-        self._masks = masks
+    def __init__(self, packed: Sequence[PackedMask]) -> None:
+        self.packed = packed
+
+    @classmethod
+    def of(cls, masks: Sequence[Mask]) -> PackedMasks:
+        """Masks packed, where they are not."""
+        return masks if isinstance(masks, cls) else cls([PackedMask.of(mask) for mask in masks])
 
     def __len__(self) -> int:
-        return len(self._masks)
+        return len(self.packed)
 
     @overload
     def __getitem__(self, place: int) -> Mask: ...
@@ -260,8 +265,8 @@ class PackedMasks(Sequence[Any]):
     def __getitem__(self, place: slice) -> PackedMasks: ...
     def __getitem__(self, place: int | slice) -> Mask | PackedMasks:
         if isinstance(place, slice):
-            return PackedMasks(self._masks[place])
-        return self._masks[place].whole()
+            return PackedMasks(self.packed[place])
+        return self.packed[place].whole()
 
 
 KEPT_PIXELS = 32  # more on each side are converted than was asked for: the next box is near

@@ -30,6 +30,7 @@ from combcn_core.pixels import (
     Filled,
     Mask,
     PackedMask,
+    PackedMasks,
     Patch,
     Pixels,
     Stored,
@@ -164,7 +165,7 @@ def inpaint_with_rest(
             "mask covers every pixel of every frame; leave something to fill it from, "
             "or give a clean frame."
         )
-    frames, hole_list = to_arrays(images), list(holes.numpy(force=True))
+    frames, hole_list = to_arrays(images), PackedMasks.of(list(holes.numpy(force=True)))
     inpainter = ShotInpainter(config, model)
     done: list[Filled] = []
     rest: list[Mask] = []
@@ -269,6 +270,19 @@ class ShotInpainter:
     def memorise(self, memo: Memo) -> None:
         """Keep what is found of frames beyond the life of this process, too."""
         self._window.memo = memo
+
+    def expect(self, t: int, frame: Stored, hole: PackedMask, begins: bool) -> None:
+        """Begin with the motion to a frame that `look` will be given; in their order.
+
+        Args:
+            t: its number.
+            frame: (H, W, 3).
+            hole: already grown.
+            begins: it is the first one of its shot, or the first that is read.
+        """
+        # Of few frames, or with a memo, not all motion is looked for.
+        if not self.wants_few and self._window.memo is None:
+            self._window.early.add(t, frame, hole, begins)
 
     def take_less_memory(self) -> None:
         """Halve what the networks may take."""

@@ -113,7 +113,7 @@ def find_ways(window: Window, known: Known, start: int, stop: int, shot_start: i
         found = window.ways(near, some, start, stop, CARRY_FRAMES)
         return {t: [Way(*way) for way in both] for t, both in found.items()}
 
-    to_anchors, to_keys = window.workers.map(ways, (anchors, keys))
+    to_anchors, to_keys = map(ways, (anchors, keys))  # each looks both ways at a time
     return Ways(near, to_anchors, to_keys, anchors, keys, shot_start)
 
 

@@ -7,9 +7,9 @@ footage, with synthetic holes.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import NamedTuple
 
 import cv2
@@ -21,15 +21,15 @@ from combcn_core.pixels import (
     Array,
     Box,
     Mask,
+    PackedMask,
     Stored,
-    crop,
     crop_box,
     crop_stored,
     dilate,
-    find_box,
     grid,
     sample,
     to_unit,
+    union,
     weighted,
 )
 
@@ -96,7 +96,7 @@ class Motion(NamedTuple):
 
 
 def find_motion(
-    first: Stored, second: Stored, first_mask: Mask, second_mask: Mask
+    first: Stored, second: Stored, first_hole: PackedMask, second_hole: PackedMask
 ) -> tuple[Motion, Motion]:
     """Motion from the first frame to the second and back, completed inside the holes.
 
@@ -106,10 +106,11 @@ def find_motion(
 
     Args:
         first, second: neighbouring frames of a shot.
-        first_mask, second_mask: their holes; at least one is not empty.
+        first_hole, second_hole: theirs; at least one is not empty.
     """
-    box, size = _flow_crop(first_mask | second_mask)
-    views = [_view(first, first_mask, box, size), _view(second, second_mask, box, size)]
+    holes = [hole.box for hole in (first_hole, second_hole) if hole.box is not None]
+    box, size = _flow_crop(functools.reduce(union, holes), *first_hole.shape)
+    views = [_view(first, first_hole, box, size), _view(second, second_hole, box, size)]
     to_frame = np.array([box.width / size[0], box.height / size[1]], np.float32)
     flows = [dense_flow(views[0].gray, views[1].gray), dense_flow(views[1].gray, views[0].gray)]
     motions = []
@@ -132,20 +133,17 @@ class _View(NamedTuple):
     near: Mask  # the hole and the margin around it
 
 
-def _flow_crop(mask: Mask) -> tuple[Box, tuple[int, int]]:
+def _flow_crop(hole: Box, height: int, width: int) -> tuple[Box, tuple[int, int]]:
     """The crop that flow runs on, and its size (width, height) at flow resolution."""
-    height, width = mask.shape
-    hole = find_box(mask)
-    assert hole is not None
     scale = max(1.0, max(hole.height, hole.width) / (SIDE_PIXELS - 2 * CONTEXT_PIXELS))
     box = crop_box(hole, round(CONTEXT_PIXELS * scale), 4, height, width)
     scale = max(1.0, max(box.height, box.width) / SIDE_PIXELS)
     return box, (max(1, round(box.width / scale)), max(1, round(box.height / scale)))
 
 
-def _view(frame: Stored, mask: Mask, box: Box, size: tuple[int, int]) -> _View:
+def _view(frame: Stored, mask: PackedMask, box: Box, size: tuple[int, int]) -> _View:
     pixels = to_unit(crop_stored(frame, box))
-    hole = crop(mask, box)
+    hole = mask.crop(box)
     if size != (box.width, box.height):
         known = (~hole).astype(np.float32)
         share = cv2.resize(known, size, interpolation=cv2.INTER_AREA)
@@ -277,7 +275,7 @@ def settle(
     for _ in range(SETTLE_ROUNDS):
         before = pair
         pair = tuple(  # type: ignore[assignment]
-            dict(zip(side, map_(partial(_improve, side, pair=before), side), strict=True))
+            dict(zip(side, map_(functools.partial(_improve, side, pair=before), side), strict=True))
             for side in before
         )
     return pair

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,15 @@ from combcn_core.fill.choose import (
     error_unit,
     merge,
 )
-from combcn_core.fill.motion import SETTLE_ROUNDS, Motion, find_motion, settle
+from combcn_core.fill.early import (
+    SETTLE_FRAMES,
+    EarlyMotion,
+    Raw,
+    Settled,
+    motion_between,
+    settled_motions,
+)
+from combcn_core.fill.motion import SETTLE_ROUNDS, Motion
 from combcn_core.fill.plate import DRIFT_PIXELS, STEADY_LOG_GAIN, Plate
 from combcn_core.fill.register import Small, Target, homography_of
 from combcn_core.fill.smooth import fill_quickly, fill_smoothly
@@ -31,12 +40,13 @@ from combcn_core.pixels import (
     Box,
     Mask,
     PackedMask,
+    PackedMasks,
     Patch,
     Pixels,
     Stored,
     crop_box,
-    find_box,
     pixels_of,
+    union,
 )
 from combcn_core.progress import Tell, follow, part_of
 
@@ -45,7 +55,6 @@ KEY_STEP = 8  # frames between two fills of what was never seen; between them it
 SOURCE_STEP, NEAR_FRAMES = 4, 16
 SURE_ERROR, UNSURE_SHARE = 1.5, 0.01  # a frame wants sources where more of its hole is less sure
 LEAST_SIDE_PIXELS = 64  # smaller frames have no room for features around a hole
-SETTLE_FRAMES = 32  # whose flow is settled at a time; more take more memory and less time
 GAIN_STEPS = 2**40  # in a log gain of 1, where gains are summed up
 PROPAGATE_MARGIN = SETTLE_ROUNDS + 2  # frames beyond `reach` that a propagated frame depends on
 
@@ -75,12 +84,13 @@ class Window:
         self.memo = memo
         self.start = 0
         self.frames: Sequence[Stored] = []
-        self.masks: Sequence[Mask] = []
+        self.masks = PackedMasks([])
         self._wanted = (0, 0)
         # The same threads throughout: memory that new ones would take is not given back.
         self.workers = parallel(max(1, min(8, os.cpu_count() or 1)))
-        self._raw: dict[int, tuple[Motion, Motion] | None] = {}
-        self._settled: dict[int, tuple[Motion | None, Motion | None]] = {}
+        self.early = EarlyMotion(self.workers)
+        self._raw: dict[int, Raw] = {}
+        self._settled: dict[int, Settled] = {}
         self._brightness: tuple[Array, Array] = (np.zeros((1, 3), np.int64),) * 2
         self._readable: dict[int, Patch] = {}
         self._nearness: dict[int, Nearness] = {}
@@ -125,6 +135,9 @@ class Window:
     def mask(self, t: int) -> Mask:
         return self.masks[t - self.start]
 
+    def hole(self, t: int) -> PackedMask:
+        return self.masks.packed[t - self.start]
+
     def slide(
         self,
         start: int,
@@ -139,9 +152,11 @@ class Window:
             for kept in self._kept:
                 kept.clear()
             self.textures = {}  # the old ones may still be in use
-        self.start, self.frames, self.masks = start, frames, masks
+        self.start, self.frames, self.masks = start, frames, PackedMasks.of(masks)
         self._wanted = wanted_start, wanted_stop
         self._forget()
+        raw, settled = self.early.take(self.start, self.stop)
+        self._raw, self._settled = raw | self._raw, settled | self._settled
 
     def trim(self, start: int) -> None:
         """Let go of the frames before one that the next segment begins with, or a later one."""
@@ -173,23 +188,18 @@ class Window:
         self._sum_brightness()
 
     def _find_some(self, missing: Sequence[int], tell: Tell | None) -> None:
-        first = max(self.start, missing[0] - SETTLE_ROUNDS - 1)
-        last = min(self.stop, missing[-1] + 2 + SETTLE_ROUNDS)
-        pairs = [t for t in range(first, last - 1) if t not in self._raw]
+        near = {t + step for t in missing for step in range(-SETTLE_ROUNDS - 1, SETTLE_ROUNDS + 1)}
+        needed = sorted(near.intersection(range(self.start, self.stop - 1)))
+        pairs = [t for t in needed if t not in self._raw]
         with one_thread():
             found = follow(self.workers.map(self._find_motion, pairs), len(pairs), tell)
             self._raw.update(zip(pairs, found, strict=True))
-            forward, backward = {}, {}
-            for t in range(first, last - 1):
-                pair = self._raw[t]
-                if pair is not None:
-                    forward[t], backward[t + 1] = pair
-            forward, backward = settle(forward, backward, self.workers.map)
-        for t in missing:
-            settled = forward.get(t), backward.get(t)
-            self._settled[t] = (settled[0] and settled[0].kept(), settled[1] and settled[1].kept())
-            self._memorise("motion", t, SETTLE_ROUNDS + 1, self._settled[t])
-        for t in [t for t in self._raw if t < last - 2 * SETTLE_ROUNDS - 4]:
+            raw = {t: self._raw[t] for t in needed}
+            settled = settled_motions(raw, missing, self.workers.map)
+        self._settled |= settled
+        for t, both in settled.items():
+            self._memorise("motion", t, SETTLE_ROUNDS + 1, both)
+        for t in [t for t in self._raw if t < missing[-1] - SETTLE_ROUNDS - 2]:
             del self._raw[t]
 
     def _recall(self, what: str, span: Iterable[int], distance: int, into: dict[int, Any]) -> None:
@@ -206,15 +216,13 @@ class Window:
         if self.memo is not None:
             self.memo.keep(what, t, range(t - distance, t + distance + 1), value)
 
-    def _find_motion(self, t: int) -> tuple[Motion, Motion] | None:
-        if not (self.mask(t).any() or self.mask(t + 1).any()):
-            return None
-        return find_motion(self.frame(t), self.frame(t + 1), self.mask(t), self.mask(t + 1))
+    def _find_motion(self, t: int) -> Raw:
+        return motion_between(self.frame(t), self.frame(t + 1), self.hole(t), self.hole(t + 1))
 
     def unfilled(self, start: int, stop: int) -> dict[int, tuple[Patch, PackedMask]]:
         """Frames as they are, and all of their holes."""
         span = range(start, stop)
-        return {t: (self.patch(t), PackedMask.of(self.mask(t))) for t in span}
+        return {t: (self.patch(t), self.hole(t)) for t in span}
 
     def propagated(
         self, start: int, stop: int, shot_start: int, tell: Tell | None = None
@@ -449,17 +457,15 @@ class Window:
         for t in range(start, stop):
             low = self._stands_still(t, -1, max(self.start, t - self.reach))
             high = self._stands_still(t, 1, min(self.stop - 1, t + self.reach))
-            if high > low and self.mask(t).any():
+            if high > low and self.hole(t).box is not None:
                 plate = plate or self._plate(start, stop)
                 plate.look(range(low, high + 1))
                 yield t, plate.sight(self.mask(t))
 
     def _plate(self, start: int, stop: int) -> Plate:
         """An empty one, for the holes of frames start to stop - 1 and the rings around them."""
-        holes = [box for t in range(start, stop) if (box := find_box(self.mask(t))) is not None]
-        tops, lefts, bottoms, rights = zip(*holes, strict=True)
-        union = Box(min(tops), min(lefts), max(bottoms), max(rights))
-        box = crop_box(union, RING_PIXELS, 1, *self.mask(start).shape)
+        holes = [box for t in range(start, stop) if (box := self.hole(t).box) is not None]
+        box = crop_box(functools.reduce(union, holes), RING_PIXELS, 1, *self.hole(start).shape)
         return Plate(lambda t: (self.frame(t), self.mask(t)), box)
 
     def _stands_still(self, t: int, step: int, last: int) -> int:
@@ -535,10 +541,13 @@ class Window:
         paths: dict[int, list[Trace]] = {t: [] for t in range(start, stop)}
         down = range(min(high, stop - 1 + reach), start - 1, -1)
         up = range(max(low, start - reach), stop)
-        for motions, order in ((forward, down), (backward, up)):
-            for t, path in trace(motions, hole_of, order, reach):
-                if t in paths:
-                    paths[t].append(path)
+
+        def one_way(motions: Mapping[int, Motion], order: range) -> dict[int, Trace]:
+            return {t: path for t, path in trace(motions, hole_of, order, reach) if t in paths}
+
+        for found in self.workers.map(one_way, (forward, backward), (down, up)):
+            for t, path in found.items():
+                paths[t].append(path)
         return paths
 
     def _sum_brightness(self) -> None:

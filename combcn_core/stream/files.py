@@ -143,9 +143,12 @@ def inpaint_file(
         open_writer(
             output, clip.info, scratch=None if store is None else store.folder, **writing
         ) as writer,
-        WriteQueue(tally.staged("write", writer.write), QUEUE_FRAMES) as sink,
+        # A segment that waits to be written holds frames that are in the next one's halo anyway.
+        WriteQueue(
+            tally.staged("write", writer.write), QUEUE_FRAMES + config.segment_frames
+        ) as sink,
         closing(ahead(tally.timed("read", frames_read), QUEUE_FRAMES)) as source,
-        closing(Filling(run, tally, store).fill(run.jobs(source), stages)) as filled,
+        closing(Filling(run, tally, store).fill(run.jobs(source, stages), stages)) as filled,
     ):
         for segment in filled:
             while segment:  # let go of one by one
@@ -277,7 +280,8 @@ def keep_segments(
     store = SegmentStore(Path(output), run.config, model)
     with closing(read_frames(run.clip, run.config.grow_pixels, references, digests=True)) as source:
         filling = Filling(run, tally, store)
-        for _ in filling.fill(run.jobs(source), Stages(None, _WEIGHTS)):
+        stages = Stages(None, _WEIGHTS)
+        for _ in filling.fill(run.jobs(source, stages), stages):
             pass
     return run.clip.stop - run.clip.start - tally.resumed_frames
 

@@ -85,8 +85,26 @@ class Run:
             log.info("Segments of %d frames, %.2f GiB of memory.", config.segment_frames, forecast)
         return cls(clip, config, inpainter, budget)
 
-    def jobs(self, frames: Iterable[SourceFrame]) -> Iterator[Job]:
-        return plan_jobs(frames, self.clip, self.config.segment_frames, self.inpainter.halo)
+    def jobs(self, frames: Iterable[SourceFrame], stages: Stages) -> Iterator[Job]:
+        return plan_jobs(
+            self._expected(frames, stages),
+            self.clip,
+            self.config.segment_frames,
+            self.inpainter.halo,
+        )
+
+    def _expected(
+        self, frames: Iterable[SourceFrame], stages: Stages
+    ) -> Generator[SourceFrame, None, None]:
+        """Frames as they are read; motion between them is looked for meanwhile."""
+        first, num_frames = self.clip.read_start, self.clip.read_stop - self.clip.read_start
+        for frame in frames:
+            begins = frame.starts_shot or frame.position == first
+            self.inpainter.expect(frame.position, frame.picture, frame.hole, begins)
+            if not self.inpainter.on_gpu:  # there this is another thread
+                stages("finding motion", 0.6 * (frame.position - first) / num_frames)
+            yield frame
+            del frame
 
 
 def _say_cost(clip: SourceClip, config: InpaintConfig, inpainter: ShotInpainter) -> None:

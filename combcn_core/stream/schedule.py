@@ -14,7 +14,7 @@ from combcn_core.memory import (
     available_memory_bytes,
     peak_memory_bytes,
 )
-from combcn_core.pixels import Mask, PackedMask, PackedMasks, Stored
+from combcn_core.pixels import Box, Mask, PackedMask, PackedMasks, Stored, union
 from combcn_core.segments import Segment, plan_shot
 from combcn_core.shot import InpaintConfig, ShotInpainter
 from combcn_core.stream.memory import LEAST_NETWORK_BYTES, Work
@@ -118,6 +118,7 @@ class Budget:
             itemsize=info.dtype.itemsize,
             hole_pixels=0,
             box_pixels=0,
+            union_pixels=0,
             halo=inpainter.halo,
             reach=config.reach if config.propagate else 0,
             context=inpainter.context,
@@ -168,10 +169,13 @@ class Budget:
 
 
 def largest_hole(holes: Iterable[PackedMask]) -> dict[str, int]:
-    """Pixels of the largest hole and of the largest box around one."""
-    hole_pixels = box_pixels = 0
+    """Pixels of the largest hole, of the largest box around one, and of the box around all."""
+    hole_pixels = box_pixels = union_pixels = 0
+    around: Box | None = None
     for hole in holes:
         if hole.box is not None:
             hole_pixels = max(hole_pixels, hole.num_pixels)
             box_pixels = max(box_pixels, hole.box.height * hole.box.width)
-    return {"hole_pixels": hole_pixels, "box_pixels": box_pixels}
+            around = hole.box if around is None else union(around, hole.box)
+            union_pixels = around.height * around.width
+    return {"hole_pixels": hole_pixels, "box_pixels": box_pixels, "union_pixels": union_pixels}

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from combcn_core.fill import early
 from combcn_core.fill.cuts import is_cut
 from combcn_core.fill.grain import match_grain
 from combcn_core.fill.motion import Motion
@@ -15,7 +16,7 @@ from combcn_core.masks import downsample_known
 from combcn_core.networks.inference import prepare
 from combcn_core.networks.jobs import plan_batches
 from combcn_core.networks.layers import CombCN, NetworkConfig, temporal_halo
-from combcn_core.pixels import Box
+from combcn_core.pixels import Box, PackedMask
 from combcn_core.restore import coarse_size, infer_temporal, restore_detail, upsample_guidance
 from combcn_core.segments import plan_segments, plan_shot
 from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
@@ -901,6 +902,58 @@ def test_motions_found_in_parts_equal_those_of_the_whole(monkeypatch):
         return found
 
     whole, parts = settled(40), settled(1)
+    for t, pair in whole.items():
+        for one, other in zip(pair, parts[t], strict=True):
+            assert (one is None) == (other is None)
+            assert one is None or np.array_equal(one.field, other.field), t
+
+
+@pytest.mark.parametrize("begins_at", [0, 21])
+def test_motion_found_while_frames_are_read_equals_that_of_the_window(begins_at, monkeypatch):
+    num_frames, step, measured = 150, 60, []
+
+    def motion_of(first, *_):
+        t = int(first[0, 0, 0])
+        measured.append(t)
+        return tuple(
+            Motion(
+                Box(0, 0, 24, 32),
+                np.full((3, 2), 0.1 * (t % 7)),
+                np.random.default_rng([t, side]).random((24, 32, 3), np.float32) * 9,
+                np.stack(np.nonzero(np.ones((24, 32), bool))),
+                np.zeros(3),
+                np.full(4, np.nan),
+            )
+            for side in (0, 1)
+        )
+
+    monkeypatch.setattr(early, "find_motion", motion_of)
+    frames = [np.full((24, 32, 3), t, np.float32) for t in range(num_frames)]
+    masks = [np.ones((24, 32), bool)] * num_frames
+
+    def settled(is_early):
+        window, found, num_read = Window(4), {}, 0
+        halo = 8 + window.halo(True)
+        measured.clear()
+        for start in range(0, num_frames, step):
+            stop = min(num_frames, start + step)
+            low, high = max(0, start - halo), min(num_frames, stop + halo)
+            for t in range(num_read, high):
+                if is_early and t >= begins_at:
+                    window.early.add(t, frames[t], PackedMask.of(masks[t]), t == 0)
+            num_read = high
+            window.slide(low, frames[low:high], masks[low:high], start - 8, stop + 8)
+            window.find_motions()
+            wanted = range(max(0, start - 8), min(num_frames, stop + 8))
+            found.update({t: window._settled[t] for t in wanted})
+        return found, sorted(measured)
+
+    whole, pairs = settled(False)
+    parts, early_pairs = settled(True)
+    assert pairs == list(range(num_frames - 1))  # none twice
+    if begins_at == 0:
+        assert early_pairs == pairs
+    assert whole.keys() == parts.keys() == set(range(num_frames))
     for t, pair in whole.items():
         for one, other in zip(pair, parts[t], strict=True):
             assert (one is None) == (other is None)

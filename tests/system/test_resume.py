@@ -14,7 +14,7 @@ import torch
 
 from combcn_core import CombCN, InpaintConfig, NetworkConfig, inpaint_file
 from combcn_core.clips.video import open_reader
-from combcn_core.fill import window
+from combcn_core.fill import early
 from combcn_core.fill.window import Window
 from combcn_core.pixels import Box
 from combcn_core.shot import ShotInpainter
@@ -141,8 +141,8 @@ def test_resume_goes_on_within_a_segment(clip, monkeypatch, unseen, stage):
         with pytest.raises(KeyboardInterrupt):
             run(clip, clip / "out", config=config)
     measured = []
-    find = window.find_motion
-    monkeypatch.setattr(window, "find_motion", lambda *pair: measured.append(pair) or find(*pair))
+    find = early.find_motion
+    monkeypatch.setattr(early, "find_motion", lambda *pair: measured.append(pair) or find(*pair))
 
     report = run(clip, clip / "out", config=config)
 

@@ -380,8 +380,9 @@ def test_frames_are_let_go_of_where_nothing_is_to_be_done(later_frames, tmp_path
     monkeypatch.setattr(stream, "read_frames", watched)
     report = inpaint_file(*paths, config=config, resume=True)
     assert report.resumed_frames == (112 if later_frames == "filled before" else 0)
-    # A segment with its halo, and the queues before and after it; the frame that is next in each.
-    assert most <= 8 + 2 * ShotInpainter(config).halo + 2 * stream.QUEUE_FRAMES + 4
+    # A segment with its halo, the queues before and after it, of which one takes a segment more;
+    # the frame that is next in each.
+    assert most <= 8 + 2 * ShotInpainter(config).halo + 2 * stream.QUEUE_FRAMES + 8 + 4
 
 
 def test_where_memory_ends_a_segment_is_filled_in_parts(two_shots, tmp_path, monkeypatch, caplog):

@@ -21,6 +21,7 @@ from combcn_core.fill.threads import one_thread
 from combcn_core.fill.trace import NEARNESS_PIXELS, Nearness, Trace, gather, trace
 from combcn_core.pixels import (
     Box,
+    PackedMask,
     Patch,
     crop,
     differ,
@@ -62,6 +63,10 @@ def box_masks(num_frames, height, width, top, left, bottom, right):
     masks = np.zeros((num_frames, height, width), bool)
     masks[:, top:bottom, left:right] = True
     return masks
+
+
+def motion_of(first, second, first_mask, second_mask):
+    return find_motion(first, second, PackedMask.of(first_mask), PackedMask.of(second_mask))
 
 
 def as_tensors(*arrays):
@@ -162,7 +167,7 @@ def test_find_motion_inside_a_hole_against_true_motion(matrix, offset):
     masks = box_masks(2, height, width, 40, 50, 75, 90)
     first[masks[0]], second[masks[1]] = 0, 1  # the hole holds anything
 
-    forward, backward = find_motion(first, second, *masks)
+    forward, backward = motion_of(first, second, *masks)
     for motion, linear, shift in (
         (forward, matrix, np.array(offset)),
         (backward, back, -back @ offset),
@@ -180,7 +185,7 @@ def test_find_motion_at_reduced_resolution_against_true_motion(monkeypatch):
     height, width = 130, 180
     clip = Scene(8, shortest_pixels=12).clip(2, height, width, (2.4, -3.3))
     masks = box_masks(2, height, width, 40, 60, 80, 121)
-    forward, backward = find_motion(*clip, *masks)
+    forward, backward = motion_of(*clip, *masks)
     assert forward.field.shape[1] < forward.box.width
     for motion, sign in ((forward, -1), (backward, 1)):
         x, y, found = whole_flow(motion, height, width)
@@ -193,7 +198,7 @@ def test_find_motion_at_reduced_resolution_against_true_motion(monkeypatch):
 def test_find_motion_in_a_frame_smaller_than_the_patches_of_flow():
     clip = Scene(12).clip(2, 26, 29, (1.0, -0.5))
     masks = box_masks(2, 26, 29, 11, 12, 15, 17)
-    for motion, sign in zip(find_motion(*clip, *masks), (-1, 1), strict=True):
+    for motion, sign in zip(motion_of(*clip, *masks), (-1, 1), strict=True):
         _, _, found = whole_flow(motion, 26, 29)
         # As for larger frames; there is less to measure on.
         assert np.abs(found - sign * np.array([1.0, -0.5])).max() < 0.4
@@ -203,7 +208,7 @@ def test_find_motion_in_a_frame_smaller_than_the_patches_of_flow():
 def test_find_motion_measures_brightness(gains):
     first, second = Scene(9).clip(2, 96, 130, (1.5, 1.0))
     masks = box_masks(2, 96, 130, 30, 40, 60, 80)
-    forward, backward = find_motion(first, second * np.float32(gains), *masks)
+    forward, backward = motion_of(first, second * np.float32(gains), *masks)
     # Read on every fourth pixel, bilinearly: an average over hundreds of points, within 1%.
     np.testing.assert_allclose(np.exp(forward.log_gain), gains, rtol=0.01)
     np.testing.assert_allclose(np.exp(backward.log_gain), 1 / np.array(gains), rtol=0.01)
@@ -219,7 +224,7 @@ def test_find_motion_ignores_what_is_hidden(hidden):
     if hidden == "huge":
         hidden = np.finfo(np.float32).max
     other[masks] = garbage[masks] if hidden == "noise" else hidden
-    for one, two in zip(find_motion(*clip, *masks), find_motion(*other, *masks), strict=True):
+    for one, two in zip(motion_of(*clip, *masks), motion_of(*other, *masks), strict=True):
         for name, ours, theirs in zip(one._fields, one, two, strict=True):
             np.testing.assert_array_equal(ours, theirs, err_msg=name)
 
@@ -227,7 +232,7 @@ def test_find_motion_ignores_what_is_hidden(hidden):
 @functools.cache
 def motion_of_a_still_scene():
     clip = Scene(0).clip(2, 40, 40, (0, 0))
-    return find_motion(*clip, *box_masks(2, 40, 40, 15, 15, 25, 25))[0]
+    return motion_of(*clip, *box_masks(2, 40, 40, 15, 15, 25, 25))[0]
 
 
 def make_motion(height, width, field, hole, affine=(0.0, 0.0)):
