@@ -52,10 +52,13 @@ def _yuv(info: ClipInfo) -> str:
 def _h264(info: ClipInfo) -> Settings:
     # x264's macroblock tree reads memory that it has not set: the same frames become other files.
     options = {"preset": "medium", "x264-params": "mbtree=0"}
+    pixel_format = _yuv(info)
     if info.field_order:
         options["x264-params"] += f":{info.field_order}=1"
         options["flags"] = "+ildct+ilme"
-    return _yuv(info), options
+        if info.height % 4:  # each field of 4:2:0 would have half a row of colour too many
+            pixel_format = pixel_format.replace("420", "422")
+    return pixel_format, options
 
 
 def _hevc(info: ClipInfo) -> Settings:
@@ -182,6 +185,12 @@ def choose_encoding(
         raise ValueError(
             f"codec is {name}, which this build of PyAV does not encode as {pixel_format}, but "
             f"the clip is {info.width}x{info.height} with {bits}; give another codec."
+        )
+    if name == "h264" and info.field_order and info.height % 2:
+        raise ValueError(
+            f"output {path} would be interlaced H.264, whose height is even, but the clip has "
+            f"{info.height} rows; write .mkv or .mov without a codec, or deinterlace the clip "
+            "first (ffmpeg -vf bwdif)."
         )
     if quality is not None:
         if chosen.crf is None:

@@ -310,6 +310,30 @@ def test_interlaced_stays_interlaced(tmp_path, caplog, name, codec, order, outpu
     assert "is interlaced: its frames are filled as whole ones" in caplog.text
 
 
+def in_fields(path, height):
+    ffmpeg(
+        "-f", "lavfi", "-i", "testsrc2=size=64x48:rate=25:duration=0.4",
+        "-vf", f"format=yuv444p,crop=64:{height},setfield=tff", "-c:v", "ffv1",
+        "-flags", "+ildct+ilme", "-field_order", "tt", path,
+    )  # fmt: skip
+    return path
+
+
+def test_interlaced_h264_of_a_height_that_fields_cannot_share(tmp_path):
+    """486 rows, as of NTSC, are two fields of 243: 4:2:0 has no colour for half a row."""
+    written = rewrite(in_fields(tmp_path / "a.mkv", 46), tmp_path / "b.mp4")
+    stream, frame = streams(written)[0], first_frame(written)
+    assert (stream["width"], stream["height"], stream["pix_fmt"]) == (64, 46, "yuv422p")
+    assert frame["interlaced_frame"] == frame["top_field_first"] == 1
+    assert int(stream["nb_frames"]) == 10
+
+
+def test_interlaced_h264_of_an_odd_height_is_refused_with_the_reason(tmp_path):
+    with pytest.raises(ValueError, match=r"whose height is even, but the clip has 45 rows; write"):
+        rewrite(in_fields(tmp_path / "a.mkv", 45), tmp_path / "b.mp4")
+    assert not (tmp_path / "b.mp4").exists()
+
+
 def test_colors_of_interlaced_frames_stay_in_their_fields(tmp_path):
     """Two fields of one colour each, as a flash between them makes: no colour creeps across."""
     ffmpeg(

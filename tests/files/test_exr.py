@@ -4,8 +4,10 @@ Sources are made, and results are read back, with OpenEXR directly, without the 
 """
 
 import os
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import av
 import cv2
@@ -278,6 +280,65 @@ def test_lossy_compression_gives_way_to_known_pixels(tmp_path, caplog):
         compression = read_header(tmp_path / "out" / f"{t}.exr")["compression"]
         assert compression == OpenEXR.ZIP_COMPRESSION
     assert caplog.text.count("is compressed with B44, which loses; written with ZIP") == 1
+
+
+TEXT = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+ROWS = re.findall(r"^\| (.+?) \| (\S.*) \| (\S.*) \|$", TEXT[TEXT.index("| EXR with |") :], re.M)
+TIME_CODE = HEADER["timeCode"]
+
+
+def image_with(what):
+    """The channels and the header of an image that has it."""
+    frame = scene(1)[0]
+    channels, header = planes(frame), {}
+    if what == "32 bits":
+        channels = planes(frame, np.float32)
+    elif what == "numbers above 1, below 0, NaN":
+        channels["R"].view(np.uint16)[2, :8] = STRANGE
+        channels["G"][3, :2] = 17.5, -0.25
+    elif what == "alpha":
+        channels["A"] = channels["R"] / 2
+    elif what == "further channels":
+        channels["depth.Z"] = np.float32(channels["R"]) * 3
+    elif what == "a data window":
+        header["displayWindow"] = np.int32([0, 0]), np.int32([WIDTH - 1 + 4, HEIGHT - 1 + 6])
+        header["dataWindow"] = np.int32([2, 3]), np.int32([WIDTH - 1 + 2, HEIGHT - 1 + 3])
+    elif what == "time code":
+        header["timeCode"] = TIME_CODE
+    elif what == "lossy compression":
+        header["compression"] = OpenEXR.B44_COMPRESSION
+    else:
+        assert what == "16 bits"
+    return channels, header
+
+
+@pytest.mark.parametrize(("what", "folder", "video"), ROWS[1:])
+def test_table_of_exr(tmp_path, what, folder, video):
+    channels, header = image_with(what)
+    for t in range(2):
+        write_exr(tmp_path / "in" / f"{t}.exr", channels, header)
+    before = read_channels(tmp_path / "in" / "0.exr")
+
+    inpaint_file(tmp_path / "in", "20,10,9,9", tmp_path / "out")
+    with pytest.raises(ValueError, match="cannot hold scene-linear frames"):
+        inpaint_file(tmp_path / "in", "20,10,9,9", tmp_path / "out.mkv", fps=24)
+
+    after = read_channels(tmp_path / "out" / "0.exr")
+    known = np.ones((HEIGHT, WIDTH), bool)
+    y, x = (7, 18) if what == "a data window" else (10, 20)
+    known[y : y + 9, x : x + 9] = False
+    assert after.keys() == before.keys()
+    for name, channel in before.items():
+        assert after[name].dtype == channel.dtype
+        where = known if name in "RGB" else np.ones_like(known)
+        np.testing.assert_array_equal(bits(after[name])[where], bits(channel)[where])
+    one, other = (read_header(tmp_path / name / "0.exr") for name in ("in", "out"))
+    for name in ("dataWindow", "displayWindow", "timeCode"):
+        assert str(one.get(name)) == str(other.get(name))
+    same = one["compression"] == other["compression"]
+    assert folder == ("kept" if same else "as ZIP")
+    assert same or other["compression"] == OpenEXR.ZIP_COMPRESSION
+    assert video == "refused"
 
 
 def test_range_has_the_names_of_its_frames_and_any_segments_do(tmp_path):

@@ -277,6 +277,27 @@ def time_code(source, written):
     return "kept" if "01:02:03:04" in shown else "left out"
 
 
+def clip_with_data(path):
+    """A track of data beside the picture, as a GoPro's: ffmpeg makes one of text, renamed here."""
+    clip_with_subtitles(path, "mov_text")
+    data = path.read_bytes()
+    assert (data.count(b"tx3g"), data.count(b"sbtl")) == (1, 1)
+    path.write_bytes(data.replace(b"tx3g", b"gpmd").replace(b"sbtl", b"meta"))
+
+
+def data_track(source, written):
+    if "data" not in [one["codec_type"] for one in probe(written, "-show_streams")["streams"]]:
+        return "left out"
+    assert stream(written, "data")["codec_tag_string"] == "gpmd"
+    packets = [
+        ffmpeg("-i", path, "-map", "0:d:0", "-c", "copy", "-f", "data", "-")
+        for path in (source, written)
+    ]
+    assert b"Hello" in packets[0]
+    assert packets[0] == packets[1]
+    return "kept"
+
+
 def clip_with_wide_pixels(path):
     ffmpeg(*PICTURE, "-vf", "setsar=4/3", "-c:v", "libx264", path)
 
@@ -313,6 +334,7 @@ TRACK_COLUMNS = {
     "chapters": (clip_with_chapters, chapters),
     "attachments": (clip_with_attachment, attachments),
     "time code": (clip_with_time_code, time_code),
+    "GoPro data": (clip_with_data, data_track),
     "pixel aspect": (clip_with_wide_pixels, pixel_aspect),
     "variable rate": (clip_at_a_variable_rate, variable_rate),
 }  # fmt: skip
