@@ -202,9 +202,13 @@ class JointTrainer(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, footage: str | None, images: object = NOT_CONNECTED) -> bool | str:
-        # Naming it here replaces ComfyUI's "value not in list".
+    def validate_inputs(
+        cls, name: str | None, footage: str | None, images: object = NOT_CONNECTED
+    ) -> bool | str:
+        # Naming footage here replaces ComfyUI's "value not in list".
         try:
+            if name is not None:  # it comes from another node
+                _output_path(name)
             if footage == CONNECTED and images is NOT_CONNECTED:
                 raise ValueError(NOTHING)
             if footage not in (None, CONNECTED):  # None comes from another node

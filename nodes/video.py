@@ -13,7 +13,7 @@ from torch import Tensor
 from combcn_core import InpaintConfig, Report, inpaint_file
 from combcn_core.clips.video import ClipInfo, open_reader, open_writer
 
-from .folders import free_path
+from .folders import free_path, within
 from .inpaint import settings, summary, unseen
 from .links import check_links
 from .memory import Attempt, LoadedModel, backing_off
@@ -84,7 +84,14 @@ class InpaintVideo(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, input_types: dict[str, str]) -> bool | str:
+    def validate_inputs(
+        cls, input_types: dict[str, str], filename_prefix: str | None
+    ) -> bool | str:
+        try:
+            if filename_prefix is not None:  # it comes from another node
+                within(folder_paths.get_output_directory(), filename_prefix)
+        except ValueError as error:
+            return str(error)
         return check_links(cls, input_types, ("mask", "mask_video"))
 
     @classmethod

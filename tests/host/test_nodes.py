@@ -162,6 +162,13 @@ def inpaint(**settings):
     return node("CombCN_Inpaint", **(form | settings))
 
 
+def inpaint_video(**settings):
+    form = {"grow_pixels": 0, "propagate": True, "reach": 48, "feather_pixels": 0}
+    form |= {"match_grain": True, "resize_mask": False, "master": "FFV1 (.mkv)"}
+    form |= {"video": ["v", 0], "mask": ["m", 0], "filename_prefix": "video/master"}
+    return node("CombCN_InpaintVideo", **(form | settings))
+
+
 def temporal(**settings):
     form = {"model": ["n", 0], "images": ["i", 0], "mask": ["m", 0], "fill_first": True}
     return node("CombCN_Temporal", **(form | settings))
@@ -583,6 +590,15 @@ MISTAKES = {  # known before anything runs
         "frames is 'the first'; give numbers from 0",
         lambda: node("CombCN_FollowMask", images=["i", 0], mask=["m", 0], frames="the first"),
     ),
+    "a training without a name": (
+        "name is empty; give the model a name",
+        lambda: trainer(name="  "),
+    ),
+    "a training outside": ("leads out of", lambda: trainer(name="../../trained")),
+    "a master outside": (
+        "leads out of",
+        lambda: inpaint_video(filename_prefix="../master"),
+    ),
     "a model outside": (
         "leads out of",
         lambda: node("CombCN_SaveModel", model=["n", 0], filename_prefix="../model"),
@@ -593,16 +609,18 @@ MISTAKES = {  # known before anything runs
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistake_is_found_before_anything_runs(mistake, client):
     message, make = MISTAKES[mistake]
-    graph = source() | {"x": make()}
+    video = node("CreateVideo", images=["i", 0], fps=25.0)
+    graph = source() | {"v": video, "x": make()}
     inputs = graph["x"]["inputs"]
     graph["x"]["inputs"] = {name: value for name, value in inputs.items() if value is not None}
-    graph["s"] = node("Probe_Save", value=["x", 0], name="unused")
+    graph["s"] = node("PreviewAny", source=["x", 0])
 
     with pytest.raises(Refused) as refused:
         client.run(graph)
 
-    (error,) = refused.value.errors["x"]["errors"]
-    assert message in error["details"]
+    errors = refused.value.errors["x"]["errors"]  # one for each input that is looked at
+    assert errors
+    assert all(message in error["details"] for error in errors)
 
 
 def test_default_model_needs_no_folder(client):
