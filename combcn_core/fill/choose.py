@@ -34,6 +34,9 @@ MAX_ERROR, HALF_ERROR, LEAST_ERROR = 12.0, 6.5, 0.3
 REFERENCE_ROWS = 240
 LEAST_CONFIDENCE = 0.25  # what is less sure is left to others
 SHARPNESS = 4  # how much the surer of two traces outweighs the other
+# A registered source lies farther off than its cost tells where what it shows is at several depths;
+# a trace of the same has followed each of them.
+REGISTERED_SHARE = 2.0**-SHARPNESS
 # What was seen beside a hole, and what was seen farther from one contradicts by some grey levels,
 # is less sure by so much; compared over a few pixels, as what is only out of place cancels then.
 DOUBT_ERROR, DOUBT_GAP, DOUBT_PIXELS = 9.0, 4.0, 8
@@ -65,33 +68,41 @@ TRACE_COST, TRACE_ERROR_COST, MAX_TRACE_ERROR = 1.0, 0.6, 30.0
 LEAST_COST_ERROR, COST_ERROR = 3.5, 0.08
 
 
+class Sighting(NamedTuple):
+    """What was found for the pixels of a hole in one way.
+
+    Attributes:
+        path: traces of the hole and of the ring around it.
+        colors: theirs, (N, 3) in [0, 1].
+        near: of their ends to the holes there, (N,) in [0, 1]: what is seen beside a hole is
+            doubted where others, seen farther from one, contradict it. None: nothing is doubted.
+        fade: a factor on how sure they are, (N,) or one for all, in [0, 1].
+        share: a factor on their part in the mix with others; alone they are as sure as without.
+    """
+
+    path: Trace
+    colors: Array
+    near: Array | None = None
+    fade: Array | float = 1.0
+    share: float = 1.0
+
+
 def error_unit(mask: Mask) -> float:
     """What one pixel of a frame of `REFERENCE_ROWS` is in this one, in pixels."""
     return min(mask.shape) / REFERENCE_ROWS
 
 
-def merge(
-    frame: Patch,
-    mask: Mask,
-    paths: Sequence[Trace],
-    colors: Sequence[Array],
-    fades: Sequence[Array | float] | None = None,
-    nearness: Sequence[Array] | None = None,
-) -> tuple[Patch, Mask]:
-    """Fill a hole with what traces found, each weighted by how sure it is.
+def merge(frame: Patch, mask: Mask, sightings: Sequence[Sighting]) -> tuple[Patch, Mask]:
+    """Fill a hole with what was found for it, each sighting weighted by how sure it is.
 
     The ring around the hole, known and traced alike, tells the difference of level between the two;
-    it is taken from the hole's pixels, faded smoothly inwards. Where traces are unsure the result
-    leans towards a smooth fill.
+    it is taken from the hole's pixels, faded smoothly inwards. Where sightings are unsure the
+    result leans towards a smooth fill.
 
     Args:
         frame: (H, W, 3).
         mask: (H, W).
-        paths: traces of the same pixels, forward and backward in time.
-        colors: theirs, (N, 3) in [0, 1].
-        fades: factors on how sure they are, (N,) or one for all, in [0, 1]; 1 where None.
-        nearness: of their ends to the holes there, (N,) in [0, 1]: what is seen beside a hole is
-            doubted where others, seen farther from one, contradict it. None: nothing is doubted.
+        sightings: of the same pixels.
 
     Returns:
         The frame, known pixels untouched; and what is still hole.
@@ -104,14 +115,14 @@ def merge(
     box = crop_box(box, 8 * RING_PIXELS, 1, height, width)
     hole, own = crop(mask, box), frame.crop(box)
     pixels = to_unit(own)
-    weight = np.zeros((box.height, box.width), np.float32)
+    weight, shares = np.zeros((2, box.height, box.width), np.float32)
     total = np.zeros((box.height, box.width, 3), np.float32)
-    doubts = _doubts(paths, colors, nearness, box, unit) if nearness is not None else None
+    doubts = _doubts(sightings, box, unit)
     fade_inwards = _fade_inwards(hole, unit)
-    for number, (path, seen) in enumerate(zip(paths, colors, strict=True)):
+    for (path, seen, _, fade, part), doubt in zip(sightings, doubts, strict=True):
         error = path.error / unit + LEAST_ERROR
-        if doubts is not None:
-            error = error + np.float32(DOUBT_ERROR) * doubts[number]
+        if doubt is not None:
+            error = error + np.float32(DOUBT_ERROR) * doubt
         sure = (path.source >= 0) & (error < MAX_ERROR)
         if not sure.any():
             continue
@@ -122,12 +133,12 @@ def merge(
         found[place] = seen[sure]
         on_ring = np.where(hole, 0, _confidence(share))
         found += _level(pixels - found, on_ring, fade_inwards, unit)
-        if fades is not None:
-            fade = np.asarray(fades[number], np.float32)
-            share[place] *= fade[sure] if fade.ndim else fade
+        share[place] *= fade[sure] if isinstance(fade, np.ndarray) else np.float32(fade)
         weight += share
+        share *= np.float32(part)
+        shares += share
         total += weighted(found, share)
-    found = weighted(total, 1 / np.maximum(weight, 1e-8))
+    found = weighted(total, 1 / np.maximum(shares, 1e-8))
     confidence = _confidence(weight)
     cv2.copyTo(pixels, (~hole).view(np.uint8), found)
     filled = push_pull(found, np.where(hole, confidence, 1).astype(np.float32))
@@ -189,25 +200,29 @@ def _fade_inwards(hole: Mask, unit: float) -> Array:
     return np.exp(depth * np.float32(-LEVEL_PIXELS / EDGE_PIXELS))
 
 
-def _doubts(
-    paths: Sequence[Trace],
-    colors: Sequence[Array],
-    nearness: Sequence[Array],
-    box: Box,
-    unit: float,
-) -> list[Array]:
-    """For each path (N,) in [0, 1]: how much what is seen farther from a hole contradicts it."""
+def _doubts(sightings: Sequence[Sighting], box: Box, unit: float) -> list[Array | None]:
+    """For each (N,) in [0, 1]: how much what is seen farther from a hole contradicts it.
+
+    None for sightings of which nothing is doubted.
+    """
     shape = box.height, box.width
     witness = np.zeros((box.height * box.width, 3), np.float32)
     nearest = np.full(box.height * box.width, np.inf, np.float32)
-    places = [(path.rows - box.top) * box.width + (path.columns - box.left) for path in paths]
-    for path, found, near, place in zip(paths, colors, nearness, places, strict=True):
+    places = [
+        (path.rows - box.top) * box.width + (path.columns - box.left) for path, *_ in sightings
+    ]
+    for (path, found, near, *_), place in zip(sightings, places, strict=True):
+        if near is None:
+            continue
         good = (path.source >= 0) & (path.error < MAX_ERROR * unit) & (near < nearest[place])
         some = place[good]
         witness[some], nearest[some] = found[good], near[good]
-    doubts = []
+    doubts: list[Array | None] = []
     side = 2 * round(DOUBT_PIXELS * unit) + 1
-    for path, found, near, place in zip(paths, colors, nearness, places, strict=True):
+    for (path, found, near, *_), place in zip(sightings, places, strict=True):
+        if near is None:
+            doubts.append(None)
+            continue
         lead = np.where(path.source >= 0, near - nearest[place], 0)
         some = np.flatnonzero(lead > LEAST_LEAD)
         if len(some) == 0:

@@ -13,6 +13,8 @@ import numpy as np
 from combcn_core.fill.choose import (
     MAX_ERROR,
     MAX_TRACE_ERROR,
+    REGISTERED_SHARE,
+    Sighting,
     SourceMap,
     best_sources,
     candidate_of_traces,
@@ -290,28 +292,25 @@ class Window:
         if not mask.any():
             return self.patch(t), PackedMask.of(mask)
         limit = MAX_ERROR * error_unit(mask)
-        found = [path.within(limit) for path in paths]
-        colors = [gather(path, self._readable, self._log_gains(t, path)) for path in found]
-        fades = [1.0] * len(found)
-        nearness = [self._near(path) for path in found]
+        found = []
+        for path in paths:
+            path = path.within(limit)
+            colors = gather(path, self._readable, self._log_gains(t, path))
+            found.append(Sighting(path, colors, self._near(path)))
         if plate is not None:
-            nearness.append(np.zeros(len(plate[0].rows), np.float32))
-            found.append(plate[0])
-            colors.append(plate[1])
-            fades.append(1.0)
+            found.append(Sighting(*plate, np.zeros(len(plate[0].rows), np.float32)))
         for _, key in sorted(self._keys.items()):
             if key is None or key.sources is None or t not in key.nearby:
                 continue
             path, offset = key.sources.sight(mask, key.nearby[t])
             to_key = self._chain_gain(t, key.number)
             gains = {s: to_key + gain for s, gain in key.sources.log_gains.items()}
-            found.append(path)
-            nearness.append(self._near(path))
-            colors.append(gather(path, self._readable, gains) + offset)
-            fades.append(1 - abs(key.number - t) / KEY_STEP)
-        filled, remaining = merge(self.patch(t), mask, found, colors, fades, nearness)
+            colors = gather(path, self._readable, gains) + offset
+            fade = 1 - abs(key.number - t) / KEY_STEP
+            found.append(Sighting(path, colors, self._near(path), fade, REGISTERED_SHARE))
+        filled, remaining = merge(self.patch(t), mask, found)
         if self.painted:
-            traced = [path for path in found if plate is None or path is not plate[0]]
+            traced = [one.path for one in found if plate is None or one.path is not plate[0]]
             self.travelled[t] = self._from_painted(mask & ~remaining, traced)
         return filled, PackedMask.of(remaining)
 
@@ -517,10 +516,13 @@ class Window:
             hole = hole_of(t)
             if not hole.any():
                 return frames[t]
-            colors = [gather(path, frames, self._log_gains(t, path)) for path in paths[t]]
-            # Where the next key shows nothing at all, the one before it counts to the end.
-            fades = [np.maximum(1 - np.abs(path.source - t) / KEY_STEP, 0.01) for path in paths[t]]
-            return merge(frames[t], hole, paths[t], colors, fades)[0]
+            found = []
+            for path in paths[t]:
+                colors = gather(path, frames, self._log_gains(t, path))
+                # Where the next key shows nothing at all, the one before it counts to the end.
+                fade = np.maximum(1 - np.abs(path.source - t) / KEY_STEP, 0.01).astype(np.float32)
+                found.append(Sighting(path, colors, fade=fade))
+            return merge(frames[t], hole, found)[0]
 
         with one_thread():
             done = follow(self.workers.map(fill, paths), len(paths), part_of(tell, 0.8, 1))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from combcn_core.fill import motion as motion_module
-from combcn_core.fill.choose import merge
+from combcn_core.fill.choose import REGISTERED_SHARE, Sighting, merge
 from combcn_core.fill.cuts import is_cut
 from combcn_core.fill.motion import (
     MARGIN_PIXELS,
@@ -567,7 +567,7 @@ def test_merge_takes_sure_traces_and_leaves_unsure_ones():
     path = make_path(rows, columns, np.where(seen, 1, -1), columns, rows, 0.0)
     path = path._replace(error=np.where(columns < 18, 0, 1e3).astype(np.float32))
     colors = np.full((len(rows), 3), 0.7, np.float32)
-    patch, remaining = merge(Patch.of(frame), mask, [path], [colors])
+    patch, remaining = merge(Patch.of(frame), mask, [Sighting(path, colors)])
     result = patch.whole()
     np.testing.assert_array_equal(result[~mask], frame[~mask])
     expected = np.zeros_like(mask)
@@ -598,7 +598,8 @@ def test_merge_doubts_what_is_seen_beside_a_hole_where_others_contradict_it():
 
     def fill(near):
         nearness = [np.full(len(rows), value, np.float32) for value in near]
-        return merge(Patch.of(frame), mask, [beside, far], colors, nearness=nearness)[0].whole()
+        sightings = list(map(Sighting, [beside, far], colors, nearness))
+        return merge(Patch.of(frame), mask, sightings)[0].whole()
 
     believed = fill((0.0, 0.0))[50:70]
     doubted = fill((1.0, 0.0))[50:70]
@@ -608,12 +609,32 @@ def test_merge_doubts_what_is_seen_beside_a_hole_where_others_contradict_it():
     np.testing.assert_allclose(doubted[right[50:70]], believed[right[50:70]], atol=0.05)
 
 
+def test_merge_gives_a_registered_source_its_share_beside_a_trace_and_all_where_it_is_alone():
+    frame, mask, rows, columns = ringed_square()
+    traced = make_path(rows, columns, np.where(columns < 60, 1, -1), columns, rows, 3.2)
+    registered = make_path(rows, columns, np.full(len(rows), 2), columns, rows, 3.2)
+    bright, dark = (np.full((len(rows), 3), value, np.float32) for value in (0.54, 0.46))
+    sightings = [Sighting(traced, bright), Sighting(registered, dark, share=REGISTERED_SHARE)]
+    # The ring says that neither is level with it: what both show is left beside it.
+    bright[mask[rows, columns]] += 0.2
+    dark[mask[rows, columns]] -= 0.2
+    patch, remaining = merge(Patch.of(frame), mask, sightings)
+    alone = merge(Patch.of(frame), mask, sightings[1:])[0].whole()
+    assert not remaining.any()
+    result, right = patch.whole(), mask & (np.arange(121) > 62)
+    np.testing.assert_allclose(result[right], alone[right], atol=0.01)
+    left = ~dilate(~mask, 3) & (np.arange(121) < 58)  # beside the ring it is softened
+    # Both are about as sure: of 17 parts one is registered.
+    expected = 0.5 + 0.2 * (1 - 2 * REGISTERED_SHARE / (1 + REGISTERED_SHARE))
+    np.testing.assert_allclose(result[left], expected, atol=0.02)
+
+
 def test_merge_fades_a_shadow_at_the_border_inwards():
     frame, mask, rows, columns = ringed_square()
     frame[80:, :] = 0.25  # a shadow below the hole that the sources did not see
     path = make_path(rows, columns, np.full(len(rows), 1), columns, rows)
     colors = np.full((len(rows), 3), 0.5, np.float32)
-    column = merge(Patch.of(frame), mask, [path], [colors])[0].whole()[40:80, 60].mean(-1)
+    column = merge(Patch.of(frame), mask, [Sighting(path, colors)])[0].whole()[40:80, 60].mean(-1)
     assert column[-1] < 0.33  # no outline at the hole's lower edge
     assert column[0] > 0.47  # nothing of it at the upper one
     assert (np.diff(column) < 1e-3).all()
