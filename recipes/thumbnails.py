@@ -83,16 +83,29 @@ def pairs() -> Iterator[tuple[str, Pair]]:
     cut = torch.where(hole[..., None], torch.tensor(255, dtype=torch.uint8), truth)
     yield "joint_training", ("holes to learn from", shown(cut), "the error falls", losses(images))
 
-    hole = make_holes("object", *truth.shape[:3], seed=3)
-    smooth = InpaintConfig(propagate=False, unseen="smooth")
+    hole, results = typical_hole(truth)
     panels = [
         (f"{name}: {hole_psnr(unit(result), unit(truth), hole):.1f} dB", outlined(result, hole))
-        for name, result in (
-            ("smooth fill", inpaint(truth, hole, config=smooth)),
-            ("CombCN", inpaint(truth, hole)),
-        )
+        for name, result in results.items()
     ]
     yield "evaluation", (*panels[0], *panels[1])
+
+
+def typical_hole(truth: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Of eight holes the one where CombCN's lead is the upper of the two in the middle."""
+    smooth = InpaintConfig(propagate=False, unseen="smooth")
+    tried = []
+    for seed in range(8):
+        hole = make_holes("object", *truth.shape[:3], seed=seed)
+        results = {
+            "smooth fill": inpaint(truth, hole, config=smooth),
+            "CombCN": inpaint(truth, hole),
+        }
+        first, second = (hole_psnr(unit(one), unit(truth), hole) for one in results.values())
+        print(f"hole {seed}: CombCN {second - first:+.2f} dB against the smooth fill")
+        tried.append((second - first, seed, hole, results))
+    _, _, hole, results = sorted(tried, key=lambda entry: entry[0])[4]
+    return hole, results
 
 
 def losses(images: Tensor) -> Image:

@@ -73,6 +73,24 @@ def test_workflow_is_tidy(name):
         assert right < there[0] or is_below, "a link runs neither to the right nor straight down"
 
 
+def test_every_node_is_in_one_group(name):
+    workflow = read(name)
+    groups = [
+        (left, top, left + width, top + height)
+        for left, top, width, height in (group["bounding"] for group in workflow["groups"])
+    ]
+    assert overlaps(groups) == []
+    for node in workflow["nodes"]:
+        left, top, right, bottom = box(node)
+        around = [
+            g for g in groups if g[0] < left and g[1] < top and right < g[2] and bottom < g[3]
+        ]
+        assert len(around) == 1, node["type"]
+    titles = [group["title"] for group in workflow["groups"]]
+    assert titles == sorted(titles)  # they are numbered, in the order in which they are read
+    assert [left for left, *_ in groups] == sorted(left for left, *_ in groups)
+
+
 def known(prompt, object_info):
     """Without inputs that the front end adds for itself, such as the text of Preview Any."""
     for node in prompt.values():
