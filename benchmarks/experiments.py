@@ -27,10 +27,11 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from combcn_core.measure.evaluate import EvaluateConfig, Method, evaluate
+from combcn_core.measure.evaluate import evaluate
 from combcn_core.measure.scores import Gap, Score, paired_gap
+from combcn_core.measure.trials import EvaluateConfig, Method
 from combcn_core.networks.checkpoint import load_model
-from combcn_core.networks.layers import NetworkConfig
+from combcn_core.networks.config import NetworkConfig
 from combcn_core.training.config import Mode, TrainConfig
 from combcn_core.training.footage import Footage, scan_footage
 from combcn_core.training.holes import HoleKind

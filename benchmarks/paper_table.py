@@ -16,8 +16,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from combcn_core.measure.evaluate import EvaluateConfig, Method, evaluate
+from combcn_core.measure.evaluate import evaluate
 from combcn_core.measure.scores import Score, by_clip, describe, paired_gap, summarize
+from combcn_core.measure.trials import EvaluateConfig, Method
 from combcn_core.networks.checkpoint import load_model
 from combcn_core.training.holes import HoleKind
 

@@ -55,9 +55,9 @@ from combcn_core.clips.pictures import (
 )
 from combcn_core.masks import bounding_box, grow
 from combcn_core.measure import metrics
-from combcn_core.measure.evaluate import EvaluateConfig, Method
 from combcn_core.measure.evaluate import fill as fill_classically
 from combcn_core.measure.predict import Prediction, self_test
+from combcn_core.measure.trials import EvaluateConfig, Method
 from combcn_core.networks.checkpoint import load_model
 from combcn_core.networks.layers import CombCN
 from combcn_core.shot import InpaintConfig, inpaint

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from combcn_core.clips.mask_rules import MaskConfig
     from combcn_core.fill.follow import follow_masks
     from combcn_core.masks import composite
-    from combcn_core.measure.evaluate import EvaluateConfig, evaluate
+    from combcn_core.measure.evaluate import evaluate
     from combcn_core.measure.predict import Prediction, self_test
     from combcn_core.measure.scores import Score
+    from combcn_core.measure.trials import EvaluateConfig
     from combcn_core.networks.checkpoint import load_model, read_model_info, save_model
+    from combcn_core.networks.config import NetworkConfig
     from combcn_core.networks.inference import InferenceModel, prepare
-    from combcn_core.networks.layers import CombCN, NetworkConfig
+    from combcn_core.networks.layers import CombCN
     from combcn_core.progress import Progress
     from combcn_core.restore import coarse_size, infer_temporal, restore_detail, upsample_guidance
     from combcn_core.shadows import TakenShadows, take_shadows
@@ -38,12 +40,14 @@ _EXPORTS = {
     "clips.mask_rules": "MaskConfig",
     "fill.follow": "follow_masks",
     "masks": "composite",
-    "measure.evaluate": "EvaluateConfig evaluate",
+    "measure.evaluate": "evaluate",
     "measure.predict": "Prediction self_test",
     "measure.scores": "Score",
+    "measure.trials": "EvaluateConfig",
     "networks.checkpoint": "load_model read_model_info save_model",
+    "networks.config": "NetworkConfig",
     "networks.inference": "InferenceModel prepare",
-    "networks.layers": "CombCN NetworkConfig",
+    "networks.layers": "CombCN",
     "progress": "Progress",
     "restore": "coarse_size infer_temporal restore_detail upsample_guidance",
     "shadows": "TakenShadows take_shadows",

@@ -24,6 +24,7 @@ from combcn_core.masks import (
     to_arrays,
     to_float,
 )
+from combcn_core.networks.config import NetworkConfig
 from combcn_core.networks.inference import InferenceModel, Model, Precision, prepare
 from combcn_core.networks.jobs import (
     Job,
@@ -34,7 +35,6 @@ from combcn_core.networks.jobs import (
     plan_runs,
 )
 from combcn_core.networks.layers import (
-    NetworkConfig,
     detail_step,
     fill_mean,
     temporal_halo,

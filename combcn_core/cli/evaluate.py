@@ -12,7 +12,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import Positional, arg
 
 from combcn_core.cli.common import bar
-from combcn_core.measure.evaluate import WEIGHTS, EvaluateConfig, evaluate
+from combcn_core.measure.evaluate import WEIGHTS, evaluate
+from combcn_core.measure.trials import EvaluateConfig
 
 
 @dataclass(frozen=True, kw_only=True)

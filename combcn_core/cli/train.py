@@ -87,7 +87,8 @@ class Train:
 
     def run(self) -> int:
         from combcn_core.networks.checkpoint import check_name, load_model
-        from combcn_core.networks.layers import CombCN, NetworkConfig
+        from combcn_core.networks.config import NetworkConfig
+        from combcn_core.networks.layers import CombCN
         from combcn_core.training.footage import scan_footage
         from combcn_core.training.log import TrainingLog
         from combcn_core.training.train import Progress as Step

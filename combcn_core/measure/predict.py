@@ -8,17 +8,15 @@ hole: how much of either is seen in other frames says whether they are.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -36,6 +34,7 @@ from combcn_core.clips.pictures import (
 from combcn_core.clips.video import PathLike, open_reader
 from combcn_core.masks import check_masks, grow
 from combcn_core.measure import metrics
+from combcn_core.measure.placements import Masks, Placement, draw_placements
 from combcn_core.measure.scores import write_html, write_text
 from combcn_core.networks.inference import Model
 from combcn_core.pixels import from_unit, to_unit
@@ -45,26 +44,9 @@ from combcn_core.shot import InpaintConfig, inpaint_with_rest
 MAX_FRAMES = 96
 SEEDS = (0, 1)
 WORST_FRAMES = 5
-MAX_PARTS = 5  # of a mask, that are tried where it has no room as a whole
-GRID_CELLS = 160  # along the longer side: placements are sought on a grid this fine
 LEAST_SHARE = 1 / 3  # of the mask's pixels: less says nothing about the rest
 UNLIKE = 0.1  # difference of two shares that makes hidden areas a doubtful measure
 HOLE_INK, HIDDEN_INK = (255, 214, 10), (60, 220, 255)
-
-Masks = NDArray[np.bool_]
-
-
-class Placement(NamedTuple):
-    """Where the mask's shape goes: mirrored left to right or not, then moved; in pixels."""
-
-    mirrored: bool
-    down: int
-    right: int
-
-    def apply(self, masks: Masks) -> Masks:
-        """The moved (T, H, W); nothing may leave the frame."""
-        moved = masks[:, :, ::-1] if self.mirrored else masks
-        return np.roll(moved, (self.down, self.right), (1, 2))
 
 
 class HiddenScore(NamedTuple):
@@ -251,105 +233,6 @@ def describe(prediction: Prediction) -> list[str]:
     return [*lines, prediction.doubt] if prediction.doubt else lines
 
 
-# --- placing --------------------------------------------------------------------------------------
-
-
-def find_placements(shape: Masks, holes: Masks) -> list[Placement]:
-    """All places on a grid where a shape is within the frame and off the holes.
-
-    Args:
-        shape: (T, H, W), the holes or a part of them.
-        holes: (T, H, W).
-
-    Returns:
-        Those where no frame's moved shape comes closer to that frame's hole than a cell of the
-        grid, which is the longer side of the frame / GRID_CELLS, rounded up.
-    """
-    _, height, width = holes.shape
-    cell = -(-max(height, width) // GRID_CELLS)
-    near = _pool(holes, cell)
-    near = np.stack([cv2.dilate(hole, np.ones((3, 3), np.uint8)) for hole in near])
-    found = []
-    for mirrored in (False, True):
-        moving = shape[:, :, ::-1] if mirrored else shape
-        rows, columns = (np.flatnonzero(moving.any(axis=axis)) for axis in ((0, 2), (0, 1)))
-        overlap = _overlaps(_pool(moving, cell), near)
-        downs, rights = (
-            range(-(int(low) // cell), (size - 1 - int(high)) // cell + 1)
-            for low, high, size in (
-                (rows[0], rows[-1], height),
-                (columns[0], columns[-1], width),
-            )
-        )
-        found += [
-            Placement(mirrored, down * cell, right * cell)
-            for down in downs
-            for right in rights
-            if overlap[down, right] < 0.5
-        ]
-    return found
-
-
-def _pool(holes: Masks, cell: int) -> NDArray[np.uint8]:
-    """(T, H / cell, W / cell), rounded up: 1 where any pixel of a cell is hole."""
-    num_frames, height, width = holes.shape
-    padded = np.pad(holes, ((0, 0), (0, -height % cell), (0, -width % cell)))
-    blocks = padded.reshape(num_frames, padded.shape[1] // cell, cell, -1, cell)
-    return np.asarray(blocks.any(axis=(2, 4)), np.uint8)
-
-
-def _overlaps(shape: NDArray[np.uint8], fixed: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """[down, right] -> cells that the shape, so moved, shares with what is fixed, all frames.
-
-    Negative moves are at negative indices. Twice the size, so that nothing comes round.
-    """
-    size = 2 * shape.shape[1], 2 * shape.shape[2]
-    total = np.zeros((size[0], size[1] // 2 + 1), np.complex128)
-    for moving, still in zip(shape, fixed, strict=True):
-        total += np.fft.rfft2(moving, size).conj() * np.fft.rfft2(still, size)
-    return np.fft.irfft2(total, size)
-
-
-def _draw(holes: Masks, seeds: Sequence[int]) -> tuple[Masks, list[Placement]]:
-    """What is to be hidden, (T, H, W): the shape of the holes, or of a part; and where."""
-    for shape in itertools.chain([holes], itertools.islice(_parts(holes), MAX_PARTS)):
-        found = find_placements(shape, holes)
-        if found:
-            drawn = [found[int(np.random.default_rng(seed).integers(len(found)))] for seed in seeds]
-            return shape, list(dict.fromkeys(drawn))
-    height, width = holes.shape[1:]
-    raise ValueError(
-        f"the mask leaves no room in frames of {width}x{height} pixels to hide an area of its "
-        "shape and motion beside it; give a smaller mask, or test fewer frames."
-    )
-
-
-def _parts(holes: Masks) -> Iterator[Masks]:
-    """Each thing that hangs together, in a frame and from frame to frame; the largest first."""
-    labels = np.zeros(holes.shape, np.int32)
-    heads = [0]  # of each label, one of the same thing with a lower number or itself
-
-    def head(label: int) -> int:
-        while heads[label] != label:
-            label = heads[label]
-        return label
-
-    for index, hole in enumerate(holes):
-        count, here = cv2.connectedComponents(hole.astype(np.uint8))
-        labels[index] = np.where(hole, here + (len(heads) - 1), 0)
-        heads += range(len(heads), len(heads) + count - 1)
-        both = hole & holes[index - 1] if index else np.zeros_like(hole)
-        pairs = np.stack([labels[index - 1][both], labels[index][both]], axis=1)
-        for before, after in np.unique(pairs, axis=0).tolist():
-            low, high = sorted((head(before), head(after)))
-            heads[high] = low
-    things = np.array([head(label) for label in range(len(heads))])[labels]
-    sizes = np.bincount(things.ravel())
-    sizes[0] = 0
-    for thing in np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]:
-        yield things == thing
-
-
 # --- testing --------------------------------------------------------------------------------------
 
 
@@ -378,7 +261,7 @@ def _test(
     total_frames: int,
     progress: OnProgress | None,
 ) -> Prediction:
-    shape, placements = _draw(holes, seeds)
+    shape, placements = draw_placements(holes, seeds)
     share = float(shape.sum() / holes.sum())
     if share < LEAST_SHARE:
         raise ValueError(

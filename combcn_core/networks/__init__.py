@@ -1,8 +1,9 @@
 """The two networks of the paper, and what it takes to run them.
 
-`layers` holds the tables and the modules they make, `checkpoint` reads and writes their weights
-(`weights/` has those that come with CombCN, and their card). `inference` runs them, a region at a
-time where `regions` says what each layer must compute; `jobs` cuts frames into such regions.
+`config` says what they are like, `layers` holds the tables and the modules they make, `checkpoint`
+reads and writes their weights (`weights/` has those that come with CombCN, and their card).
+`inference` runs them, a region at a time where `regions` says what each layer must compute; `jobs`
+cuts frames into such regions.
 """
 
 from pathlib import Path

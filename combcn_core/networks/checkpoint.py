@@ -15,7 +15,8 @@ from torch import Tensor
 
 from combcn_core.atomic import write_bytes
 from combcn_core.networks import WEIGHTS_FOLDER
-from combcn_core.networks.layers import CombCN, NetworkConfig
+from combcn_core.networks.config import NetworkConfig
+from combcn_core.networks.layers import CombCN
 
 FORMAT_VERSION = 1
 

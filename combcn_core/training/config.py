@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-from combcn_core.networks.layers import NetworkConfig
+from combcn_core.networks.config import NetworkConfig
 from combcn_core.training.holes import HOLE_KINDS, HoleKind
 
 FillKind = Literal["rest", "propagate", "smooth"]

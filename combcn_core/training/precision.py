@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from combcn_core.networks.config import NetworkConfig
 from combcn_core.networks.inference import fast_precision
-from combcn_core.networks.layers import NetworkConfig
 from combcn_core.training.config import TrainConfig
 
 

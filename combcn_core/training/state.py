@@ -16,7 +16,8 @@ from combcn_core.networks.checkpoint import (
     load_tensors,
     save_tensors,
 )
-from combcn_core.networks.layers import CombCN, NetworkConfig
+from combcn_core.networks.config import NetworkConfig
+from combcn_core.networks.layers import CombCN
 from combcn_core.training import TrainingDiverged
 from combcn_core.training.config import TrainConfig
 from combcn_core.training.footage import Footage

@@ -26,7 +26,8 @@ from combcn_core.networks.checkpoint import (
     read_model_info,
     save_model,
 )
-from combcn_core.networks.layers import CombCN, NetworkConfig
+from combcn_core.networks.config import NetworkConfig
+from combcn_core.networks.layers import CombCN
 from combcn_core.pixels import Pixels
 from combcn_core.progress import Tell
 from combcn_core.training.batches import iterate_batches

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from combcn_core.clips.pictures import side_by_side
-from combcn_core.networks.layers import NetworkConfig
+from combcn_core.networks.config import NetworkConfig
 from combcn_core.pixels import Pixels
 from combcn_core.training.batches import Batch, iterate_batches
 from combcn_core.training.config import Phase, TrainConfig

@@ -22,8 +22,9 @@ from skimage.metrics import structural_similarity
 
 from combcn_core import cli
 from combcn_core.measure import evaluate as module
-from combcn_core.measure.evaluate import EvaluateConfig, evaluate, fill, find_clips
+from combcn_core.measure.evaluate import evaluate, fill
 from combcn_core.measure.scores import Score, describe, format_table, paired_gap, summarize
+from combcn_core.measure.trials import EvaluateConfig, find_clips
 from combcn_core.networks.checkpoint import save_model
 from combcn_core.networks.layers import CombCN, NetworkConfig
 from combcn_core.shot import InpaintConfig, inpaint

@@ -17,14 +17,8 @@ from combcn_core import cli
 from combcn_core.clips.frames import ClipInfo
 from combcn_core.clips.video import open_writer
 from combcn_core.measure import metrics
-from combcn_core.measure.predict import (
-    HiddenScore,
-    Placement,
-    Prediction,
-    describe,
-    find_placements,
-    self_test,
-)
+from combcn_core.measure.placements import Placement, find_placements
+from combcn_core.measure.predict import HiddenScore, Prediction, describe, self_test
 from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
 
 # By its path: with the root on sys.path, its `nodes` would hide ComfyUI's.
