@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 
 # Called often with the share of the work that is done, from 0 to 1, and, where there is one, a
 # frame (H, W, 3) as far as it is filled. What it raises ends the work.
-Tell = Callable[[float, Pixels | None], None]
+OnShare = Callable[[float, Pixels | None], None]
 
 
 class Progress(NamedTuple):
@@ -67,24 +67,28 @@ class Stages:
     def is_watched(self) -> bool:
         return self._on_progress is not None
 
-    def tell(self, stage: str) -> Tell | None:
+    def callback(self, stage: str) -> OnShare | None:
         """For work that is this stage; None where nobody watches."""
         if not self.is_watched:
             return None
         return lambda share, picture: self(stage, share, picture)
 
 
-def part_of(tell: Tell | None, start: float, stop: float, *, shows: bool = True) -> Tell | None:
+def part_of(
+    on_progress: OnShare | None, start: float, stop: float, *, shows: bool = True
+) -> OnShare | None:
     """For a part of some work: its share counts from start to stop of the whole."""
-    if tell is None:
+    if on_progress is None:
         return None
-    return lambda share, frame: tell(start + (stop - start) * share, frame if shows else None)
+    return lambda share, frame: on_progress(
+        start + (stop - start) * share, frame if shows else None
+    )
 
 
-def follow(items: Iterable[Item], count: int, tell: Tell | None) -> Iterator[Item]:
+def follow(items: Iterable[Item], count: int, on_progress: OnShare | None) -> Iterator[Item]:
     """Pass on items of work as they are done; those that are frames are shown."""
     for done, item in enumerate(items, 1):
-        if tell is not None:
+        if on_progress is not None:
             first: Any = item[0] if isinstance(item, tuple) else item
-            tell(done / count, first if isinstance(first, np.ndarray) else None)
+            on_progress(done / count, first if isinstance(first, np.ndarray) else None)
         yield item

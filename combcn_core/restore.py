@@ -42,7 +42,7 @@ from combcn_core.networks.layers import (
 )
 from combcn_core.networks.regions import Span
 from combcn_core.pixels import Box, PackedMask, Patch, crop, find_box, replaced
-from combcn_core.progress import Tell, part_of
+from combcn_core.progress import OnShare, part_of
 from combcn_core.segments import SEGMENT_FRAMES, plan_shot
 
 COARSE_SIDE_PIXELS = 128  # low-resolution short side at most, so that 3DCN sees the whole frame
@@ -60,7 +60,7 @@ def infer_temporal(
     precision: Precision = "auto",
     memory_bytes: int | None = None,
     segment_frames: int = SEGMENT_FRAMES,
-    tell: Tell | None = None,
+    on_progress: OnShare | None = None,
 ) -> Tensor:
     """3DCN: complete the clip at low resolution, shot by shot.
 
@@ -76,7 +76,7 @@ def infer_temporal(
         memory_bytes: that the network may take, about; None: what the model allows, or a default.
             Long clips are computed in runs of frames, which changes no more than the order of sums.
         segment_frames: as in `InpaintConfig`, with which the result then agrees bit for bit.
-        tell: as in `inpaint`, after each run.
+        on_progress: as in `inpaint`, after each run.
 
     Returns:
         (T, h, w, 3) float32, RGB: the prediction inside the low-resolution hole, the downsampled
@@ -90,7 +90,7 @@ def infer_temporal(
     is_filled = model.config.input_fill == "classical"
     shrunk = partial(downsample_known, size=size, is_filled=is_filled)
     if frames is not None:
-        return _complete(network, *shrunk(images, holes), frames, memory_bytes, tell)
+        return _complete(network, *shrunk(images, holes), frames, memory_bytes, on_progress)
     halo, multiple = temporal_halo(model.config), time_multiple(model.config)
     parts = []
     for start, stop in find_shots(to_arrays(images)):
@@ -98,7 +98,7 @@ def infer_temporal(
             low, high = segment.read_start, segment.read_stop
             low -= (low - start) % multiple
             wanted = segment.start - low, segment.stop - low
-            part = part_of(tell, segment.start / len(images), segment.stop / len(images))
+            part = part_of(on_progress, segment.start / len(images), segment.stop / len(images))
             window = images[low:high], holes[low:high]
             parts.append(_complete(network, *shrunk(*window), wanted, memory_bytes, part))
     return torch.cat(parts)
@@ -110,7 +110,7 @@ def _complete(
     small_holes: Tensor,
     frames: tuple[int, int],
     memory_bytes: int | None,
-    tell: Tell | None,
+    on_progress: OnShare | None,
 ) -> Tensor:
     """The wanted frames of one shot, as `infer_temporal` returns them, from frames made small."""
     (start, stop), device = frames, model.temporal.device
@@ -130,9 +130,9 @@ def _complete(
         coarse[write] = torch.where(
             small_holes[write][..., None], prediction.to(small.device), small[write]
         )
-        if tell is not None:
+        if on_progress is not None:
             done = stop if job is jobs[-1] else job.write[0].stop
-            tell((done - start) / (stop - start), coarse[done - 1].numpy(force=True))
+            on_progress((done - start) / (stop - start), coarse[done - 1].numpy(force=True))
     return coarse[start:stop]
 
 
@@ -182,7 +182,7 @@ def restore_detail(
     precision: Precision = "auto",
     memory_bytes: int | None = None,
     batch_frames: int | None = None,
-    tell: Tell | None = None,
+    on_progress: OnShare | None = None,
 ) -> Tensor:
     """CombCN: restore detail at full resolution and composite.
 
@@ -201,7 +201,7 @@ def restore_detail(
         memory_bytes: as in `infer_temporal`; larger holes are computed in tiles.
         batch_frames: frames computed together at most, if their holes are alike; None: as many as
             keep the device busy.
-        tell: as in `inpaint`, after each batch.
+        on_progress: as in `inpaint`, after each batch.
 
     Returns:
         As images; known pixels untouched.
@@ -227,7 +227,7 @@ def restore_detail(
     if not model.config.steady_frames:
         some = slice(*(frames or (0, len(images))))
         guide = None if guidance is None else guidance[some]
-        return paint(images[some], holes[some], guide, tell=tell)
+        return paint(images[some], holes[some], guide, on_progress=on_progress)
     shots = find_shots(to_arrays(images)) if frames is None else [(0, len(images))]
     parts = []
     for start, stop in shots:
@@ -243,7 +243,7 @@ def restore_detail(
                 step=detail_step(network.config),
                 frames=frames or (0, stop - start),
                 together=together,
-                tell=part_of(tell, start / len(images), stop / len(images)),
+                on_progress=part_of(on_progress, start / len(images), stop / len(images)),
             )
         )
     return torch.cat(parts)
@@ -259,7 +259,7 @@ def _paint_steadily(
     step: int,
     frames: tuple[int, int],
     together: int,
-    tell: Tell | None,
+    on_progress: OnShare | None,
 ) -> Tensor:
     """The wanted frames of one shot, each with the average of what is added near it in time."""
     start, stop = frames
@@ -277,12 +277,14 @@ def _paint_steadily(
         added = {k: change for k, change in added.items() if t - k < reach}
         while waiting and waiting[0] - t < reach:
             part = part_of(
-                tell, *(1 - len(left) / len(keys) for left in (waiting, waiting[together:]))
+                on_progress, *(1 - len(left) / len(keys) for left in (waiting, waiting[together:]))
             )
             some, waiting = waiting[:together], waiting[together:]
             own, inside = to_float(images[some]), holes[some]
             guide = None if guidance is None else guidance[some]
-            changes = torch.where(inside[..., None], paint(own, inside, guide, tell=part) - own, 0)
+            changes = torch.where(
+                inside[..., None], paint(own, inside, guide, on_progress=part) - own, 0
+            )
             added |= zip(some, changes, strict=True)
         total = torch.zeros(images.shape[1:], device=images.device)
         weight = torch.zeros_like(total[..., :1])
@@ -304,7 +306,7 @@ def _paint(
     *,
     memory_bytes: int,
     batch_frames: int,
-    tell: Tell | None,
+    on_progress: OnShare | None,
 ) -> Tensor:
     """Each frame by itself, as `restore_detail` returns them."""
     batches = plan_batches(
@@ -321,9 +323,9 @@ def _paint(
             painted = prediction.permute(1, 2, 0)[None]
             result[write] = composite(painted, images[write], holes[write])
         left -= Counter(job.write[0].start for job in batch)
-        if tell is not None:
+        if on_progress is not None:
             shown = result[batch[-1][0][0].start].numpy(force=True)
-            tell(1 - len(left) / len(images), shown)
+            on_progress(1 - len(left) / len(images), shown)
     return result
 
 
@@ -359,7 +361,7 @@ def paint_rest(
     filled: Mapping[int, Patch],
     rest: Mapping[int, PackedMask],
     span: range,
-    tell: Tell | None = None,
+    on_progress: OnShare | None = None,
 ) -> dict[int, Patch]:
     """Let the networks restore what a segment could not be filled with otherwise.
 
@@ -368,7 +370,7 @@ def paint_rest(
         filled: consecutive frames of one shot by number, filled without networks.
         rest: where these fills are to be replaced, in the same frames.
         span: the frames wanted.
-        tell: as in `inpaint`.
+        on_progress: as in `inpaint`.
 
     Returns:
         The frames wanted, by number.
@@ -395,7 +397,7 @@ def paint_rest(
         ]
         small, small_holes = (torch.cat(parts) for parts in zip(*low, strict=True))
         wanted = near.start - first, near.stop - first
-        part = part_of(tell, 0, 0.3, shows=False)  # its frames are small
+        part = part_of(on_progress, 0, 0.3, shows=False)  # its frames are small
         guidance = _complete(model, small, small_holes, wanted, None, part)
     box = find_box(reduce(np.logical_or, (rest[t].whole() for t in near)))
     assert box is not None
@@ -415,7 +417,7 @@ def paint_rest(
         torch.from_numpy(holes),
         guidance,
         frames=(span.start - near.start, span.stop - near.start),
-        tell=part_of(tell, 0.3, 1, shows=False),
+        on_progress=part_of(on_progress, 0.3, 1, shows=False),
     )
     return {
         t: replaced(filled[t], box, frame) for t, frame in zip(span, painted.numpy(), strict=True)

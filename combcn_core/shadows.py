@@ -22,7 +22,7 @@ from combcn_core.fill.smooth import push_pull
 from combcn_core.fill.threads import one_thread
 from combcn_core.objects import carry_along, disk, nearest_object, shift_between, track_objects
 from combcn_core.pixels import Array, Mask, Pixels, sample, to_unit
-from combcn_core.progress import Tell
+from combcn_core.progress import OnShare
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,13 +69,15 @@ class TakenShadows(NamedTuple):
     unseen_frames: list[int]
 
 
-def take_shadows(images: Tensor, masks: Tensor, *, tell: Tell | None = None) -> TakenShadows:
+def take_shadows(
+    images: Tensor, masks: Tensor, *, on_progress: OnShare | None = None
+) -> TakenShadows:
     """Grow masks by the shadows and reflections of their objects, and by rims that were missed.
 
     Args:
         images: (T, H, W, 3), uint8, uint16 or float, RGB in [0, 1]; a shot and its neighbours.
         masks: (T, H, W) or (H, W), 1 on the object.
-        tell: as in `inpaint`.
+        on_progress: as in `inpaint`.
 
     Returns:
         The grown masks, and what was added.
@@ -92,7 +94,7 @@ def take_shadows(images: Tensor, masks: Tensor, *, tell: Tell | None = None) -> 
     small = Small.of(height, width)
     frames = [small.frame(image.numpy(force=True)) for image in images]
     objects = [small.mask(mask.numpy(force=True)) for mask in given]
-    found, unseen = find_effects(np.stack(frames), np.stack(objects), tell=tell)
+    found, unseen = find_effects(np.stack(frames), np.stack(objects), on_progress=on_progress)
     holes = given.numpy(force=True)
     wholes = [small.enlarged(*pair) for pair in zip(found, holes, strict=True)]
     result = torch.from_numpy(np.stack(wholes))
@@ -135,14 +137,14 @@ class Small(NamedTuple):
 
 
 def find_effects(
-    frames: Array, objects: Array, *, tell: Tell | None = None
+    frames: Array, objects: Array, *, on_progress: OnShare | None = None
 ) -> tuple[list[Mask], list[int]]:
     """What belongs to objects, frame by frame.
 
     Args:
         frames: (T, H, W, 3) uint8, see `Small`.
         objects: (T, H, W) bool.
-        tell: as in `inpaint`.
+        on_progress: as in `inpaint`.
 
     Returns:
         (H, W) bool each, outside the objects; and the frames with too little to compare with.
@@ -157,7 +159,7 @@ def find_effects(
         return list(objects), []
     wide = grow(torch.from_numpy(objects), max(2.0, REACH_PIXELS * unit))
     frames = _evenly_lit(frames, wide.numpy())
-    predicted, remaining = propagate(torch.from_numpy(frames), wide, tell=tell)
+    predicted, remaining = propagate(torch.from_numpy(frames), wide, on_progress=on_progress)
     looked = wide.numpy() & ~objects
     sure = looked & ~remaining.numpy()
     unseen = [

@@ -42,7 +42,7 @@ from combcn_core.pixels import (
     from_unit,
     to_unit,
 )
-from combcn_core.progress import Tell, part_of
+from combcn_core.progress import OnShare, part_of
 from combcn_core.segments import SEGMENT_FRAMES, Segment, plan_shot
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def inpaint(
     model: Model | None = None,
     config: InpaintConfig = InpaintConfig(),
     *,
-    tell: Tell | None = None,
+    on_progress: OnShare | None = None,
 ) -> Tensor:
     """Fill the holes of a clip.
 
@@ -134,8 +134,8 @@ def inpaint(
         masks: (T, H, W), or (H, W) for all frames; 1 inside the hole.
         model: networks for what propagation cannot fill; without one a classical fill does it.
         config: settings.
-        tell: called often with the share of the work that is done and, where there is one, a frame
-            as far as it is filled; what it raises ends the work.
+        on_progress: called often with the share of the work that is done and, where there is one,
+            a frame as far as it is filled; what it raises ends the work.
 
     Returns:
         As images. Outside the (grown) masks every value is that of `images`, bit for bit.
@@ -143,7 +143,7 @@ def inpaint(
     Raises:
         ValueError: shapes or types that do not fit, or no known pixel in any frame.
     """
-    return inpaint_with_rest(images, masks, model, config, tell=tell)[0]
+    return inpaint_with_rest(images, masks, model, config, on_progress=on_progress)[0]
 
 
 def inpaint_with_rest(
@@ -152,7 +152,7 @@ def inpaint_with_rest(
     model: Model | None = None,
     config: InpaintConfig = InpaintConfig(),
     *,
-    tell: Tell | None = None,
+    on_progress: OnShare | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`inpaint`; and (T, H, W) bool, True where no other frame showed what is behind the hole."""
     import torch
@@ -171,12 +171,16 @@ def inpaint_with_rest(
     rest: list[Mask] = []
     for segment, shot_start in _plan(frames, config.segment_frames, inpainter.halo):
         window = slice(segment.read_start, segment.read_stop)
-        part = part_of(tell, segment.start / len(frames), segment.stop / len(frames))
+        part = part_of(on_progress, segment.start / len(frames), segment.stop / len(frames))
         seen = inpainter.look(
-            frames[window], hole_list[window], segment, shot_start, tell=part_of(part, 0, 0.7)
+            frames[window],
+            hole_list[window],
+            segment,
+            shot_start,
+            on_progress=part_of(part, 0, 0.7),
         )
         rest += [seen.rest[t].whole() for t in range(segment.start, segment.stop)]
-        done += inpainter.restore(seen, tell=part_of(part, 0.7, 1)).frames
+        done += inpainter.restore(seen, on_progress=part_of(part, 0.7, 1)).frames
     whole = [frame.whole() for frame in done]
     result = torch.where(holes[..., None], to_tensor(whole, images), images)
     return result, torch.from_numpy(np.stack(rest)).to(images.device)
@@ -304,7 +308,7 @@ class ShotInpainter:
         segment: Segment,
         shot_start: int,
         *,
-        tell: Tell | None = None,
+        on_progress: OnShare | None = None,
     ) -> SegmentResult:
         """Inpaint the output frames of a segment: `look`, then `restore`.
 
@@ -313,10 +317,12 @@ class ShotInpainter:
             masks: theirs, (H, W) bool, already grown.
             segment: as planned with `halo`.
             shot_start: the first frame of the shot; the same for all its segments.
-            tell: as in `inpaint`, of this segment.
+            on_progress: as in `inpaint`, of this segment.
         """
-        seen = self.look(frames, masks, segment, shot_start, tell=part_of(tell, 0, 0.7))
-        return self.restore(seen, tell=part_of(tell, 0.7, 1))
+        seen = self.look(
+            frames, masks, segment, shot_start, on_progress=part_of(on_progress, 0, 0.7)
+        )
+        return self.restore(seen, on_progress=part_of(on_progress, 0.7, 1))
 
     def look(
         self,
@@ -325,13 +331,13 @@ class ShotInpainter:
         segment: Segment,
         shot_start: int,
         *,
-        tell: Tell | None = None,
+        on_progress: OnShare | None = None,
     ) -> Seen:
         """What needs no networks; arguments as for `run`. In the order of the segments."""
         seconds: dict[str, float] = {}
         sparing = self.wants_few and not self._carry[1]
         for context in (FEW_FRAMES, self.context) if sparing else (self.context,):
-            seen = self._look(frames, masks, segment, shot_start, context, seconds, tell)
+            seen = self._look(frames, masks, segment, shot_start, context, seconds, on_progress)
             if seen.texture is None or seen.texture.all_end:
                 break
         self.leave(segment)
@@ -345,7 +351,7 @@ class ShotInpainter:
         shot_start: int,
         context: int,
         seconds: dict[str, float],
-        tell: Tell | None,
+        on_progress: OnShare | None,
     ) -> Seen:
         """With so many frames on each side filled too."""
         config, window = self.config, self._window
@@ -356,18 +362,18 @@ class ShotInpainter:
 
         with _timed(seconds, "flow"):
             window.slide(low, frames, masks, start - margin, stop + margin)
-            window.find_motions(config.propagate, part_of(tell, 0, 0.7))
+            window.find_motions(config.propagate, part_of(on_progress, 0, 0.7))
         with _timed(seconds, "propagate"):
             first, last = max(low, start - margin), min(high, stop + margin)
             if config.propagate:
-                given = window.propagated(first, last, shot_start, part_of(tell, 0.7, 0.85))
+                given = window.propagated(first, last, shot_start, part_of(on_progress, 0.7, 0.85))
             else:
                 given = window.unfilled(first, last)
         with _timed(seconds, "rest"):
             if not margin:
                 filled = {t: given[t][0] for t in range(segment.start, segment.stop)}
             else:
-                filled = window.rest(given, start, stop, shot_start, part_of(tell, 0.85, 1))
+                filled = window.rest(given, start, stop, shot_start, part_of(on_progress, 0.85, 1))
         texture = None
         if config.unseen == "texture":
             with _timed(seconds, "texture"):
@@ -391,7 +397,7 @@ class ShotInpainter:
         """
         self._window.trim(segment.stop - self.halo)
 
-    def restore(self, seen: Seen, *, tell: Tell | None = None) -> SegmentResult:
+    def restore(self, seen: Seen, *, on_progress: OnShare | None = None) -> SegmentResult:
         """The networks, where there are any, and the composite."""
         config, segment, seconds = self.config, seen.segment, seen.seconds
         span = range(segment.start, segment.stop)
@@ -417,7 +423,7 @@ class ShotInpainter:
             result.synthesized_pixels = rest_pixels - without
         elif self.model is not None and rest_pixels:
             with _timed(seconds, "networks"):
-                filled = {**filled, **self._paint(seen, span, tell)}
+                filled = {**filled, **self._paint(seen, span, on_progress)}
         if self.model is None:
             result.filled_pixels = rest_pixels
         else:
@@ -432,15 +438,15 @@ class ShotInpainter:
 
             with one_thread():
                 result.frames += self._window.workers.map(composed, span)
-        if tell is not None:
-            tell(1, result.frames[-1].whole())
+        if on_progress is not None:
+            on_progress(1, result.frames[-1].whole())
         return result
 
-    def _paint(self, seen: Seen, span: range, tell: Tell | None) -> dict[int, Patch]:
+    def _paint(self, seen: Seen, span: range, on_progress: OnShare | None) -> dict[int, Patch]:
         from combcn_core.restore import paint_rest
 
         assert self.model is not None
-        return paint_rest(self.model, seen.filled, seen.rest, span, tell)
+        return paint_rest(self.model, seen.filled, seen.rest, span, on_progress)
 
 
 def _put_back(frame: Patch, hole: Mask, feather_pixels: int) -> Filled:

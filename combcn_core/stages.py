@@ -17,12 +17,12 @@ from combcn_core.fill.cuts import find_shots
 from combcn_core.fill.window import KEY_STEP, Window
 from combcn_core.masks import check_clip, to_arrays, to_tensor
 from combcn_core.pixels import Mask, PackedMask, Patch, Pixels
-from combcn_core.progress import Tell, part_of
+from combcn_core.progress import OnShare, part_of
 from combcn_core.segments import SEGMENT_FRAMES
 
 
 def propagate(
-    images: Tensor, masks: Tensor, *, reach: int = 48, tell: Tell | None = None
+    images: Tensor, masks: Tensor, *, reach: int = 48, on_progress: OnShare | None = None
 ) -> tuple[Tensor, Tensor]:
     """Carry known pixels along optical flow into the holes.
 
@@ -31,7 +31,7 @@ def propagate(
         masks: (T, H, W) or (H, W), 1 inside the hole. A frame without a hole is a source: paint or
             bring a clean plate for one frame and it propagates.
         reach: frames that a pixel may be carried, at most.
-        tell: as in `inpaint`.
+        on_progress: as in `inpaint`.
 
     Returns:
         The images, filled where something was seen and sure; and (T, H, W) bool, True where not.
@@ -52,14 +52,14 @@ def propagate(
             start, frames[start:stop], list(holes[start:stop].numpy(force=True)), start, stop
         )
         begin, middle, end = (t / len(frames) for t in (start, start + (stop - start) * 0.8, stop))
-        given = window.propagated(start, stop, start, part_of(tell, begin, middle))
-        filled += window.rest(given, start, stop, start, part_of(tell, middle, end)).values()
+        given = window.propagated(start, stop, start, part_of(on_progress, begin, middle))
+        filled += window.rest(given, start, stop, start, part_of(on_progress, middle, end)).values()
         remaining += [rest.whole() for _, rest in given.values()]
     result = torch.where(holes[..., None], to_tensor(_wholes(filled), images), images)
     return result, torch.from_numpy(np.stack(remaining)).to(images.device)
 
 
-def fill_rest(images: Tensor, masks: Tensor, *, tell: Tell | None = None) -> Tensor:
+def fill_rest(images: Tensor, masks: Tensor, *, on_progress: OnShare | None = None) -> Tensor:
     """Fill holes without networks: smoothly within a frame, steadily in time.
 
     Every eighth frame of a shot is filled from its own surroundings; these fills are carried along
@@ -68,7 +68,7 @@ def fill_rest(images: Tensor, masks: Tensor, *, tell: Tell | None = None) -> Ten
     Args:
         images: (T, H, W, 3), as in `inpaint`.
         masks: (T, H, W) or (H, W), 1 inside the hole.
-        tell: as in `inpaint`.
+        on_progress: as in `inpaint`.
 
     Returns:
         As images; known pixels untouched.
@@ -82,7 +82,7 @@ def fill_rest(images: Tensor, masks: Tensor, *, tell: Tell | None = None) -> Ten
             start, frames[start:stop], list(holes[start:stop].numpy(force=True)), start, stop
         )
         given = window.unfilled(start, stop)
-        part = part_of(tell, start / len(frames), stop / len(frames))
+        part = part_of(on_progress, start / len(frames), stop / len(frames))
         filled += window.rest(given, start, stop, start, part).values()
     return torch.where(holes[..., None], to_tensor(_wholes(filled), images), images)
 
@@ -93,7 +93,7 @@ def synthesize_texture(
     start: Tensor | None = None,
     *,
     removed: Tensor | None = None,
-    tell: Tell | None = None,
+    on_progress: OnShare | None = None,
 ) -> Tensor:
     """Fill holes with texture from what is known around them, steady in time.
 
@@ -108,7 +108,7 @@ def synthesize_texture(
             of `restore_detail`. None: a smooth fill.
         removed: the masks as given to `propagate`, if it came before: motion is then measured
             outside of these, and the result is that of `inpaint`. None: `masks`.
-        tell: as in `inpaint`.
+        on_progress: as in `inpaint`.
 
     Returns:
         As images; known pixels untouched.
@@ -134,7 +134,7 @@ def synthesize_texture(
     for begin, end in find_shots(frames):
         shot = slice(begin, end)
         window.slide(begin, frames[shot], list(whole[shot].numpy(force=True)), begin, end)
-        part = part_of(tell, begin / len(frames), end / len(frames))
+        part = part_of(on_progress, begin / len(frames), end / len(frames))
         window.find_motions(False, part_of(part, 0, 0.5))
         for first in range(begin, end, SEGMENT_FRAMES):
             last = min(first + SEGMENT_FRAMES, end)

@@ -11,7 +11,7 @@ from torch import Tensor
 from combcn_core.clips.pictures import outline_mask, side_by_side, wipe, xt_slice
 from combcn_core.masks import bounding_box, check_masks
 from combcn_core.measure import metrics
-from combcn_core.progress import Tell, part_of
+from combcn_core.progress import OnShare, part_of
 
 from .previews import preview_video
 from .progress import Progress
@@ -106,13 +106,15 @@ class Evaluate(io.ComfyNode):
         )
 
 
-def _measure(result: Tensor, target: Tensor, holes: Tensor, tell: Tell | None) -> list[float]:
+def _measure(
+    result: Tensor, target: Tensor, holes: Tensor, on_progress: OnShare | None
+) -> list[float]:
     figures = []
     for number, (name, measure) in enumerate(MEASURES.items(), 1):
         too_small = name == "SSIM" and min(target.shape[1:3]) < metrics.SSIM_WINDOW
         figures.append(math.nan if too_small else measure(result, target, holes))
-        if tell is not None:
-            tell(number / len(MEASURES), None)
+        if on_progress is not None:
+            on_progress(number / len(MEASURES), None)
     return figures
 
 

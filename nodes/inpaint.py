@@ -119,7 +119,7 @@ class Inpaint(io.ComfyNode):
         def work(attempt: Attempt) -> tuple[Tensor, Tensor]:
             network = None if model is None else attempt.ready(model, *frames.shape[1:3])
             shorter = dataclasses.replace(config, segment_frames=attempt.segment_frames)
-            return inpaint_with_rest(frames, masks, network, shorter, tell=progress)
+            return inpaint_with_rest(frames, masks, network, shorter, on_progress=progress)
 
         filled, unseen = backing_off(work)
         result = to_output(filled)

@@ -243,7 +243,7 @@ class FollowMask(io.ComfyNode):
         if len(given) == len(clip) != len(numbers) and max(numbers) < len(clip):
             given = given[numbers]
         progress = Progress(preview_seconds=None)
-        masks, confidence = follow_masks(clip, given, numbers, tell=progress)
+        masks, confidence = follow_masks(clip, given, numbers, on_progress=progress)
         outlined = [
             outline_mask(picture, hole)
             for picture, hole in zip(to_pictures(clip), masks.numpy(), strict=True)
@@ -293,7 +293,7 @@ class TakeShadows(io.ComfyNode):
     @classmethod
     def execute(cls, images: Tensor, mask: Tensor) -> io.NodeOutput:
         clip = to_images(images)
-        taken = take_shadows(clip, to_masks(mask, clip), tell=Progress(preview_seconds=None))
+        taken = take_shadows(clip, to_masks(mask, clip), on_progress=Progress(preview_seconds=None))
         outlined = [
             outline_mask(picture, hole)
             for picture, hole in zip(to_pictures(clip), taken.masks.numpy(), strict=True)

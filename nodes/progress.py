@@ -17,7 +17,7 @@ PREVIEW_SIDE_PIXELS = 512
 
 
 class Progress:
-    """Called while a node works, as the core's `tell`.
+    """Called while a node works, as the core's `on_progress`.
 
     ComfyUI raises its own exception from here when the user has asked to stop; nothing may swallow
     it.

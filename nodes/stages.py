@@ -18,7 +18,7 @@ from combcn_core import (
 )
 from combcn_core.fill.grain import match_grain
 from combcn_core.masks import check_masks
-from combcn_core.progress import Tell, part_of
+from combcn_core.progress import OnShare, part_of
 from combcn_core.restore import Upsampling
 
 from .memory import Attempt, LoadedModel, backing_off
@@ -112,7 +112,7 @@ class Propagate(io.ComfyNode):
             plate = to_images(painted, "painted")
             frames, holes = _with_plate(frames, holes, painted_frame, plate)
         progress = Progress()
-        filled, remaining = propagate(frames, holes, reach=reach, tell=progress)
+        filled, remaining = propagate(frames, holes, reach=reach, on_progress=progress)
         progress.finish(with_largest_hole(filled, holes))
         return io.NodeOutput(to_output(filled), to_output(remaining))
 
@@ -171,7 +171,7 @@ class Temporal(io.ComfyNode):
                 frames,
                 holes,
                 segment_frames=attempt.segment_frames,
-                tell=part_of(progress, 0.5, 1),
+                on_progress=part_of(progress, 0.5, 1),
             )
 
         coarse = to_output(backing_off(work))
@@ -290,7 +290,9 @@ class SpatialDetail(io.ComfyNode):
 
         def work(attempt: Attempt) -> Tensor:
             network = attempt.ready(model, *frames.shape[1:3])
-            return restore_detail(network, frames, holes, coarse, tell=part_of(progress, 0.5, 1))
+            return restore_detail(
+                network, frames, holes, coarse, on_progress=part_of(progress, 0.5, 1)
+            )
 
         result = backing_off(work)
         if match_grain:
@@ -366,7 +368,7 @@ class SynthesizeTexture(io.ComfyNode):
         begun = None if start is None else to_images(start, "start")
         whole = holes if removed is None else _check(to_masks(removed, frames), frames) | holes
         progress = Progress()
-        result = synthesize_texture(frames, holes, begun, removed=whole, tell=progress)
+        result = synthesize_texture(frames, holes, begun, removed=whole, on_progress=progress)
         if match_grain:
             result = _with_grain(result, holes, whole)
         progress.finish(with_largest_hole(result, whole))
@@ -374,13 +376,13 @@ class SynthesizeTexture(io.ComfyNode):
 
 
 def _starting_point(
-    model: LoadedModel, images: Tensor, mask: Tensor, fill_first: bool, tell: Tell | None
+    model: LoadedModel, images: Tensor, mask: Tensor, fill_first: bool, on_progress: OnShare | None
 ) -> tuple[Tensor, Tensor]:
     """The frames as the networks want to have them, and (T, H, W) bool of the holes."""
     frames = to_images(images)
     holes = _check(to_masks(mask, frames), frames)
     if fill_first and model.model.config.input_fill == "classical":
-        frames = fill_rest(frames, holes, tell=tell)
+        frames = fill_rest(frames, holes, on_progress=on_progress)
     return frames, holes
 
 

@@ -326,8 +326,8 @@ def _footage(
     if choice != CONNECTED:
         folder = folders.footage_path(choice)
         # A bar of its own would only run backwards when the training starts.
-        tell = part_of(progress, 0, 0)
-        return scan_footage(folder, clip_length=clip_length, tell=tell)
+        on_progress = part_of(progress, 0, 0)
+        return scan_footage(folder, clip_length=clip_length, on_progress=on_progress)
     if images is None:
         raise ValueError(NOTHING)
     frames = to_images(images).clone()

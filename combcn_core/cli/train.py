@@ -144,7 +144,7 @@ class Train:
         log = TrainingLog(self.output)
         calibration: RunBar | None = None
 
-        def tell(share: float, picture: Pixels | None) -> None:
+        def on_progress(share: float, picture: Pixels | None) -> None:
             nonlocal calibration
             if speaks:
                 calibration = calibration or RunBar(self.output.name)
@@ -155,7 +155,14 @@ class Train:
             logging_redirect_tqdm(),
             bar(self.output.name, "step") as counted,
             closing(
-                train(footage, self.output, config, network=network, start=start, tell=tell)
+                train(
+                    footage,
+                    self.output,
+                    config,
+                    network=network,
+                    start=start,
+                    on_progress=on_progress,
+                )
             ) as under_way,
         ):
             for progress in under_way:

@@ -53,7 +53,7 @@ def follow_masks(
     masks: Tensor,
     frames: Sequence[int],
     *,
-    tell: Callable[[float, Pixels | None], None] | None = None,
+    on_progress: Callable[[float, Pixels | None], None] | None = None,
 ) -> tuple[Tensor, list[float]]:
     """Carry masks drawn on some frames to all frames.
 
@@ -61,7 +61,7 @@ def follow_masks(
         images: (T, H, W, 3), uint8, uint16 or float, RGB in [0, 1].
         masks: (N, H, W) or (H, W), 1 on the object; see `check_masks`.
         frames: N numbers of frames, from 0, that the masks belong to.
-        tell: as in `inpaint`.
+        on_progress: as in `inpaint`.
 
     Returns:
         (T, H, W) bool, the drawn masks where there are any; and for each frame how sure its mask
@@ -91,8 +91,8 @@ def follow_masks(
     followed = []
     for one in follow(pixels, given):
         followed.append(one)
-        if tell is not None:
-            tell(len(followed) / len(images), None)
+        if on_progress is not None:
+            on_progress(len(followed) / len(images), None)
     found = torch.from_numpy(np.stack([mask for mask, _ in followed]))
     return found.to(images.device), [confidence for _, confidence in followed]
 

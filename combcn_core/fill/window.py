@@ -50,7 +50,7 @@ from combcn_core.pixels import (
     pixels_of,
     union,
 )
-from combcn_core.progress import Tell, follow, part_of
+from combcn_core.progress import OnShare, follow, part_of
 
 KEY_STEP = 8  # frames between two fills of what was never seen; between them it is carried along
 # Frames between those registered as sources, up to so far away; twice as many beyond.
@@ -176,7 +176,7 @@ class Window:
             for t in [t for t in kept if not self.start <= t < self.stop]:
                 del kept[t]
 
-    def find_motions(self, propagates: bool = True, tell: Tell | None = None) -> None:
+    def find_motions(self, propagates: bool = True, on_progress: OnShare | None = None) -> None:
         """Motion of every pair of frames that the wanted ones depend on."""
         reach = self._distance(propagates)
         low = max(self.start, self._wanted[0] - reach)
@@ -185,16 +185,16 @@ class Window:
         missing = [t for t in range(low, high) if t not in self._settled]
         for done in range(0, len(missing), SETTLE_FRAMES):
             some = missing[done : done + SETTLE_FRAMES]
-            part = part_of(tell, done / len(missing), (done + len(some)) / len(missing))
+            part = part_of(on_progress, done / len(missing), (done + len(some)) / len(missing))
             self._find_some(some, part)
         self._sum_brightness()
 
-    def _find_some(self, missing: Sequence[int], tell: Tell | None) -> None:
+    def _find_some(self, missing: Sequence[int], on_progress: OnShare | None) -> None:
         near = {t + step for t in missing for step in range(-SETTLE_ROUNDS - 1, SETTLE_ROUNDS + 1)}
         needed = sorted(near.intersection(range(self.start, self.stop - 1)))
         pairs = [t for t in needed if t not in self._raw]
         with one_thread():
-            found = follow(self.workers.map(self._find_motion, pairs), len(pairs), tell)
+            found = follow(self.workers.map(self._find_motion, pairs), len(pairs), on_progress)
             self._raw.update(zip(pairs, found, strict=True))
             raw = {t: self._raw[t] for t in needed}
             settled = settled_motions(raw, missing, self.workers.map)
@@ -227,14 +227,14 @@ class Window:
         return {t: (self.patch(t), self.hole(t)) for t in span}
 
     def propagated(
-        self, start: int, stop: int, shot_start: int, tell: Tell | None = None
+        self, start: int, stop: int, shot_start: int, on_progress: OnShare | None = None
     ) -> dict[int, tuple[Patch, PackedMask]]:
         """Frames filled with what is seen of their holes elsewhere, and what remains of these."""
         self._recall_fills(start, stop, shot_start)
         missing = [t for t in range(start, stop) if t not in self._propagated]
         if missing:
-            self.find_motions(tell=part_of(tell, 0, 0.5))
-            self._propagate(missing[0], missing[-1] + 1, shot_start, part_of(tell, 0.5, 1))
+            self.find_motions(on_progress=part_of(on_progress, 0, 0.5))
+            self._propagate(missing[0], missing[-1] + 1, shot_start, part_of(on_progress, 0.5, 1))
         for t in [t for t in self._propagated if t < start]:
             del self._propagated[t]
         return {t: self._propagated[t] for t in range(start, stop)}
@@ -254,7 +254,9 @@ class Window:
         for t, (box, part, remaining, self.travelled[t]) in found.items():
             self._propagated[t] = Patch(self.frame(t), box, part), remaining
 
-    def _propagate(self, start: int, stop: int, shot_start: int, tell: Tell | None) -> None:
+    def _propagate(
+        self, start: int, stop: int, shot_start: int, on_progress: OnShare | None
+    ) -> None:
         low, high = max(self.start, start - KEY_STEP), min(self.stop, stop + KEY_STEP)
         new = [t for t in range(low, high) if t not in self._keys]
         new = [t for t in new if (t - shot_start) % KEY_STEP == 0]
@@ -268,7 +270,7 @@ class Window:
             nearness = self.workers.map(lambda t: Nearness.of(self.mask(t)), unread)
             self._nearness.update(zip(unread, nearness, strict=True))
             paths = self._traces(self.mask, span, low, high, self.reach)
-            self._find_keys(new, paths, part_of(tell, 0, 0.4))
+            self._find_keys(new, paths, part_of(on_progress, 0, 0.4))
 
             def fill(t: int) -> tuple[Patch, PackedMask]:
                 patch, remaining = self._fill(t, paths[t], plates.get(t))
@@ -277,7 +279,7 @@ class Window:
                 return patch, remaining
 
             wanted = range(start, stop)
-            part = part_of(tell, 0.4, 1)
+            part = part_of(on_progress, 0.4, 1)
             done = follow(self.workers.map(fill, wanted), len(wanted), part)
             self._propagated.update(zip(wanted, done, strict=True))
 
@@ -345,7 +347,7 @@ class Window:
         return near
 
     def _find_keys(
-        self, keys: Sequence[int], paths: Mapping[int, Sequence[Trace]], tell: Tell | None
+        self, keys: Sequence[int], paths: Mapping[int, Sequence[Trace]], on_progress: OnShare | None
     ) -> None:
         """Where the holes of key frames are seen, in frames registered to them."""
         self._keys.update(dict.fromkeys(keys))
@@ -367,7 +369,7 @@ class Window:
             return key
 
         found = self.workers.map(find, keys)
-        self._keys.update(zip(keys, follow(found, len(keys), tell), strict=True))
+        self._keys.update(zip(keys, follow(found, len(keys), on_progress), strict=True))
 
     def _find_key(self, t: int, smalls: Mapping[int, Small], paths: Sequence[Trace]) -> Key:
         target, unit = Target(smalls[t]), error_unit(self.mask(t))
@@ -488,12 +490,12 @@ class Window:
         start: int,
         stop: int,
         shot_start: int,
-        tell: Tell | None = None,
+        on_progress: OnShare | None = None,
     ) -> dict[int, Patch]:
         """Fill what remains in frames start to stop - 1, without networks."""
         if not any(hole.num_pixels for _, hole in given.values()):
             return {t: given[t][0] for t in range(start, stop)}
-        self.find_motions(False, part_of(tell, 0, 0.8))
+        self.find_motions(False, part_of(on_progress, 0, 0.8))
         keys = {
             t
             for t, (_, hole) in given.items()
@@ -525,7 +527,7 @@ class Window:
             return merge(frames[t], hole, found)[0]
 
         with one_thread():
-            done = follow(self.workers.map(fill, paths), len(paths), part_of(tell, 0.8, 1))
+            done = follow(self.workers.map(fill, paths), len(paths), part_of(on_progress, 0.8, 1))
             return dict(zip(paths, done, strict=True))
 
     def _traces(

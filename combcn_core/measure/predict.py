@@ -38,7 +38,7 @@ from combcn_core.measure.placements import Masks, Placement, draw_placements
 from combcn_core.measure.scores import write_html, write_text
 from combcn_core.networks.inference import Model
 from combcn_core.pixels import from_unit, to_unit
-from combcn_core.progress import OnProgress, Progress, Tell, part_of
+from combcn_core.progress import OnProgress, OnShare, Progress, part_of
 from combcn_core.shot import InpaintConfig, inpaint_with_rest
 
 MAX_FRAMES = 96
@@ -118,7 +118,7 @@ def self_test(
     *,
     seeds: Sequence[int] = SEEDS,
     max_frames: int = MAX_FRAMES,
-    tell: Tell | None = None,
+    on_progress: OnShare | None = None,
 ) -> Prediction:
     """Predict the quality of `inpaint` with the same arguments, from areas whose content is known.
 
@@ -133,7 +133,7 @@ def self_test(
         config: as in `inpaint`; the defaults if None.
         seeds: each draws one area. Fewer are used where fewer different ones are possible.
         max_frames: frames to test at most: those around the largest hole.
-        tell: as in `inpaint`.
+        on_progress: as in `inpaint`.
 
     Returns:
         The prediction.
@@ -149,8 +149,8 @@ def self_test(
     window = slice(start, start + max_frames)
 
     def progress(now: Progress) -> None:
-        if tell is not None:
-            tell(now.share, now.picture)
+        if on_progress is not None:
+            on_progress(now.share, now.picture)
 
     return _test(
         images[window].cpu(), holes[window], model, config, seeds, start, len(images), progress
@@ -277,8 +277,8 @@ def _test(
     for number, placement in enumerate(placements):
         hidden = placement.apply(shape)
         union = torch.from_numpy(holes | hidden)
-        tell = _telling(progress, number, len(placements))
-        result, remaining = inpaint_with_rest(images, union, model, config, tell=tell)
+        on_progress = _telling(progress, number, len(placements))
+        result, remaining = inpaint_with_rest(images, union, model, config, on_progress=on_progress)
         where = torch.from_numpy(hidden)
         scores.append(
             HiddenScore(
@@ -310,15 +310,15 @@ def _test(
     )
 
 
-def _telling(progress: OnProgress | None, number: int, count: int) -> Tell | None:
+def _telling(progress: OnProgress | None, number: int, count: int) -> OnShare | None:
     """For one test of several."""
     if progress is None:
         return None
 
-    def tell(share: float, picture: Image | None) -> None:
+    def on_progress(share: float, picture: Image | None) -> None:
         progress(Progress(f"test {number + 1} of {count}", share, picture=picture))
 
-    return part_of(tell, number / count, (number + 1) / count)
+    return part_of(on_progress, number / count, (number + 1) / count)
 
 
 def _frame_errors(result: Tensor, images: Tensor, hidden: Tensor) -> NDArray[np.float64]:

@@ -37,7 +37,7 @@ from combcn_core.clips.video import (
 from combcn_core.fill.cuts import is_cut_between, thumbnail
 from combcn_core.memory import peak_memory_bytes
 from combcn_core.pixels import Pixels, from_unit, to_unit
-from combcn_core.progress import OnProgress, Stages, Tell
+from combcn_core.progress import OnProgress, OnShare, Stages
 from combcn_core.shot import InpaintConfig
 from combcn_core.stream.memory import QUEUE_FRAMES
 from combcn_core.stream.overlap import WriteQueue, ahead
@@ -163,7 +163,7 @@ def inpaint_file(
     with tally.stage("check"):
         try:
             if checks:
-                check = stages.tell("checking")
+                check = stages.callback("checking")
                 changed = _changed_outside_mask(clip, config.grow_pixels, Path(output), check)
         except (OSError, ValueError) as error:  # the output is whole, and stays
             log.warning("%s is written, but could not be compared: %s", output, error)
@@ -392,7 +392,7 @@ def _check_room(
 
 
 def _changed_outside_mask(
-    clip: SourceClip, grow_pixels: int, output: Path, tell: Tell | None = None
+    clip: SourceClip, grow_pixels: int, output: Path, on_progress: OnShare | None = None
 ) -> int:
     """Count the pixels that are not those of the source though no mask covers them."""
     source, indices = clip.info.path, clip.info.indices
@@ -409,6 +409,6 @@ def _changed_outside_mask(
         triples = zip(frames, holes, written, strict=True)
         for count, (frame, hole, result) in enumerate(triples, 1):
             changed += int((differing(frame, result) & ~hole.whole()).sum())
-            if tell is not None:
-                tell(count / (clip.stop - clip.start), None)
+            if on_progress is not None:
+                on_progress(count / (clip.stop - clip.start), None)
     return changed

@@ -14,7 +14,7 @@ from combcn_core.clips.mask_rules import MaskConfig
 from combcn_core.clips.video import PathLike
 from combcn_core.memory import GIB, is_out_of_memory
 from combcn_core.pixels import Filled, Pixels
-from combcn_core.progress import Stages, Tell, part_of
+from combcn_core.progress import OnShare, Stages, part_of
 from combcn_core.shot import FEW_FRAMES, InpaintConfig, Seen, SegmentResult, ShotInpainter
 from combcn_core.stream.overlap import ahead
 from combcn_core.stream.report import Tally
@@ -151,7 +151,7 @@ class Filling:
         stages("reading")
         if not self._inpainter.on_gpu:  # on a CPU, both would fight for the cores
             for job in jobs:
-                look = self._look(job, part_of(stages.tell("finding motion"), *job.shares))
+                look = self._look(job, part_of(stages.callback("finding motion"), *job.shares))
                 frames = self._finish(job, look, stages)
                 del job, look  # or they would be kept until the next segment has been read
                 yield frames
@@ -176,7 +176,7 @@ class Filling:
             finally:
                 unwanted.set()
 
-    def _look(self, job: Job, tell: Tell | None) -> _Look:
+    def _look(self, job: Job, on_progress: OnShare | None) -> _Look:
         """What can be done before the networks."""
         outputs = job.outputs
         if not any(frame.hole.num_pixels for frame in outputs):
@@ -202,25 +202,25 @@ class Filling:
             if found is not None:
                 self._inpainter.leave(job.segment)
                 return _Look(done=found, resumed=True)
-        return _Look(key, self._look_at(job, tell))
+        return _Look(key, self._look_at(job, on_progress))
 
-    def _look_at(self, job: Job, tell: Tell | None) -> list[Seen]:
+    def _look_at(self, job: Job, on_progress: OnShare | None) -> list[Seen]:
         """The segment; where memory ends in halves, which give the same frames."""
         try:
             if not self._budget.exceeds(job):
-                return [self._inpainter.look(*job.inputs, tell=tell)]
+                return [self._inpainter.look(*job.inputs, on_progress=on_progress)]
         except Exception as error:
             if job.segment.num_frames == 1 or not self._may_back_off(error):
                 raise
             self._inpainter.forget_motion()
         first, second = job.halves()
         return [
-            *self._look_at(first, part_of(tell, 0, 0.5)),
-            *self._look_at(second, part_of(tell, 0.5, 1)),
+            *self._look_at(first, part_of(on_progress, 0, 0.5)),
+            *self._look_at(second, part_of(on_progress, 0.5, 1)),
         ]
 
     def _finish(self, job: Job, look: _Look, stages: Stages) -> list[Filled]:
-        part = part_of(stages.tell("filling"), *job.shares)
+        part = part_of(stages.callback("filling"), *job.shares)
         outputs = job.outputs
         stages("finding motion", job.shares[1])  # or what was found of it before
         for frame in outputs:
@@ -246,16 +246,16 @@ class Filling:
         self._tally.resumed_frames += len(outputs) if look.resumed else 0
         return result.frames
 
-    def _restore(self, seen: Seen, tell: Tell | None) -> SegmentResult:
+    def _restore(self, seen: Seen, on_progress: OnShare | None) -> SegmentResult:
         """The rest of the work; in smaller jobs where memory ends."""
         for _ in range(_TRIES):
             try:
-                return self._inpainter.restore(seen, tell=tell)
+                return self._inpainter.restore(seen, on_progress=on_progress)
             except Exception as error:
                 if not self._may_back_off(error):
                     raise
             self._inpainter.take_less_memory()
-        return self._inpainter.restore(seen, tell=tell)
+        return self._inpainter.restore(seen, on_progress=on_progress)
 
     def _may_back_off(self, error: Exception) -> bool:
         if not is_out_of_memory(error):

@@ -24,7 +24,7 @@ from combcn_core.clips.video import ClipInfo, FrameReader, PathLike, open_reader
 from combcn_core.fill.cuts import is_cut_between, thumbnail
 from combcn_core.fill.follow import describe_followed, follow
 from combcn_core.pixels import Array, Mask, PackedMask, Pixels, Stored, grow_mask
-from combcn_core.progress import Stages, Tell, part_of
+from combcn_core.progress import OnShare, Stages, part_of
 from combcn_core.shadows import Small, find_effects
 from combcn_core.stream.store import digest_frame
 
@@ -105,8 +105,10 @@ def open_clip(
     margins = (0, len(indices)) if masks is None or not masks.is_of_range else (start, stop)
     span = _shadow_span(read_start, read_stop, margins) if takes else (read_start, read_stop)
     if follows:
-        tell = None if stages is None else stages.tell("following masks")
-        followed = follow_clip(indices, drawn, *span, open_frames, tell, drawn_numbers(whole))
+        on_progress = None if stages is None else stages.callback("following masks")
+        followed = follow_clip(
+            indices, drawn, *span, open_frames, on_progress, drawn_numbers(whole)
+        )
         kept = dict(zip(indices[span[0] : span[1]], followed, strict=True))
 
         def open_masks(info: ClipInfo) -> MaskReader:
@@ -115,9 +117,9 @@ def open_clip(
     shadow_pixels = 0
     if takes:
         open_given = open_masks
-        tell = None if stages is None else stages.tell("finding shadows")
+        on_progress = None if stages is None else stages.callback("finding shadows")
         taken = take_shadows_of_clip(
-            indices, read_start, read_stop, margins, open_frames, open_given, tell
+            indices, read_start, read_stop, margins, open_frames, open_given, on_progress
         )
         wholes = dict(zip(indices[read_start:read_stop], taken, strict=True))
         with open_given(info) as given:
@@ -150,7 +152,7 @@ def take_shadows_of_clip(
     margins: tuple[int, int],
     open_frames: Callable[[int, int], FrameReader],
     open_masks: Callable[[ClipInfo], MaskReader],
-    tell: Tell | None = None,
+    on_progress: OnShare | None = None,
 ) -> list[PackedMask]:
     """Grow the masks of frames from one position to before another by their shadows.
 
@@ -163,7 +165,7 @@ def take_shadows_of_clip(
         margins: no frame before and after these is read.
         open_frames: opens the frames from one position to before another.
         open_masks: opens their masks.
-        tell: as in `inpaint`.
+        on_progress: as in `inpaint`.
     """
     grown: list[PackedMask] = []
     unseen: list[int] = []
@@ -180,8 +182,8 @@ def take_shadows_of_clip(
                 wholes.append(PackedMask.of(hole) if inside else None)
         ends = (max(start, min(at, stop)) for at in (begin, begin + _SHADOW_FRAMES))
         low, high = ((at - start) / (stop - start) for at in ends)
-        part = part_of(tell, low, high, shows=False)
-        effects, dark = find_effects(np.stack(pictures), np.stack(objects), tell=part)
+        part = part_of(on_progress, low, high, shows=False)
+        effects, dark = find_effects(np.stack(pictures), np.stack(objects), on_progress=part)
         for at, (effect, whole) in enumerate(zip(effects, wholes, strict=True), first):
             if whole is not None:
                 grown.append(PackedMask.of(small.enlarged(effect, whole.whole())))
@@ -202,7 +204,7 @@ def follow_clip(
     start: int,
     stop: int,
     open_frames: Callable[[int, int], FrameReader],
-    tell: Tell | None = None,
+    on_progress: OnShare | None = None,
     numbers: Mapping[int, int] | None = None,
 ) -> list[PackedMask]:
     """Carry drawn masks to the frames of a clip from one position to before another.
@@ -214,7 +216,7 @@ def follow_clip(
         drawn: index of a frame -> its mask.
         start, stop: positions in `indices`.
         open_frames: opens the frames from one position to before another.
-        tell: as in `inpaint`.
+        on_progress: as in `inpaint`.
         numbers: by which users know the frames, by index; None for the index itself.
     """
     named = {index: index for index in indices} if numbers is None else numbers
@@ -233,8 +235,8 @@ def follow_clip(
                 confidence[named[indices[at]]] = sure
                 if sure < 1 and not found[-1].num_pixels:
                     lost.append(named[indices[at]])
-            if tell is not None:
-                tell((at + 1 - begin) / (end - begin), None)
+            if on_progress is not None:
+                on_progress((at + 1 - begin) / (end - begin), None)
     used = [str(named[indices[at]]) for at in sorted(known) if begin <= at < end]
     log.info(
         "masks drawn on frames %s followed; %s.",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from combcn_core.networks.layers import CombCN
-from combcn_core.progress import Tell, part_of
+from combcn_core.progress import OnShare, part_of
 from combcn_core.training.batches import Batch, iterate_batches
 from combcn_core.training.config import TrainConfig
 from combcn_core.training.footage import Footage, Source
@@ -29,19 +29,19 @@ class Calibration(NamedTuple):
     """When calibration has to end, by time.monotonic(), and who is told how far it is."""
 
     end: float
-    tell: Tell | None = None
+    on_progress: OnShare | None = None
 
     @classmethod
-    def of(cls, config: TrainConfig, began: float, tell: Tell | None) -> Calibration:
+    def of(cls, config: TrainConfig, began: float, on_progress: OnShare | None) -> Calibration:
         """What is left of the minutes; all the time there is where none are given."""
-        return cls(math.inf if config.minutes is None else began + config.minutes * 60, tell)
+        return cls(math.inf if config.minutes is None else began + config.minutes * 60, on_progress)
 
     def halves(self) -> tuple[Calibration, Calibration]:
         """For its two passes."""
         now = time.monotonic()
         return (
-            Calibration(now + (self.end - now) / 2, part_of(self.tell, 0, 0.5)),
-            Calibration(self.end, part_of(self.tell, 0.5, 1)),
+            Calibration(now + (self.end - now) / 2, part_of(self.on_progress, 0, 0.5)),
+            Calibration(self.end, part_of(self.on_progress, 0.5, 1)),
         )
 
 
@@ -164,7 +164,7 @@ def _predictions(
             with autocast(config, model.config, device):
                 prediction = compute_losses(model, batch, phase, frames)[2]
             yield batch, frames, prediction
-            if limit.tell is not None:
-                limit.tell((number + 1) / count, None)
+            if limit.on_progress is not None:
+                limit.on_progress((number + 1) / count, None)
             if time.monotonic() >= limit.end:
                 return

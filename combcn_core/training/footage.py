@@ -18,7 +18,7 @@ from torch import Tensor
 from combcn_core.clips.video import IMAGE_ENDINGS, VIDEO_ENDINGS, open_reader
 from combcn_core.masks import check_masks
 from combcn_core.pixels import Mask, Pixels, from_unit, to_unit
-from combcn_core.progress import Tell
+from combcn_core.progress import OnShare
 from combcn_core.training.workers import map_in_processes
 
 PROBE_FRAMES = 17  # of the middle of a video, by which its motion is judged
@@ -76,7 +76,7 @@ def scan_footage(
     where: Mapping[str, str] | None = None,
     clip_length: int = 32,
     workers: int = 0,
-    tell: Tell | None = None,
+    on_progress: OnShare | None = None,
 ) -> Footage:
     """Find what can be learnt from in a folder and all below it.
 
@@ -89,7 +89,7 @@ def scan_footage(
         where: column of metadata.csv -> value that a file's row must have.
         clip_length: videos with fewer frames are skipped.
         workers: processes that look into the files, where there are many.
-        tell: as in `inpaint`, after each file.
+        on_progress: as in `inpaint`, after each file.
 
     Raises:
         ValueError: no such folder, nothing usable in it, or no such column in metadata.csv.
@@ -111,8 +111,8 @@ def scan_footage(
     workers = min(workers, len(jobs) // 8)  # a process takes as long to start as some files do
     probed = zip(paths, map_in_processes(_probe, jobs, workers), strict=True)
     for number, (path, found) in enumerate(probed, 1):
-        if tell is not None:
-            tell(number / len(paths), None)
+        if on_progress is not None:
+            on_progress(number / len(paths), None)
         if isinstance(found, str):
             name = str(path.relative_to(folder))
             skipped[name] = found

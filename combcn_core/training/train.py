@@ -29,7 +29,7 @@ from combcn_core.networks.checkpoint import (
 from combcn_core.networks.config import NetworkConfig
 from combcn_core.networks.layers import CombCN
 from combcn_core.pixels import Pixels
-from combcn_core.progress import Tell
+from combcn_core.progress import OnShare
 from combcn_core.training.batches import iterate_batches
 from combcn_core.training.calibrate import (
     CALIBRATION_SHARE,
@@ -88,7 +88,7 @@ def train(
     network: NetworkConfig = DEFAULT_NETWORK,
     start: CombCN | None = None,
     stop: Callable[[], bool] = lambda: False,
-    tell: Tell | None = None,
+    on_progress: OnShare | None = None,
 ) -> Generator[Progress, None, None]:
     """Train a model and save it; yields after every step and prints nothing.
 
@@ -105,7 +105,7 @@ def train(
             paper's, the default starts from a classical fill.
         start: weights to start from; their configuration counts, not `network`.
         stop: asked after every step.
-        tell: as in `inpaint`, of the calibration at the end, which takes a while.
+        on_progress: as in `inpaint`, of the calibration at the end, which takes a while.
 
     Raises:
         ValueError: settings that do not fit, or a state of other settings or footage.
@@ -133,7 +133,7 @@ def train(
     num_steps = phases[-1].stop
     if state.step >= num_steps:
         if processes.first and not _is_complete(output, state):  # it was killed on the last yards
-            calibration = Calibration.of(config, began, tell)
+            calibration = Calibration.of(config, began, on_progress)
             _save(state, output, phases[-1], footage, {}, calibration)
         return
     batches = iterate_batches(
@@ -179,7 +179,7 @@ def train(
                 saved = ends or state.step % config.save_every == 0
                 if saved and processes.first:
                     complete = state.step == num_steps or late
-                    limit = Calibration.of(config, began, tell) if complete else None
+                    limit = Calibration.of(config, began, on_progress) if complete else None
                     _save(state, output, phase, footage, losses, limit)
                 saved_step = state.step if saved else saved_step
                 seconds = time.monotonic() - began

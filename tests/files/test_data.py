@@ -104,14 +104,14 @@ def test_scan_measures_motion_and_mean(folder, footage):
 
 def test_scan_tells_after_each_file_and_stops_when_told(folder):
     shares = []
-    scan_footage(folder, clip_length=4, tell=lambda share, frame: shares.append(share))
+    scan_footage(folder, clip_length=4, on_progress=lambda share, frame: shares.append(share))
     assert shares == pytest.approx([1 / 3, 2 / 3, 1])
 
     def stop(share, frame):
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        scan_footage(folder, clip_length=4, tell=stop)
+        scan_footage(folder, clip_length=4, on_progress=stop)
 
 
 def test_scan_leaves_out_what_is_too_short(folder, caplog):

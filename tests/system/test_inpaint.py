@@ -670,13 +670,15 @@ def test_runs_change_nothing():
     network = prepare(model, precision="fp32")
     shares = []
 
-    def tell(share, frame):
+    def on_progress(share, frame):
         shares.append(share)
         assert frame.shape == (12, 14, 3)
 
     everything = {"frames": (0, 34)}  # not in segments
     expected = infer_temporal(network, clip, masks, memory_bytes=2**40, **everything)
-    result = infer_temporal(network, clip, masks, memory_bytes=2**20, tell=tell, **everything)
+    result = infer_temporal(
+        network, clip, masks, memory_bytes=2**20, on_progress=on_progress, **everything
+    )
     assert len(shares) > 2
     assert shares[-1] == 1
     # Another order of sums in 12 layers of float32.
@@ -1014,11 +1016,11 @@ def test_work_tells_its_share_and_stops_when_told():
     for work in works:
         shares, seen = [], []
 
-        def tell(share, frame, shares=shares, seen=seen):
+        def on_progress(share, frame, shares=shares, seen=seen):
             shares.append(share)
             seen += [] if frame is None else [frame]
 
-        work(tell=tell)
+        work(on_progress=on_progress)
         assert shares == sorted(shares)
         assert 0 < shares[0] < 0.2
         assert shares[-1] == pytest.approx(1)  # rounding of a share of shares
@@ -1028,7 +1030,7 @@ def test_work_tells_its_share_and_stops_when_told():
             raise InterruptedError
 
         with pytest.raises(InterruptedError):
-            work(tell=stop)
+            work(on_progress=stop)
 
 
 @pytest.mark.parametrize("fill", ["mean", "classical"])
@@ -1070,13 +1072,13 @@ def test_model_bounds_the_memory_of_its_networks():
     for memory_bytes in (None, 2**24):
         network.memory_bytes = memory_bytes
         shares = []
-        guidance = infer_temporal(network, clip, masks, tell=lambda *call: None)
+        guidance = infer_temporal(network, clip, masks, on_progress=lambda *call: None)
         restore_detail(
             network,
             clip,
             masks,
             guidance,
-            tell=lambda share, _, shares=shares: shares.append(share),
+            on_progress=lambda share, _, shares=shares: shares.append(share),
         )
         counts.append(len(shares))
     assert counts[0] == 4  # a batch a frame on a CPU

@@ -573,7 +573,7 @@ def test_minutes_bound_calibration_too(footage, output, monkeypatch):
     lasting("train", "validate", 0)
     shares = []
     config = dataclasses.replace(SHORT, steps=1000, minutes=10.0, calibration_clips=500)
-    for _ in train(footage, output, config, tell=lambda share, _: shares.append(share)):
+    for _ in train(footage, output, config, on_progress=lambda share, _: shares.append(share)):
         pass
     # A fifth is kept for it; a batch that has begun is finished.
     assert 8 * 60 <= clock[0] - 60 * len(shares) <= 8 * 60 + 30
