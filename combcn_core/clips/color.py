@@ -100,6 +100,7 @@ def yuv_to_pixels(
     return rgb if dtype == np.uint16 else (rgb >> 8).astype(np.uint8)
 
 
+_STRIPE_PIXELS = 2**16  # that are converted at a time
 _BLOCK_PIXELS = 64  # that OpenCV converts at a time, or fewer
 
 
@@ -151,9 +152,10 @@ def upsample_chroma(
             whole[first::2] = upsample_chroma(chroma[first::2], height // 2, width)
         return whole
     if chroma.shape[1] < width:
-        wide = np.repeat(chroma, 2, axis=1)
-        between = chroma[:, :-1].astype(np.uint32) + chroma[:, 1:] + 1
-        wide[:, 1:-1:2] = between >> 1
+        left, right = chroma[:, :-1], chroma[:, 1:]
+        wide = np.empty((chroma.shape[0], 2 * chroma.shape[1]), chroma.dtype)
+        wide[:, ::2], wide[:, -1] = chroma, chroma[:, -1]
+        wide[:, 1:-1:2] = (left | right) - ((left ^ right) >> 1)  # (left + right + 1) // 2
         chroma = wide
     if chroma.shape[0] < height:
         size = (chroma.shape[1], 2 * chroma.shape[0])
@@ -194,6 +196,8 @@ def planes_to_pixels(
 ) -> Pixels:
     """Convert what a box shows of planar YUV to RGB: the same values whatever the box.
 
+    Some rows at a time, so that nothing in between leaves the caches.
+
     Args:
         codes: luma, (H, W), and chroma, of half the height, half the width or both, or as luma.
         box: in luma.
@@ -202,6 +206,24 @@ def planes_to_pixels(
         size: (H, W).
         has_fields: as in `upsample_chroma`.
     """
+    pixels = np.empty((box.height, box.width, 3), np.uint8 if bits <= 8 else np.uint16)
+    step = box.height if has_fields else max(16, _STRIPE_PIXELS // box.width // 2 * 2)
+    for top in range(box.top, box.bottom, step):
+        part = Box(top, box.left, min(top + step, box.bottom), box.right)
+        rows = slice(part.top - box.top, part.bottom - box.top)
+        pixels[rows] = _stripe_to_pixels(codes, part, color, bits, size, has_fields)
+    return pixels
+
+
+def _stripe_to_pixels(
+    codes: Sequence[NDArray[Any]],
+    box: Box,
+    color: ColorTags,
+    bits: int,
+    size: tuple[int, int],
+    has_fields: bool,
+) -> Pixels:
+    """As `planes_to_pixels`, all rows at a time."""
     height, width = size
     luma, *chroma = codes
     down, across = -(-height // chroma[0].shape[0]), -(-width // chroma[0].shape[1])

@@ -90,8 +90,11 @@ def _matching_files(path: Path) -> list[Path]:
     return [file for _, file in sorted(numbered)]
 
 
-def read_image(path: Path) -> NDArray[Any]:
-    """Decode an image that is no EXR: (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16."""
+def read_image(path: Path, *, gray: bool = False) -> NDArray[Any]:
+    """Decode an image that is no EXR: (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16.
+
+    With `gray`, one that holds nothing else may come as (H, W, 1), in less time.
+    """
     data = path.read_bytes()  # cv2.imread cannot open all names on Windows
     ending = path.suffix.lower()
     image: NDArray[Any] | None = None
@@ -114,9 +117,13 @@ def read_image(path: Path) -> NDArray[Any]:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
         if ending in (".webp", ".bmp") or (ending == ".png" and _png_has_alpha(data)):
             flags = cv2.IMREAD_UNCHANGED
+        elif gray and ending == ".png" and data[25:26] == b"\0":
+            flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
         with contextlib.suppress(cv2.error):
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        if image is not None and image.dtype in (np.uint8, np.uint16):
+        if image is not None and gray and image.ndim == 2:
+            image = image[..., None]
+        elif image is not None and image.dtype in (np.uint8, np.uint16):
             codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
             image = cv2.cvtColor(image, codes[1 if image.ndim == 2 else image.shape[2]])
     if image is None:

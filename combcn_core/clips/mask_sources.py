@@ -157,7 +157,7 @@ def _read_picture(path: Path, wants_numbers: bool) -> Picture:
     if is_exr(path):
         image = exr.read_levels(path)
         return Picture(image[..., :3], image[..., 3] if image.shape[2] > 3 else None)
-    image = read_image(path)
+    image = read_image(path, gray=True)
     color, alpha = image[..., :3], image[..., 3] if image.shape[2] > 3 else None
     palette = png_palette(path)
     if palette is not None:

@@ -57,6 +57,7 @@ def trace(
     """
     steps: dict[int, _Step] = {}
     before: _Step | None = None
+    after: Motion | None = None  # of the frame before, in this order
     for t in order:
         hole = hole_of(t)
         search = dilate(hole, RING_PIXELS)
@@ -73,13 +74,15 @@ def trace(
         )
         ages = np.zeros(len(rows), np.int32)
         motion = motions.get(t)
+        motion = motion and motion.opened()
         if len(rows) and motion is not None and before is not None:
-            _follow(path, ages, motion, motions.get(before.frame), before, hole.shape, reach)
+            _follow(path, ages, motion, after, before, hole.shape, reach)
             _follow_on(path, ages, np.flatnonzero(ages > 1), steps, reach)
         numbers = np.full((box.height, box.width), -1, np.int32)
         numbers[rows - box.top, columns - box.left] = np.arange(len(rows), dtype=np.int32)
         numbers[~crop(hole, box)] = -1
         before = steps[t] = _Step(t, path, ages, numbers, box)
+        after = motion
         if len(steps) > reach + 1:
             del steps[next(iter(steps))]
         yield t, path
