@@ -13,7 +13,7 @@ from combcn_core.shot import inpaint_with_rest
 from combcn_core.stream.report import MUCH_UNSEEN
 
 from .memory import Attempt, LoadedModel, backing_off
-from .progress import Progress, with_largest_hole
+from .progress import Line, Progress, with_largest_hole
 from .schema import REMOVAL, known
 from .sockets import Model, to_images, to_masks, to_output
 
@@ -130,6 +130,7 @@ class Inpaint(io.ComfyNode):
         if model is not None and config.unseen == "smooth":
             how = "painted by the networks"
         text = summary(int(holes.sum()), int(unseen.sum()), how, changed)
+        Line()(text, at_once=True)
         return io.NodeOutput(result, text)
 
 

@@ -15,7 +15,7 @@ from combcn_core.training.holes import HOLE_KINDS, HoleKind, make_holes
 
 from .links import check_links
 from .previews import preview_video
-from .progress import Progress
+from .progress import Line, Progress
 from .schema import known
 from .sockets import from_pictures, to_images, to_masks, to_output, to_pictures
 
@@ -252,6 +252,7 @@ class FollowMask(io.ComfyNode):
         found = masks.flatten(1).any(dim=1).tolist()
         lost = [n for n, sure in enumerate(confidence) if sure < 1 and not found[n]]
         report = describe_followed(dict(enumerate(confidence)), lost)
+        Line()(report, at_once=True)
         return io.NodeOutput(to_output(masks), preview, report, ui=preview_video(outlined))
 
 
@@ -305,6 +306,7 @@ class TakeShadows(io.ComfyNode):
                 f"; in {len(taken.unseen_frames)} frames, first {taken.unseen_frames[0]}, no other "
                 "frame shows enough of the ground to tell"
             )
+        Line()(report, at_once=True)
         return io.NodeOutput(to_output(taken.masks), preview, report, ui=preview_video(outlined))
 
 

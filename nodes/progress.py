@@ -1,6 +1,7 @@
 """The bar and the picture that a node shows while it works, and the way to stop it."""
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -65,6 +66,36 @@ class Progress:
     def finish(self, frame: NDArray) -> None:
         """Fill the bar and leave a finished frame as the last picture, at its own size."""
         self._bar.update_absolute(STEPS, preview=("JPEG", _picture(frame), None))
+
+
+class Line:
+    """A line of text on the node that runs, in front ends that have one.
+
+    Older ones leave the last line on the node, so it says what was found; newer ones take it away
+    when the run ends.
+
+    Args:
+        seconds: between two lines, at least, but for those that are to be shown at once.
+    """
+
+    def __init__(self, seconds: float = 0.5) -> None:
+        self._seconds, self._shown_seconds = seconds, 0.0
+        self._send: Callable[[str, str], None] | None = None
+        try:
+            from comfy_execution.utils import get_executing_context
+            from server import PromptServer
+        except ImportError:  # an older ComfyUI
+            return
+        context = get_executing_context()
+        if context is not None:
+            self._node_id = context.node_id
+            self._send = getattr(PromptServer.instance, "send_progress_text", None)
+
+    def __call__(self, text: str, *, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if self._send is not None and (at_once or now - self._shown_seconds > self._seconds):
+            self._shown_seconds = now
+            self._send(text, self._node_id)
 
 
 def with_largest_hole(frames: Tensor, holes: Tensor) -> NDArray:

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from combcn_core import InpaintConfig, Report, inpaint_file
 from combcn_core.clips.video import ClipInfo, open_reader, open_writer
+from combcn_core.progress import Progress as RunProgress
 
 from .folders import free_path, within
 from .inpaint import settings, summary, unseen
 from .links import check_links
 from .memory import Attempt, LoadedModel, backing_off
-from .progress import Progress
+from .progress import Line, Progress
 from .schema import REMOVAL, known
 from .scratch import Scratch
 from .sockets import to_masks
@@ -107,6 +108,15 @@ class InpaintVideo(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         config, progress = InpaintConfig(**settings), Progress(preview_seconds=None)
+        line, stages = Line(), set[str]()
+
+        def tell(now: RunProgress) -> None:
+            text = f"{now.stage}, {now.frames} of {now.num_frames} frames written"
+            if now.num_frames:
+                line(text, at_once=now.stage not in stages)
+                stages.add(now.stage)
+            progress(now.share)
+
         ending = MASTERS[master]
         with Scratch() as scratch:
             source, frames = scratch.part_of(video)
@@ -131,7 +141,7 @@ class InpaintVideo(io.ComfyNode):
                     model=None if model is None else attempt.ready(model, info.height, info.width),
                     frames=frames,
                     fit_mask=resize_mask,
-                    progress=lambda now: progress(now.share),
+                    progress=tell,
                 )
 
             report = backing_off(work)
@@ -146,6 +156,7 @@ class InpaintVideo(io.ComfyNode):
         if report.network_pixels and not report.synthesized_pixels:
             how = "painted by the networks"
         text = summary(report.hole_pixels, unseen, how, report.changed_outside_mask)
+        line(text, at_once=True)
         return io.NodeOutput(video, json.dumps(told, indent=2), text, ui=shown)
 
 

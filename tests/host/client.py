@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +16,7 @@ import websocket
 
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 PICTURE_HEADER_BYTES = 8  # kind of message and of picture, four bytes each
+TEXT = 3  # the kind of message that is a line of text
 ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
 
 
@@ -32,6 +34,7 @@ class Run:
 
     messages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     pictures: list[bytes] = field(default_factory=list)  # live ones, of all nodes
+    lines: dict[str, list[str]] = field(default_factory=dict)  # of text on nodes, by node
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [data for name, data in self.messages if name == kind]
@@ -115,7 +118,12 @@ class Client:
                 except websocket.WebSocketTimeoutException:
                     break
                 if isinstance(message, bytes):
-                    run.pictures.append(message[PICTURE_HEADER_BYTES:])
+                    kind_of_bytes, length = struct.unpack(">II", message[:8])
+                    if kind_of_bytes == TEXT:
+                        node, text = message[8 : 8 + length].decode(), message[8 + length :]
+                        run.lines.setdefault(node, []).append(text.decode())
+                    else:
+                        run.pictures.append(message[PICTURE_HEADER_BYTES:])
                     continue
                 message = json.loads(message)
                 kind, data = message["type"], message.get("data", {})

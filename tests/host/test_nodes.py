@@ -309,6 +309,28 @@ def test_inpaint_says_what_it_did(client, files):
     assert "a larger reach" in text
 
 
+def test_nodes_say_what_they_found_on_themselves(client, files):
+    """The last line that each leaves is what it gives as text."""
+    graph = source() | {
+        "a": inpaint(grow_pixels=1),
+        "f": node("CombCN_FollowMask", images=["i", 0], mask=["m", 0], frames="0, 4"),
+        "t": node("CombCN_TakeShadows", images=["i", 0], mask=["m", 0]),
+        "x": node("CreateVideo", images=["i", 0], fps=25.0),
+        "v": inpaint_video(video=["x", 0]),
+    }
+    outputs = {"a": 1, "f": 2, "t": 2, "v": 2}
+    graph |= {f"p{key}": node("PreviewAny", source=[key, at]) for key, at in outputs.items()}
+
+    run = client.run(graph)
+
+    assert run.succeeded, run.error
+    for key in outputs:
+        assert run.lines[key][-1] == run.outputs[f"p{key}"]["text"][0]
+    on_the_way = run.lines["v"][:-1]
+    assert {"finding motion", "filling"} <= {line.split(",")[0] for line in on_the_way}
+    assert all(line.endswith(f" of {FRAMES} frames written") for line in on_the_way)
+
+
 def test_propagate_against_library(bench, files):
     filled, remaining = bench(source() | {"p": propagate()}, ("p", 0), ("p", 1))
 

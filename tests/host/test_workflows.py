@@ -228,7 +228,9 @@ def test_template_can_be_read_as_it_opens(name, nodes_2, newest, tmp_path):
     assert overlaps(boxes) == []
 
 
-@pytest.mark.parametrize("chosen", ["quick_removal", "paint_one_frame", "propagation_first"])
+@pytest.mark.parametrize(
+    "chosen", ["quick_removal", "draw_one_mask", "paint_one_frame", "propagation_first"]
+)
 def test_workflow_runs_in_newest_front_end(chosen, newest):
     newest.use_nodes_2(True)  # where nodes grow with what they show
     try:
