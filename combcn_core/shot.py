@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -89,11 +89,9 @@ class InpaintConfig:
 
 
 @dataclass
-class SegmentResult:
-    """Output frames of a segment, in the source's type, and what was done for them."""
+class Counts:
+    """What was done for some frames: hole pixels by how they were filled, and seconds by stage."""
 
-    frames: list[Filled]
-    seconds: dict[str, float] = field(default_factory=dict)
     hole_pixels: int = 0
     propagated_pixels: int = 0
     filled_pixels: int = 0
@@ -101,21 +99,30 @@ class SegmentResult:
     synthesized_pixels: int = 0
     # Pixels that a painted frame shows of the holes of others: {frame: {painted one: pixels}}
     travelled: dict[int, dict[int, int]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, other: Counts) -> None:
+        """Count what was done for other frames too."""
+        for name in (one.name for one in fields(self) if one.name.endswith("_pixels")):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.travelled |= other.travelled
+        for stage, seconds in other.seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+class SegmentResult(NamedTuple):
+    """Output frames of a segment, in the source's type, and what was done for them."""
+
+    frames: list[Filled]
+    counts: Counts
 
     @classmethod
     def joined(cls, parts: Sequence[SegmentResult]) -> SegmentResult:
         """Consecutive parts as one."""
-        whole = cls([])
+        whole = cls([], Counts())
         for part in parts:
-            whole.frames += part.frames
-            whole.hole_pixels += part.hole_pixels
-            whole.propagated_pixels += part.propagated_pixels
-            whole.filled_pixels += part.filled_pixels
-            whole.network_pixels += part.network_pixels
-            whole.synthesized_pixels += part.synthesized_pixels
-            whole.travelled |= part.travelled
-            for stage, seconds in part.seconds.items():
-                whole.seconds[stage] = whole.seconds.get(stage, 0.0) + seconds
+            whole.frames.extend(part.frames)
+            whole.counts.add(part.counts)
         return whole
 
 
@@ -401,10 +408,10 @@ class ShotInpainter:
         """The networks, where there are any, and the composite."""
         config, segment, seconds = self.config, seen.segment, seen.seconds
         span = range(segment.start, segment.stop)
-        result = SegmentResult([], seconds, travelled=seen.travelled)
-        result.hole_pixels = sum(int(hole.sum()) for hole in seen.holes)
+        counts = Counts(travelled=seen.travelled, seconds=seconds)
+        counts.hole_pixels = sum(int(hole.sum()) for hole in seen.holes)
         rest_pixels = sum(seen.rest[t].num_pixels for t in span)
-        result.propagated_pixels = result.hole_pixels - rest_pixels
+        counts.propagated_pixels = counts.hole_pixels - rest_pixels
         filled = seen.filled
         if seen.texture is not None:
 
@@ -420,14 +427,14 @@ class ShotInpainter:
             seconds["texture"] -= seconds.get("networks", 0.0) - before
             for t in [t for t in list(seen.textures) if t < segment.stop - CARRY_FRAMES]:
                 del seen.textures[t]
-            result.synthesized_pixels = rest_pixels - without
+            counts.synthesized_pixels = rest_pixels - without
         elif self.model is not None and rest_pixels:
             with _timed(seconds, "networks"):
                 filled = {**filled, **self._paint(seen, span, on_progress)}
         if self.model is None:
-            result.filled_pixels = rest_pixels
+            counts.filled_pixels = rest_pixels
         else:
-            result.network_pixels = rest_pixels
+            counts.network_pixels = rest_pixels
         with _timed(seconds, "composite"):
 
             def composed(t: int) -> Filled:
@@ -437,10 +444,10 @@ class ShotInpainter:
                 return _put_back(frame, hole, config.feather_pixels)
 
             with one_thread():
-                result.frames += self._window.workers.map(composed, span)
+                frames = list(self._window.workers.map(composed, span))
         if on_progress is not None:
-            on_progress(1, result.frames[-1].whole())
-        return result
+            on_progress(1, frames[-1].whole())
+        return SegmentResult(frames, counts)
 
     def _paint(self, seen: Seen, span: range, on_progress: OnShare | None) -> dict[int, Patch]:
         from combcn_core.restore import paint_rest

@@ -168,17 +168,18 @@ def inpaint_file(
         except (OSError, ValueError) as error:  # the output is whole, and stays
             log.warning("%s is written, but could not be compared: %s", output, error)
     stages("checking", 1)
+    counts = tally.counts
     assert stages.frames == stages.num_frames
     return Report(
         version=__version__,
         frames=stages.frames,
-        hole_pixels=tally.hole_pixels,
+        hole_pixels=counts.hole_pixels,
         reference_pixels=tally.reference_pixels,
         reference_reach={number: _reach(tally, clip, number) for number in references},
-        propagated_pixels=tally.propagated_pixels,
-        filled_pixels=tally.filled_pixels,
-        network_pixels=tally.network_pixels,
-        synthesized_pixels=tally.synthesized_pixels,
+        propagated_pixels=counts.propagated_pixels,
+        filled_pixels=counts.filled_pixels,
+        network_pixels=counts.network_pixels,
+        synthesized_pixels=counts.synthesized_pixels,
         shadow_pixels=clip.shadow_pixels,
         resumed_frames=tally.resumed_frames,
         resumed_motion_frames=0 if store is None else len(store.work.found),

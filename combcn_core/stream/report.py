@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -15,7 +14,7 @@ from combcn_core.atomic import write_text
 from combcn_core.clips.video import (
     PathLike,
 )
-from combcn_core.shot import SegmentResult
+from combcn_core.shot import Counts
 
 Item = TypeVar("Item")
 
@@ -75,40 +74,29 @@ class Report:
 
 
 class Tally:
-    """Adds up seconds and pixels."""
+    """Adds up what is done in a run."""
 
     def __init__(self) -> None:
-        self.hole_pixels = self.reference_pixels = 0
-        self.propagated_pixels = self.filled_pixels = self.network_pixels = 0
-        self.synthesized_pixels = 0
+        self.counts = Counts()
+        self.reference_pixels = 0
         self.resumed_frames = 0
-        self._travelled: dict[int, dict[int, int]] = {}
-        self._seconds: dict[str, float] = defaultdict(float)
         self._start = time.perf_counter()
-
-    def add(self, result: SegmentResult) -> None:
-        self.hole_pixels += result.hole_pixels
-        self.propagated_pixels += result.propagated_pixels
-        self.filled_pixels += result.filled_pixels
-        self.network_pixels += result.network_pixels
-        self.synthesized_pixels += result.synthesized_pixels
-        self._travelled |= result.travelled
-        for stage, seconds in result.seconds.items():
-            self._seconds[stage] += seconds
 
     def reach_of(self, position: int) -> dict[str, int]:
         """How far the painted area of a frame travelled; positions, see `Report`."""
-        counts = {t: some[position] for t, some in self._travelled.items() if position in some}
-        if not counts:
+        travelled = self.counts.travelled
+        pixels = {t: some[position] for t, some in travelled.items() if position in some}
+        if not pixels:
             return {}
-        numbers = {"frames": len(counts), "first": min(counts), "last": max(counts)}
-        return {**numbers, "pixels": sum(counts.values())}
+        numbers = {"frames": len(pixels), "first": min(pixels), "last": max(pixels)}
+        return {**numbers, "pixels": sum(pixels.values())}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self._seconds[name] += time.perf_counter() - start
+        seconds = self.counts.seconds  # other threads have other names
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
     def staged(self, name: str, work: Callable[[Item], object]) -> Callable[[Item], None]:
         """Work that counts as this stage."""
@@ -132,5 +120,5 @@ class Tally:
 
     def finish(self) -> dict[str, float]:
         total = time.perf_counter() - self._start
-        stages = {name: round(seconds, 3) for name, seconds in self._seconds.items()}
+        stages = {name: round(seconds, 3) for name, seconds in self.counts.seconds.items()}
         return {**stages, "total": round(total, 3)}

@@ -15,7 +15,7 @@ from combcn_core.clips.video import PathLike
 from combcn_core.memory import GIB, is_out_of_memory
 from combcn_core.pixels import Filled, Pixels
 from combcn_core.progress import OnShare, Stages, part_of
-from combcn_core.shot import FEW_FRAMES, InpaintConfig, Seen, SegmentResult, ShotInpainter
+from combcn_core.shot import FEW_FRAMES, Counts, InpaintConfig, Seen, SegmentResult, ShotInpainter
 from combcn_core.stream.overlap import ahead
 from combcn_core.stream.report import Tally
 from combcn_core.stream.schedule import Budget, Job, plan_jobs
@@ -181,7 +181,8 @@ class Filling:
         outputs = job.outputs
         if not any(frame.hole.num_pixels for frame in outputs):
             self._inpainter.leave(job.segment)
-            return _Look(done=SegmentResult([Filled.of(frame.picture) for frame in outputs]))
+            copies = [Filled.of(frame.picture) for frame in outputs]
+            return _Look(done=SegmentResult(copies, Counts()))
         if all(frame.hole.num_pixels == math.prod(frame.hole.shape) for frame in job.window):
             raise ValueError(
                 f"mask covers the whole frame in frames {job.segment.start} to "
@@ -224,7 +225,7 @@ class Filling:
         outputs = job.outputs
         stages("finding motion", job.shares[1])  # or what was found of it before
         for frame in outputs:
-            self._tally.hole_pixels += frame.reference_pixels
+            self._tally.counts.hole_pixels += frame.reference_pixels
             self._tally.reference_pixels += frame.reference_pixels
         result = look.done
         if result is None:
@@ -242,7 +243,7 @@ class Filling:
         # What was computed has been shown by then.
         found = result.frames[-1].whole() if look.resumed and stages.is_watched else None
         stages("filling", job.shares[1], found)
-        self._tally.add(result)
+        self._tally.counts.add(result.counts)
         self._tally.resumed_frames += len(outputs) if look.resumed else 0
         return result.frames
 

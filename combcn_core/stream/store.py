@@ -23,7 +23,7 @@ from safetensors.numpy import save
 from combcn_core.atomic import write_bytes
 from combcn_core.pixels import Array, Decoded, Filled, PackedMask, Stored
 from combcn_core.segments import Segment
-from combcn_core.shot import InpaintConfig, SegmentResult
+from combcn_core.shot import Counts, InpaintConfig, SegmentResult
 from combcn_core.stream.work import WorkStore
 from combcn_core.version import RESULTS_VERSION
 
@@ -115,7 +115,7 @@ class SegmentStore:
         frames = [Filled(*parts) for parts in zip(sources, holes, values, strict=True)]
         counts = json.loads(text)
         travelled = {t: dict(some) for t, some in counts.pop("travelled")}
-        return SegmentResult(frames, {}, travelled=travelled, **counts)
+        return SegmentResult(frames, Counts(travelled=travelled, **counts))
 
     def keep(self, key: str, result: SegmentResult) -> None:
         """Write a segment; whole or not at all.
@@ -124,14 +124,9 @@ class SegmentStore:
             OSError: the disk refuses.
         """
         values = np.concatenate([frame.values for frame in result.frames])
-        counts: dict[str, Any] = {
-            "hole_pixels": result.hole_pixels,
-            "propagated_pixels": result.propagated_pixels,
-            "filled_pixels": result.filled_pixels,
-            "network_pixels": result.network_pixels,
-            "synthesized_pixels": result.synthesized_pixels,
-            "travelled": [[t, list(some.items())] for t, some in result.travelled.items()],
-        }
+        counts: dict[str, Any] = asdict(result.counts)
+        del counts["seconds"]  # of a run that has ended
+        counts["travelled"] = [[t, list(some.items())] for t, some in counts["travelled"].items()]
         text = json.dumps(counts)
         about = {"counts": text, "sha256": _digest(text, values)}
         write_bytes(self._path(key), save({"values": values}, about), sync=True)

@@ -198,13 +198,13 @@ def test_shot_inpainter_counts_what_it_did():
     for model in (None, make_model(input_fill="classical")):
         inpainter = ShotInpainter(FAST, model)
         (segment,) = plan_shot(0, 9, 32, inpainter.halo)
-        result = inpainter.run(list(clip.numpy()), list(masks.numpy()), segment, 0)
-        assert result.hole_pixels == masks.sum()
-        assert result.propagated_pixels == (masks & ~remaining).sum()
-        counts = [result.filled_pixels, result.network_pixels]
-        assert counts[model is not None] == remaining.sum() > 0
-        assert counts[model is None] == 0
-        assert {"flow", "propagate", "rest", "composite"} <= set(result.seconds)
+        counts = inpainter.run(list(clip.numpy()), list(masks.numpy()), segment, 0).counts
+        assert counts.hole_pixels == masks.sum()
+        assert counts.propagated_pixels == (masks & ~remaining).sum()
+        filled = [counts.filled_pixels, counts.network_pixels]
+        assert filled[model is not None] == remaining.sum() > 0
+        assert filled[model is None] == 0
+        assert {"flow", "propagate", "rest", "composite"} <= set(counts.seconds)
 
 
 # --- known pixels ----------------------------------------------------------------------------
