@@ -16,9 +16,10 @@ from combcn_core.memory import GIB, is_out_of_memory
 from combcn_core.pixels import Filled, Pixels
 from combcn_core.progress import OnShare, Stages, part_of
 from combcn_core.shot import FEW_FRAMES, Counts, InpaintConfig, Seen, SegmentResult, ShotInpainter
+from combcn_core.stream.memory import Budget
 from combcn_core.stream.overlap import ahead
 from combcn_core.stream.report import Tally
-from combcn_core.stream.schedule import Budget, Job, plan_jobs
+from combcn_core.stream.schedule import Job, plan_jobs
 from combcn_core.stream.source import (
     SourceClip,
     SourceFrame,

@@ -18,7 +18,7 @@ from combcn_core.fill import early
 from combcn_core.fill.window import Window
 from combcn_core.pixels import Box
 from combcn_core.shot import ShotInpainter
-from combcn_core.stream import schedule
+from combcn_core.stream import memory
 from combcn_core.stream.store import SegmentStore
 from combcn_core.stream.work import WorkStore
 
@@ -198,7 +198,7 @@ def test_result_is_the_same_where_memory_is_short(clip, monkeypatch):
         parts.append(job.segment.num_frames > rng.choice([1, 3, 6, 13]))
         return parts[-1]
 
-    monkeypatch.setattr(schedule.Budget, "exceeds", exceeds)
+    monkeypatch.setattr(memory.Budget, "exceeds", exceeds)
     for stop in (4, 9, 15, 20):
         with pytest.raises(KeyboardInterrupt):
             run(clip, clip / "out", config=config, stop_after=stop)

@@ -25,7 +25,7 @@ from combcn_core.networks.layers import CombCN, NetworkConfig
 from combcn_core.segments import plan_segments
 from combcn_core.shot import InpaintConfig, ShotInpainter
 from combcn_core.stream import files as stream
-from combcn_core.stream import schedule
+from combcn_core.stream import memory
 from combcn_core.stream.files import inpaint_file, keep_segments
 from combcn_core.stream.schedule import plan_jobs
 from combcn_core.stream.source import SourceFrame
@@ -324,7 +324,7 @@ class Token:
 
 def test_memory_limit_shortens_segments_only(two_shots, tmp_path, monkeypatch):
     folder = two_shots.folder
-    monkeypatch.setattr(schedule, "peak_memory_bytes", lambda: 0)  # far more than these frames take
+    monkeypatch.setattr(memory, "peak_memory_bytes", lambda: 0)  # far more than these frames take
     paths = (folder / "frames", folder / "masks", tmp_path / "result")
     ample = inpaint_file(*paths, config=SHORT_REACH, memory_limit_gib=64)
     assert ample.settings["segment_frames"] == 32
@@ -344,7 +344,7 @@ def test_little_memory_makes_segments_be_filled_in_parts(two_shots, tmp_path, mo
         return look(self, frames, masks, segment, *args, **options)
 
     monkeypatch.setattr(ShotInpainter, "look", count)
-    monkeypatch.setattr(schedule, "available_memory_bytes", lambda: 2_000_000)
+    monkeypatch.setattr(memory, "available_memory_bytes", lambda: 2_000_000)
     paths = (folder / "frames", folder / "masks", tmp_path / "result")
     shares = []
     inpaint_file(*paths, config=SHORT_REACH, progress=lambda now: shares.append(now.share))
