@@ -24,6 +24,11 @@ from .scratch import Scratch
 from .sockets import to_masks
 
 MASTERS = {"none": None, "FFV1 (.mkv)": ".mkv", "ProRes (.mov)": ".mov"}
+FLIPPED = (
+    "The video's tag turns its frames by a half, or mirrors them, as it is shown: if the mask was "
+    "made from frames that are not, as older versions of ComfyUI give them, it covered the wrong "
+    "place; turn it the same way."
+)
 
 
 class InpaintVideo(io.ComfyNode):
@@ -156,6 +161,8 @@ class InpaintVideo(io.ComfyNode):
         if report.network_pixels and not report.synthesized_pixels:
             how = "painted by the networks"
         text = summary(report.hole_pixels, unseen, how, report.changed_outside_mask)
+        if mask_video is None and info.is_flipped:
+            text += " " + FLIPPED
         line(text, at_once=True)
         return io.NodeOutput(video, json.dumps(told, indent=2), text, ui=shown)
 

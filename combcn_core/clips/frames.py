@@ -103,6 +103,7 @@ class ClipInfo:
     stream_metadata: Mapping[str, str] = field(default_factory=dict, repr=False)  # of its video
     truncated: bool = False  # damaged, and read all the same
     is_turned: bool = False  # displayed a quarter turn from how it is stored
+    is_flipped: bool = False  # displayed in the size in which it is stored, turned or mirrored
 
     @property
     def num_frames(self) -> int | None:

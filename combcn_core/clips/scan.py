@@ -227,6 +227,7 @@ def _describe(
         has_sound=bool(container.streams.audio),
         has_more_tracks=has_more_tracks(container),
         is_turned=_orientation(first)[0] == 0,
+        is_flipped=_orientation(first)[0] != 0 and _orientation(first) != (1, 0, 0, 1),
         metadata=dict(tags[key] for key in tags.keys() - _CONTAINER_TAGS),
         stream_metadata={key: stream_tags[key] for key in stream_tags.keys() & _STREAM_TAGS},
     )

@@ -772,6 +772,9 @@ def test_rotation_is_applied(tmp_path, matrix):
     assert np.array_equal(pixels, expected)
     info = open_reader(tmp_path / "b.mp4").info
     assert (info.width, info.height) == (expected.shape[2], expected.shape[1])
+    same_size = expected.shape == upright.shape
+    assert info.is_turned == (not same_size)
+    assert info.is_flipped == (same_size and matrix != (1, 0, 0, 1))
     assert info.sample_aspect_ratio == (Fraction(3, 4) if matrix[0] == 0 else Fraction(4, 3))
     # The result is upright without a display matrix.
     output = rewrite(tmp_path / "b.mp4", tmp_path / "c.mkv")

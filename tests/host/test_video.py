@@ -207,13 +207,14 @@ def test_hdr_in_is_hdr_out(server, client, folder):
             assert container.streams.video[0].format.components[0].bits == 10
 
 
-def turn(source, target):
+def turn(source, target, is_half=False):
     """Write an mp4 with a display matrix: a quarter turn, as of a telephone held upright."""
     one = 1 << 16
+    turned = (-one, 0, 0, 0, -one, 0) if is_half else (0, one, 0, -one, 0, 0)
     identity = struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
     data = bytearray(source.read_bytes())
     at = data.index(identity, data.index(b"tkhd"))
-    data[at : at + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 0, 0, 1 << 30)
+    data[at : at + 36] = struct.pack(">9i", *turned, 0, 0, 1 << 30)
     target.write_bytes(data)
 
 
@@ -239,3 +240,19 @@ def test_masks_fit_a_turned_video_or_the_sentence_says_why_not(server, client, f
     prompt["mask"]["inputs"]["name"] = "video_mask"
     error = client.run(prompt).error
     assert "as its rotation tag has it shown, which is a quarter turn; rotate the mask" in error
+
+
+@pytest.mark.parametrize("masked", ["mask", "mask_video"])
+def test_half_turn_is_said(client, folder, masked):
+    """Of its masks the size says nothing; a video of masks is turned by its own tag."""
+    turn(folder / "source.mp4", folder / "half.mp4", is_half=True)
+    inputs = {"mask": ["mask", 0]} if masked == "mask" else {"mask_video": ["masks", 0]}
+    prompt = graph(**inputs)
+    prompt["source"]["inputs"]["file"] = "half.mp4"
+    prompt["text"] = {"class_type": "PreviewAny", "inputs": {"source": ["node", 2]}}
+
+    run = client.run(prompt)
+
+    assert run.succeeded, run.error
+    (said,) = run.outputs["text"]["text"]
+    assert ("turn it the same way" in said) == (masked == "mask")
