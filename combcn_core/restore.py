@@ -356,7 +356,7 @@ def _low_slices(box: Box, ratio: int) -> tuple[slice, slice]:
     )
 
 
-def paint_rest(
+def paint_unseen(
     model: InferenceModel,
     filled: Mapping[int, Patch],
     rest: Mapping[int, PackedMask],

@@ -150,10 +150,10 @@ def inpaint(
     Raises:
         ValueError: shapes or types that do not fit, or no known pixel in any frame.
     """
-    return inpaint_with_rest(images, masks, model, config, on_progress=on_progress)[0]
+    return inpaint_with_unseen(images, masks, model, config, on_progress=on_progress)[0]
 
 
-def inpaint_with_rest(
+def inpaint_with_unseen(
     images: Tensor,
     masks: Tensor,
     model: Model | None = None,
@@ -175,41 +175,41 @@ def inpaint_with_rest(
     frames, hole_list = to_arrays(images), PackedMasks.of(list(holes.numpy(force=True)))
     inpainter = ShotInpainter(config, model)
     done: list[Filled] = []
-    rest: list[Mask] = []
+    unseen: list[Mask] = []
     for segment, shot_start in _plan(frames, config.segment_frames, inpainter.halo):
         window = slice(segment.read_start, segment.read_stop)
         part = part_of(on_progress, segment.start / len(frames), segment.stop / len(frames))
-        seen = inpainter.look(
+        prefilled = inpainter.prefill(
             frames[window],
             hole_list[window],
             segment,
             shot_start,
             on_progress=part_of(part, 0, 0.7),
         )
-        rest += [seen.rest[t].whole() for t in range(segment.start, segment.stop)]
-        done += inpainter.restore(seen, on_progress=part_of(part, 0.7, 1)).frames
+        unseen += [prefilled.unseen[t].whole() for t in range(segment.start, segment.stop)]
+        done += inpainter.restore(prefilled, on_progress=part_of(part, 0.7, 1)).frames
     whole = [frame.whole() for frame in done]
     result = torch.where(holes[..., None], to_tensor(whole, images), images)
-    return result, torch.from_numpy(np.stack(rest)).to(images.device)
+    return result, torch.from_numpy(np.stack(unseen)).to(images.device)
 
 
-class Seen(NamedTuple):
+class Prefilled(NamedTuple):
     """A segment as far as it can be filled without networks.
 
     Attributes:
         segment: whose frames are wanted.
         filled: those, and the context that the networks need, filled without them.
-        rest: of these frames, what is only smoothly filled.
+        unseen: of these frames, what is only smoothly filled.
         holes: of the wanted frames, all that is to be filled.
         texture: where what no frame shows is to come from, None if it is to stay smooth.
         textures: frames with texture, kept from one segment to the next.
         seconds: by stage.
-        travelled: as in `SegmentResult`.
+        travelled: as in `Counts`.
     """
 
     segment: Segment
     filled: dict[int, Patch]
-    rest: dict[int, PackedMask]
+    unseen: dict[int, PackedMask]
     holes: Sequence[Mask]
     texture: Ways | None
     textures: dict[int, Patch]
@@ -283,7 +283,7 @@ class ShotInpainter:
         self._window.memo = memo
 
     def expect(self, t: int, frame: Stored, hole: PackedMask, begins: bool) -> None:
-        """Begin with the motion to a frame that `look` will be given; in their order.
+        """Begin with the motion to a frame that `prefill` will be given; in their order.
 
         Args:
             t: its number.
@@ -317,7 +317,7 @@ class ShotInpainter:
         *,
         on_progress: OnShare | None = None,
     ) -> SegmentResult:
-        """Inpaint the output frames of a segment: `look`, then `restore`.
+        """Inpaint the output frames of a segment: `prefill`, then `restore`.
 
         Args:
             frames: source frames segment.read_start to segment.read_stop - 1, (H, W, 3) each.
@@ -326,12 +326,12 @@ class ShotInpainter:
             shot_start: the first frame of the shot; the same for all its segments.
             on_progress: as in `inpaint`, of this segment.
         """
-        seen = self.look(
+        prefilled = self.prefill(
             frames, masks, segment, shot_start, on_progress=part_of(on_progress, 0, 0.7)
         )
-        return self.restore(seen, on_progress=part_of(on_progress, 0.7, 1))
+        return self.restore(prefilled, on_progress=part_of(on_progress, 0.7, 1))
 
-    def look(
+    def prefill(
         self,
         frames: Sequence[Stored],
         masks: Sequence[Mask],
@@ -339,18 +339,20 @@ class ShotInpainter:
         shot_start: int,
         *,
         on_progress: OnShare | None = None,
-    ) -> Seen:
+    ) -> Prefilled:
         """What needs no networks; arguments as for `run`. In the order of the segments."""
         seconds: dict[str, float] = {}
         sparing = self.wants_few and not self._carry[1]
         for context in (FEW_FRAMES, self.context) if sparing else (self.context,):
-            seen = self._look(frames, masks, segment, shot_start, context, seconds, on_progress)
-            if seen.texture is None or seen.texture.all_end:
+            prefilled = self._prefill(
+                frames, masks, segment, shot_start, context, seconds, on_progress
+            )
+            if prefilled.texture is None or prefilled.texture.all_end:
                 break
-        self.leave(segment)
-        return seen
+        self.skip(segment)
+        return prefilled
 
-    def _look(
+    def _prefill(
         self,
         frames: Sequence[Stored],
         masks: Sequence[Mask],
@@ -359,7 +361,7 @@ class ShotInpainter:
         context: int,
         seconds: dict[str, float],
         on_progress: OnShare | None,
-    ) -> Seen:
+    ) -> Prefilled:
         """With so many frames on each side filled too."""
         config, window = self.config, self._window
         low, high = segment.read_start, segment.read_stop
@@ -386,7 +388,7 @@ class ShotInpainter:
             with _timed(seconds, "texture"):
                 texture = find_ways(window, given, segment.start, segment.stop, shot_start)
         span = range(segment.start, segment.stop)
-        return Seen(
+        return Prefilled(
             segment,
             filled,
             {t: given[t][1] for t in filled},
@@ -397,40 +399,42 @@ class ShotInpainter:
             {t: window.travelled[t] for t in span if window.travelled.get(t)},
         )
 
-    def leave(self, segment: Segment) -> None:
+    def skip(self, segment: Segment) -> None:
         """Let go of what the segments after this one do not need.
 
-        To be called instead of `look` for a segment that has nothing to be filled.
+        To be called instead of `prefill` for a segment that has nothing to be filled.
         """
         self._window.trim(segment.stop - self.halo)
 
-    def restore(self, seen: Seen, *, on_progress: OnShare | None = None) -> SegmentResult:
+    def restore(self, prefilled: Prefilled, *, on_progress: OnShare | None = None) -> SegmentResult:
         """The networks, where there are any, and the composite."""
-        config, segment, seconds = self.config, seen.segment, seen.seconds
+        config, segment, seconds = self.config, prefilled.segment, prefilled.seconds
         span = range(segment.start, segment.stop)
-        counts = Counts(travelled=seen.travelled, seconds=seconds)
-        counts.hole_pixels = sum(int(hole.sum()) for hole in seen.holes)
-        rest_pixels = sum(seen.rest[t].num_pixels for t in span)
+        counts = Counts(travelled=prefilled.travelled, seconds=seconds)
+        counts.hole_pixels = sum(int(hole.sum()) for hole in prefilled.holes)
+        rest_pixels = sum(prefilled.unseen[t].num_pixels for t in span)
         counts.propagated_pixels = counts.hole_pixels - rest_pixels
-        filled = seen.filled
-        if seen.texture is not None:
+        filled = prefilled.filled
+        if prefilled.texture is not None:
 
             def restored(t: int) -> Patch:
                 with _timed(seconds, "networks"):
-                    return self._paint(seen, range(t, t + 1), None)[t]
+                    return self._paint(prefilled, range(t, t + 1), None)[t]
 
             before = seconds.get("networks", 0.0)
             with _timed(seconds, "texture"):
                 starts = None if self.model is None else restored
                 workers = self._window.workers
-                filled, without = fill_with_texture(seen.texture, starts, seen.textures, workers)
+                filled, without = fill_with_texture(
+                    prefilled.texture, starts, prefilled.textures, workers
+                )
             seconds["texture"] -= seconds.get("networks", 0.0) - before
-            for t in [t for t in list(seen.textures) if t < segment.stop - CARRY_FRAMES]:
-                del seen.textures[t]
+            for t in [t for t in list(prefilled.textures) if t < segment.stop - CARRY_FRAMES]:
+                del prefilled.textures[t]
             counts.synthesized_pixels = rest_pixels - without
         elif self.model is not None and rest_pixels:
             with _timed(seconds, "networks"):
-                filled = {**filled, **self._paint(seen, span, on_progress)}
+                filled = {**filled, **self._paint(prefilled, span, on_progress)}
         if self.model is None:
             counts.filled_pixels = rest_pixels
         else:
@@ -438,9 +442,9 @@ class ShotInpainter:
         with _timed(seconds, "composite"):
 
             def composed(t: int) -> Filled:
-                frame, hole = filled[t], seen.holes[t - segment.start]
+                frame, hole = filled[t], prefilled.holes[t - segment.start]
                 if config.match_grain:
-                    frame = add_grain(frame, seen.rest[t].whole(), hole, t)
+                    frame = add_grain(frame, prefilled.unseen[t].whole(), hole, t)
                 return _put_back(frame, hole, config.feather_pixels)
 
             with one_thread():
@@ -449,11 +453,13 @@ class ShotInpainter:
             on_progress(1, frames[-1].whole())
         return SegmentResult(frames, counts)
 
-    def _paint(self, seen: Seen, span: range, on_progress: OnShare | None) -> dict[int, Patch]:
-        from combcn_core.restore import paint_rest
+    def _paint(
+        self, prefilled: Prefilled, span: range, on_progress: OnShare | None
+    ) -> dict[int, Patch]:
+        from combcn_core.restore import paint_unseen
 
         assert self.model is not None
-        return paint_rest(self.model, seen.filled, seen.rest, span, on_progress)
+        return paint_unseen(self.model, prefilled.filled, prefilled.unseen, span, on_progress)
 
 
 def _put_back(frame: Patch, hole: Mask, feather_pixels: int) -> Filled:

@@ -9,7 +9,7 @@ from torch import Tensor
 from combcn_core import InpaintConfig
 from combcn_core.masks import check_masks, grow
 from combcn_core.pixels import differ
-from combcn_core.shot import inpaint_with_rest
+from combcn_core.shot import inpaint_with_unseen
 from combcn_core.stream.report import MUCH_UNSEEN
 
 from .memory import Attempt, LoadedModel, backing_off
@@ -119,7 +119,7 @@ class Inpaint(io.ComfyNode):
         def work(attempt: Attempt) -> tuple[Tensor, Tensor]:
             network = None if model is None else attempt.ready(model, *frames.shape[1:3])
             shorter = dataclasses.replace(config, segment_frames=attempt.segment_frames)
-            return inpaint_with_rest(frames, masks, network, shorter, on_progress=progress)
+            return inpaint_with_unseen(frames, masks, network, shorter, on_progress=progress)
 
         filled, unseen = backing_off(work)
         result = to_output(filled)

@@ -39,7 +39,7 @@ from combcn_core.measure.scores import write_html, write_text
 from combcn_core.networks.inference import Model
 from combcn_core.pixels import from_unit, to_unit
 from combcn_core.progress import OnProgress, OnShare, Progress, part_of
-from combcn_core.shot import InpaintConfig, inpaint_with_rest
+from combcn_core.shot import InpaintConfig, inpaint_with_unseen
 
 MAX_FRAMES = 96
 SEEDS = (0, 1)
@@ -278,7 +278,9 @@ def _test(
         hidden = placement.apply(shape)
         union = torch.from_numpy(holes | hidden)
         on_progress = _telling(progress, number, len(placements))
-        result, remaining = inpaint_with_rest(images, union, model, config, on_progress=on_progress)
+        result, remaining = inpaint_with_unseen(
+            images, union, model, config, on_progress=on_progress
+        )
         where = torch.from_numpy(hidden)
         scores.append(
             HiddenScore(

@@ -15,7 +15,14 @@ from combcn_core.clips.video import PathLike
 from combcn_core.memory import GIB, is_out_of_memory
 from combcn_core.pixels import Filled, Pixels
 from combcn_core.progress import OnShare, Stages, part_of
-from combcn_core.shot import FEW_FRAMES, Counts, InpaintConfig, Seen, SegmentResult, ShotInpainter
+from combcn_core.shot import (
+    FEW_FRAMES,
+    Counts,
+    InpaintConfig,
+    Prefilled,
+    SegmentResult,
+    ShotInpainter,
+)
 from combcn_core.stream.memory import Budget
 from combcn_core.stream.overlap import ahead
 from combcn_core.stream.report import Tally
@@ -152,9 +159,9 @@ class Filling:
         stages("reading")
         if not self._inpainter.on_gpu:  # on a CPU, both would fight for the cores
             for job in jobs:
-                look = self._look(job, part_of(stages.callback("finding motion"), *job.shares))
-                frames = self._finish(job, look, stages)
-                del job, look  # or they would be kept until the next segment has been read
+                begun = self._begin(job, part_of(stages.callback("finding motion"), *job.shares))
+                frames = self._finish(job, begun, stages)
+                del job, begun  # or they would be kept until the next segment has been read
                 yield frames
             return
         unwanted = threading.Event()
@@ -163,27 +170,27 @@ class Filling:
             if unwanted.is_set():
                 raise GeneratorExit
 
-        def looks() -> Generator[tuple[Job, _Look], None, None]:
+        def begun_ahead() -> Generator[tuple[Job, _Begun], None, None]:
             for job in jobs:
-                yield job, self._look(job, check)
+                yield job, self._begin(job, check)
                 del job
 
-        with closing(ahead(looks(), 1)) as looked:
+        with closing(ahead(begun_ahead(), 1)) as waiting:
             try:
-                for job, look in looked:
-                    frames = self._finish(job, look, stages)
-                    del job, look
+                for job, begun in waiting:
+                    frames = self._finish(job, begun, stages)
+                    del job, begun
                     yield frames
             finally:
                 unwanted.set()
 
-    def _look(self, job: Job, on_progress: OnShare | None) -> _Look:
+    def _begin(self, job: Job, on_progress: OnShare | None) -> _Begun:
         """What can be done before the networks."""
         outputs = job.outputs
         if not any(frame.hole.num_pixels for frame in outputs):
-            self._inpainter.leave(job.segment)
+            self._inpainter.skip(job.segment)
             copies = [Filled.of(frame.picture) for frame in outputs]
-            return _Look(done=SegmentResult(copies, Counts()))
+            return _Begun(done=SegmentResult(copies, Counts()))
         if all(frame.hole.num_pixels == math.prod(frame.hole.shape) for frame in job.window):
             raise ValueError(
                 f"mask covers the whole frame in frames {job.segment.start} to "
@@ -202,62 +209,62 @@ class Filling:
             holes = [frame.hole for frame in outputs]
             found = self._store.find(key, [frame.picture for frame in outputs], holes)
             if found is not None:
-                self._inpainter.leave(job.segment)
-                return _Look(done=found, resumed=True)
-        return _Look(key, self._look_at(job, on_progress))
+                self._inpainter.skip(job.segment)
+                return _Begun(done=found, resumed=True)
+        return _Begun(key, self._prefill(job, on_progress))
 
-    def _look_at(self, job: Job, on_progress: OnShare | None) -> list[Seen]:
+    def _prefill(self, job: Job, on_progress: OnShare | None) -> list[Prefilled]:
         """The segment; where memory ends in halves, which give the same frames."""
         try:
             if not self._budget.exceeds(job):
-                return [self._inpainter.look(*job.inputs, on_progress=on_progress)]
+                return [self._inpainter.prefill(*job.inputs, on_progress=on_progress)]
         except Exception as error:
             if job.segment.num_frames == 1 or not self._may_back_off(error):
                 raise
             self._inpainter.forget_motion()
         first, second = job.halves()
         return [
-            *self._look_at(first, part_of(on_progress, 0, 0.5)),
-            *self._look_at(second, part_of(on_progress, 0.5, 1)),
+            *self._prefill(first, part_of(on_progress, 0, 0.5)),
+            *self._prefill(second, part_of(on_progress, 0.5, 1)),
         ]
 
-    def _finish(self, job: Job, look: _Look, stages: Stages) -> list[Filled]:
+    def _finish(self, job: Job, begun: _Begun, stages: Stages) -> list[Filled]:
         part = part_of(stages.callback("filling"), *job.shares)
         outputs = job.outputs
         stages("finding motion", job.shares[1])  # or what was found of it before
         for frame in outputs:
             self._tally.counts.hole_pixels += frame.reference_pixels
             self._tally.reference_pixels += frame.reference_pixels
-        result = look.done
+        result = begun.done
         if result is None:
-            count = len(look.seen)
+            count = len(begun.parts)
             result = SegmentResult.joined(
                 [
-                    self._restore(seen, part_of(part, place / count, (place + 1) / count))
-                    for place, seen in enumerate(look.seen)
+                    self._restore(prefilled, part_of(part, place / count, (place + 1) / count))
+                    for place, prefilled in enumerate(begun.parts)
                 ]
             )
-            if self._store is not None and look.key is not None:
+            if self._store is not None and begun.key is not None:
                 with self._tally.stage("keep"):
-                    self._store.keep(look.key, result)
+                    self._store.keep(begun.key, result)
                     self._store.work.forget(job.segment.stop - self._inpainter.halo)
         # What was computed has been shown by then.
-        found = result.frames[-1].whole() if look.resumed and stages.is_watched else None
+        found = result.frames[-1].whole() if begun.resumed and stages.is_watched else None
         stages("filling", job.shares[1], found)
         self._tally.counts.add(result.counts)
-        self._tally.resumed_frames += len(outputs) if look.resumed else 0
+        self._tally.resumed_frames += len(outputs) if begun.resumed else 0
         return result.frames
 
-    def _restore(self, seen: Seen, on_progress: OnShare | None) -> SegmentResult:
+    def _restore(self, prefilled: Prefilled, on_progress: OnShare | None) -> SegmentResult:
         """The rest of the work; in smaller jobs where memory ends."""
         for _ in range(_TRIES):
             try:
-                return self._inpainter.restore(seen, on_progress=on_progress)
+                return self._inpainter.restore(prefilled, on_progress=on_progress)
             except Exception as error:
                 if not self._may_back_off(error):
                     raise
             self._inpainter.take_less_memory()
-        return self._inpainter.restore(seen, on_progress=on_progress)
+        return self._inpainter.restore(prefilled, on_progress=on_progress)
 
     def _may_back_off(self, error: Exception) -> bool:
         if not is_out_of_memory(error):
@@ -272,10 +279,10 @@ class Filling:
         return True
 
 
-class _Look(NamedTuple):
-    """How far a segment is: finished, or seen."""
+class _Begun(NamedTuple):
+    """How far a segment is: finished, or filled without networks."""
 
     key: str | None = None  # to keep it by
-    seen: Sequence[Seen] = ()  # consecutive parts of it
+    parts: Sequence[Prefilled] = ()  # consecutive ones
     done: SegmentResult | None = None
     resumed: bool = False

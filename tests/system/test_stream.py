@@ -337,13 +337,13 @@ def test_memory_limit_shortens_segments_only(two_shots, tmp_path, monkeypatch):
 
 
 def test_little_memory_makes_segments_be_filled_in_parts(two_shots, tmp_path, monkeypatch):
-    folder, look, lengths = two_shots.folder, ShotInpainter.look, []
+    folder, prefill, lengths = two_shots.folder, ShotInpainter.prefill, []
 
     def count(self, frames, masks, segment, *args, **options):
         lengths.append(segment.num_frames)
-        return look(self, frames, masks, segment, *args, **options)
+        return prefill(self, frames, masks, segment, *args, **options)
 
-    monkeypatch.setattr(ShotInpainter, "look", count)
+    monkeypatch.setattr(ShotInpainter, "prefill", count)
     monkeypatch.setattr(memory, "available_memory_bytes", lambda: 2_000_000)
     paths = (folder / "frames", folder / "masks", tmp_path / "result")
     shares = []
@@ -386,14 +386,14 @@ def test_frames_are_let_go_of_where_nothing_is_to_be_done(later_frames, tmp_path
 
 
 def test_where_memory_ends_a_segment_is_filled_in_parts(two_shots, tmp_path, monkeypatch, caplog):
-    folder, look = two_shots.folder, ShotInpainter.look
+    folder, prefill = two_shots.folder, ShotInpainter.prefill
 
     def fail_for_many(self, frames, masks, segment, *args, **options):
         if segment.num_frames > 3:
             np.ones(2**58)  # as when the machine has no more
-        return look(self, frames, masks, segment, *args, **options)
+        return prefill(self, frames, masks, segment, *args, **options)
 
-    monkeypatch.setattr(ShotInpainter, "look", fail_for_many)
+    monkeypatch.setattr(ShotInpainter, "prefill", fail_for_many)
     paths = (folder / "frames", folder / "masks", tmp_path / "result")
     inpaint_file(*paths, config=SHORT_REACH)
     np.testing.assert_array_equal(read_pngs(tmp_path / "result"), two_shots.result)
@@ -715,18 +715,18 @@ def test_few_frames_are_those_of_the_whole_clip(panned, tmp_path, monkeypatch, r
             cv2.imwrite(str(tmp_path / name / f"{t:03d}.png"), picture)
     config = InpaintConfig(reach=reach)
     inpaint_file(tmp_path / "frames", tmp_path / "masks", tmp_path / "whole", config=config)
-    looked, look = [], ShotInpainter._look
+    contexts, prefill = [], ShotInpainter._prefill
     monkeypatch.setattr(
         ShotInpainter,
-        "_look",
-        lambda self, *inputs: looked.append(inputs[4]) or look(self, *inputs),
+        "_prefill",
+        lambda self, *inputs: contexts.append(inputs[4]) or prefill(self, *inputs),
     )
 
     inpaint_file(
         tmp_path / "frames", tmp_path / "masks", tmp_path / "some", config=config, frames=(13, 15)
     )
 
-    assert len(looked) == tries
+    assert len(contexts) == tries
     for name in ("013.png", "014.png", "015.png"):
         written = (tmp_path / "some" / name).read_bytes()
         assert written == (tmp_path / "whole" / name).read_bytes()
