@@ -16,12 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from combcn_core.fill.carry import (
-    CARRY_FRAMES,
-    Ways,
-    fill_with_texture,
-    find_ways,
-)
+from combcn_core.fill.carry import CARRY_FRAMES, Ways, fill_with_texture, find_ways
 from combcn_core.fill.cuts import find_shots
 from combcn_core.fill.grain import add_grain
 from combcn_core.fill.threads import one_thread
@@ -487,17 +482,11 @@ def _plan(frames: Sequence[Pixels], length: int, halo: int) -> Iterator[tuple[Se
 
 def _device(config: InpaintConfig, model: Model | None) -> str:
     """The device that is asked for, which is to be there whether networks run on it or not."""
-    device = config.device
-    if device == "cpu" or (device == "auto" and model is None):
+    if config.device == "cpu" or (config.device == "auto" and model is None):
         return "cpu"
-    import torch
+    from combcn_core.networks.inference import choose_device
 
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    is_there = torch.cuda if device == "cuda" else torch.backends.mps
-    if not is_there.is_available():
-        raise ValueError(f"device {device} is not available here; use cpu, or auto.")
-    return device
+    return choose_device(config.device)
 
 
 @contextmanager

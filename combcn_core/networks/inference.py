@@ -111,6 +111,20 @@ def prepare(
     return InferenceModel(model, dtype).to(device)
 
 
+def choose_device(name: str) -> str:
+    """The device of this name, "cpu", "cuda" or "mps"; auto: CUDA where it is there, else the CPU.
+
+    Raises:
+        ValueError: it is not available.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    modules = {"cuda": torch.cuda, "mps": torch.backends.mps}
+    if name in modules and not modules[name].is_available():
+        raise ValueError(f"device {name} is not available here; use cpu, or auto.")
+    return name
+
+
 def fast_precision(device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
     """The fastest arithmetic of a device that is exact enough: fp32, bf16 or fp16."""
     if device.type == "cuda":

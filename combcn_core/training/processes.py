@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from combcn_core.networks.inference import choose_device
+
 
 class Processes:
     """This process among those that train together: one, or what `accelerate launch` started."""
@@ -32,12 +34,7 @@ class Processes:
             self.count = self._accelerator.num_processes
             self.device = self._accelerator.device
         else:
-            cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-            if device == "auto":
-                device = "cuda" if cuda else "cpu"
-            if not {"cpu": True, "cuda": cuda, "mps": mps}[device]:
-                raise ValueError(f"device {device} is not available here; use cpu, or auto.")
-            self.device = torch.device(device)
+            self.device = torch.device(choose_device(device))
 
     @property
     def first(self) -> bool:
