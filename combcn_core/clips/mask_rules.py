@@ -18,6 +18,7 @@ MissingMasks = Literal["refuse", "repeat", "empty"]
 
 _LUMA = np.array([0.2126, 0.7152, 0.0722])  # of BT.709
 _COLORS = {"red": 0, "green": 1, "blue": 2}
+_PICTURE_SHARE = 0.5  # of a mask's pixels that are neither black nor white
 _NEARLY_ALL = 0.9  # of a frame: more is a sign of an inverted mask
 
 log = logging.getLogger("combcn")
@@ -97,6 +98,16 @@ class Seen:
             warn_once(
                 f"mask {self._path} covers more than {_NEARLY_ALL:.0%} of most frames; if it is "
                 "white on what is to stay, pass --invert-mask."
+            )
+
+    def look_at(self, values: NDArray[Any], scale: float) -> None:
+        """Say so where a mask is a picture: painted over, with the frame left around it."""
+        few = values[::4, ::4]
+        if ((few > scale / 8) & (few < scale * 7 / 8)).mean() > _PICTURE_SHARE:
+            warn_once(
+                f"mask {self._path} is a picture rather than a mask: most of it is neither black "
+                "nor white, and what is bright in it counts as hole; paint all but the object "
+                "black, or cut the object out as alpha."
             )
 
     def check(self) -> None:

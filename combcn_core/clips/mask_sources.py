@@ -69,6 +69,7 @@ class Masks(ABC):
         for picture in self.pictures(positions):
             mask, values = self.rule.apply(picture, self.path)
             scale = full_scale(values)
+            seen.look_at(values, scale)
             seen.add(mask, float(values.max()) / scale, scale, self.noise)
             yield mask
 

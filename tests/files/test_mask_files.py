@@ -482,3 +482,16 @@ def test_mask_before_stands_in_for_one_that_does_not_decode(tmp_path, caplog):
     masks = list(read_mask(tmp_path / "m.mkv", clip, allow_truncated=True))
     assert [int(mask.sum()) // 20 for mask in masks] == [12, 13, 13, 15]
     assert "3 of 4 frames decode, and the one before stands in" in caplog.text
+
+
+def test_mask_painted_over_a_picture_is_called_that(tmp_path, caplog):
+    frame = cv2.GaussianBlur(picture(), (9, 9), 0)
+    inside, mask = disc(10)
+    painted = np.where(inside[..., None], np.uint8(255), frame)
+    soft = cv2.GaussianBlur(mask, (0, 0), 3)
+    for name, image in {"painted": painted, "soft": soft, "sharp": mask}.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), image)
+        caplog.clear()
+        read(tmp_path / f"{name}.png")
+        said = [record for record in caplog.records if "a picture rather than" in record.message]
+        assert len(said) == (name == "painted")

@@ -127,7 +127,10 @@ def test_describe_followed_names_frames_that_lie_apart():
     )
     lost = [20, *range(30, 60)]
     text = describe_followed(sure | dict.fromkeys(lost, 0.0), lost)
-    assert "no mask in frames 20, 30 to 59: draw one there if the object is in it" in text
+    assert (
+        "no mask in frames 20, 30 to 59: draw one there if the object, or its shadow, is in it"
+        in text
+    )
     assert "(0.00)" not in text
     assert describe_followed({0: 1.0, 1: 1.0}, []) == "sure everywhere"
 
