@@ -221,7 +221,7 @@ class PackedMask(NamedTuple):
         box = find_box(mask)
         inside = mask[:0] if box is None else crop(mask, box)
         height, width = mask.shape
-        return cls((height, width), box, int(inside.sum()), np.packbits(inside))
+        return cls((height, width), box, int(np.count_nonzero(inside)), np.packbits(inside))
 
     def whole(self) -> Mask:
         """The mask, (H, W)."""

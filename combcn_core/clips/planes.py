@@ -97,7 +97,13 @@ class Planes(Decoded):
                 some = plane[box.top // down :, box.left // across :][
                     : values.shape[0], : values.shape[1]
                 ]
-                shared = hole.reshape(values.shape[0], down, values.shape[1], across).any((1, 3))
+                shared = np.logical_or.reduce(
+                    [
+                        hole[row::down, column::across]
+                        for row in range(down)
+                        for column in range(across)
+                    ]
+                )
                 some[shared] = values[shared]
         return frame
 

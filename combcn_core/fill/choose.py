@@ -10,7 +10,7 @@ import numpy as np
 
 from combcn_core.fill.register import CELL_PIXELS, Registered, Scale, Target, project
 from combcn_core.fill.smooth import push_pull
-from combcn_core.fill.trace import RING_PIXELS, Nearness, Trace
+from combcn_core.fill.trace import RING_PIXELS, Nearness, Trace, searched
 from combcn_core.pixels import (
     Array,
     Box,
@@ -277,8 +277,7 @@ class SourceMap(NamedTuple):
             Traces of the hole and of the ring around it, and (N, 3), what is to be added to the
             colours that they find.
         """
-        near = np.nonzero(dilate(mask, RING_PIXELS))
-        rows, columns = (index.astype(np.int32) for index in near)
+        rows, columns, _ = searched(mask)
         x, y = self.scale.to_small(columns.astype(np.float32), rows)
         x, y = project(np.linalg.inv(to_frame), x, y)
         height, width = self.source.shape

@@ -52,17 +52,20 @@ def add_grain(frame: Patch, smooth: Mask, hole: Mask, seed: int) -> Patch:
     response = np.abs(cv2.filter2D(pixels, -1, kernel))
 
     def variance(where: Mask) -> Array:
-        if where.sum() < 64:
+        places = np.flatnonzero(where)
+        if len(places) < 64:
             return np.full(3, np.nan)
-        some = response[where][:: max(1, int(where.sum()) // 4096)]
+        some = response.reshape(-1, 3)[places[:: max(1, len(places) // 4096)]]
         return (np.quantile(some, 0.25, axis=0) / (6 * 0.3186)) ** 2
 
     hole, smooth = crop(hole, box), crop(smooth, box)
     wanted = variance(~dilate(hole, 2))
-    noise = np.random.default_rng(seed).standard_normal(pixels.shape, np.float32)
+    noise: Array | None = None
     for region in (smooth, hole & ~smooth):
         lacking = np.nan_to_num(np.maximum(wanted - variance(region), 0)).astype(np.float32)
-        grainy = pixels[region] + noise[region] * np.sqrt(lacking)
         if lacking.any():
+            if noise is None:
+                noise = np.random.default_rng(seed).standard_normal(pixels.shape, np.float32)
+            grainy = pixels[region] + noise[region] * np.sqrt(lacking)
             own[region] = from_unit(grainy, own.dtype)
     return replaced(frame, box, own)

@@ -246,18 +246,23 @@ def _drift(flow: Array, trusted: Mask) -> Array:
 
     Medians: what passes by a still camera does not move it.
     """
-    if trusted.sum() < trusted.size / 4:
+    if np.count_nonzero(trusted) < trusted.size / 4:
         return np.full(4, np.nan)
     height, width = trusted.shape
     moved = flow[trusted]
-    if np.median((moved**2).sum(-1)) > STILL_PIXELS**2:
+    if np.median(_dot(moved, moved)) > STILL_PIXELS**2:
         return np.full(4, np.nan)
     arm = grid(height, width)[trusted] - [(width - 1) / 2, (height - 1) / 2]
     arm /= max(trusted.shape)
-    square = np.maximum((arm**2).sum(-1), 1e-3)
-    zoom = (arm * moved).sum(-1) / square
+    square = np.maximum(_dot(arm, arm), 1e-3)
+    zoom = _dot(arm, moved) / square
     turn = (arm[:, 0] * moved[:, 1] - arm[:, 1] * moved[:, 0]) / square
     return np.array([*np.median(moved, axis=0), np.median(zoom) / 2, np.median(turn) / 2])
+
+
+def _dot(first: Array, second: Array) -> Array:
+    """(N,): products of the rows of (N, 2), many times as fast as (first * second).sum(-1)."""
+    return first[:, 0] * second[:, 0] + first[:, 1] * second[:, 1]
 
 
 def _log_gain(here: _View, there: _View, flow: Array, trusted: Array) -> Array:

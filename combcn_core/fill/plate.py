@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from combcn_core.fill.choose import error_unit
-from combcn_core.fill.trace import RING_PIXELS, Trace
-from combcn_core.pixels import Array, Box, Mask, Stored, crop, crop_stored, dilate, to_unit
+from combcn_core.fill.trace import Trace, searched
+from combcn_core.pixels import Array, Box, Mask, Stored, crop, crop_stored, to_unit
 
 DRIFT_PIXELS = 0.5  # over many frames, the camera stands still if their motions add up to no more
 STEADY_LOG_GAIN = 0.12  # and their light, if it has not become so much brighter or darker
@@ -68,7 +68,7 @@ class Plate:
     def sight(self, hole: Mask) -> tuple[Trace, Array]:
         """What the plate shows of a hole and of the ring around it, as `merge` takes it: traces and
         their colours."""
-        rows, columns = np.nonzero(dilate(hole, RING_PIXELS))
+        rows, columns, _ = searched(hole)
         here = rows - self._box.top, columns - self._box.left
         is_integer = np.issubdtype(self._dtype, np.integer)
         full = np.iinfo(self._dtype).max if is_integer else PLATE_STEPS

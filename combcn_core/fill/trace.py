@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from combcn_core.fill.motion import Motion
-from combcn_core.pixels import Array, Box, Mask, Patch, crop, dilate, find_box, to_unit
+from combcn_core.pixels import Array, Box, Mask, Patch, crop, crop_box, dilate, find_box, to_unit
 
 NEARNESS_ROWS = 240  # of a frame at the size that nearness is measured at
 NEARNESS_PIXELS = 16  # of such a frame, in which nearness falls to 1/e
@@ -29,6 +29,10 @@ class Trace(NamedTuple):
     x: Array
     y: Array
     error: Array  # expected distance from the right place, in pixels
+
+    def ends(self) -> list[int]:
+        """The frames in which any pixel is seen."""
+        return np.flatnonzero(np.bincount(self.source + 1)[1:]).tolist()
 
     def within(self, limit: float) -> Trace:
         """Without those that may be farther off."""
@@ -60,10 +64,7 @@ def trace(
     after: Motion | None = None  # of the frame before, in this order
     for t in order:
         hole = hole_of(t)
-        search = dilate(hole, RING_PIXELS)
-        box = find_box(search) or Box(0, 0, 0, 0)
-        rows, columns = (index.astype(np.int32) for index in np.nonzero(crop(search, box)))
-        rows, columns = rows + np.int32(box.top), columns + np.int32(box.left)
+        rows, columns, box = searched(hole)
         path = Trace(
             rows,
             columns,
@@ -86,6 +87,17 @@ def trace(
         if len(steps) > reach + 1:
             del steps[next(iter(steps))]
         yield t, path
+
+
+def searched(hole: Mask) -> tuple[Array, Array, Box]:
+    """Rows and columns, (N,) each, of a hole and of the ring around it; and the box around both."""
+    inside = find_box(hole)
+    if inside is None:
+        return np.zeros(0, np.int32), np.zeros(0, np.int32), Box(0, 0, 0, 0)
+    box = crop_box(inside, RING_PIXELS, 1, *hole.shape)
+    places = np.nonzero(dilate(np.ascontiguousarray(crop(hole, box)), RING_PIXELS))
+    rows, columns = (place.astype(np.int32) for place in places)
+    return rows + np.int32(box.top), columns + np.int32(box.left), box
 
 
 class _Step(NamedTuple):
@@ -139,7 +151,8 @@ def _follow(
         # A pixel that moves on otherwise than it came is another object, passing by.
         judged = np.flatnonzero(seen & after.covers(x, y))
         theirs = after.sample(x[judged], y[judged])[:, :2]
-        path.error[judged] += np.sqrt(((theirs - own[judged, :2]) ** 2).sum(1))
+        apart = (theirs - own[judged, :2]) ** 2
+        path.error[judged] += np.sqrt(apart[:, 0] + apart[:, 1])
 
     going = np.flatnonzero(within & (met >= 0))
     link = met[going]
@@ -224,7 +237,7 @@ def gather(path: Trace, frames: Mapping[int, Patch], log_gains: Mapping[int, Arr
         log_gains: log(level of the source frame / level of this frame), by source frame.
     """
     colors = np.zeros((len(path.rows), 3), np.float32)
-    for source in np.unique(path.source[path.source >= 0]):
+    for source in path.ends():
         here = np.flatnonzero(path.source == source)
         read = frames[source].sample(path.x[here], path.y[here], cv2.INTER_CUBIC)
         colors[here] = to_unit(read) * np.exp(-log_gains[source]).astype(np.float32)

@@ -341,7 +341,7 @@ class Window:
     def _near(self, path: Trace) -> Array:
         """(N,): how near traces end to the holes there."""
         near = np.zeros(len(path.rows), np.float32)
-        for source in np.unique(path.source[path.source >= 0]).tolist():
+        for source in path.ends():
             here = path.source == source
             near[here] = self._nearness[source].at(path.x[here], path.y[here])
         return near
@@ -430,7 +430,7 @@ class Window:
         for path in found:
             here = (path.source >= 0) & (path.error < SURE_ERROR * error_unit(mask))
             sure[path.rows[here], path.columns[here]] = True
-        return bool((mask & ~sure).sum() > UNSURE_SHARE * mask.sum())
+        return bool(np.count_nonzero(mask & ~sure) > UNSURE_SHARE * np.count_nonzero(mask))
 
     def ways(
         self,
@@ -580,7 +580,7 @@ class Window:
         a key frame nearby, where there is one.
         """
         key = key or self._key_near(t)
-        return {s: self._log_gain(t, s, key) for s in np.unique(path.source).tolist() if s >= 0}
+        return {s: self._log_gain(t, s, key) for s in path.ends()}
 
     def log_gain(self, t: int, source: int) -> Array:
         """(3,): how much brighter a source is than frame t, once these are propagated."""
