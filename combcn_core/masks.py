@@ -210,7 +210,7 @@ def composite(
         images: (T, H, W, 3), uint8, uint16 or float; known pixels may be anything, even inf or
             NaN.
         masks: what `check_masks` takes.
-        feather_pixels: blend the prediction into `images` over so many pixels inside the hole.
+        feather_pixels: blend the prediction into `images` over this many pixels inside the hole.
             Wanted where the outer part of the hole shows what should be seen anyway, as with a
             mask grown well past the object: there it hides a difference in level. Off by default,
             because in a tight hole it brings the object's rim back.

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 GIB = 2**30
-CPU_NETWORK_BYTES = GIB  # that the networks take on a CPU where nobody says
+CPU_NETWORK_BYTES = GIB  # that the networks take on a CPU by default
 _ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
 
 
@@ -23,7 +23,7 @@ def share_one_heap() -> None:
 
 
 def peak_memory_bytes() -> int | None:
-    """Most memory that this process has held so far; None on Windows, which does not tell."""
+    """Most memory that this process has held so far; None on Windows, where it is not known."""
     with suppress(OSError):
         # getrusage would begin with what the process had that started this one.
         return _read_kib(Path("/proc/self/status"), "VmHWM")
@@ -36,7 +36,7 @@ def peak_memory_bytes() -> int | None:
 
 
 def available_memory_bytes() -> int | None:
-    """Memory that new work may take, of this machine or its container; None where nobody tells."""
+    """Memory that this machine or its container has for new work; None where it is not known."""
     found = []
     with suppress(OSError, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()

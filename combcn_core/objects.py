@@ -63,7 +63,7 @@ def shift_between(here: Mask, there: Mask) -> tuple[float, float] | None:
     (x, y, width, height), (x2, y2, width2, height2) = boxes
     if not (width and width2):
         return None
-    # 1 on the mask, -1 beside it, 0 beyond the frame, where nobody knows.
+    # 1 on the mask, -1 beside it, 0 beyond the frame, where it is not known.
     margin = 3
     columns, rows = width + 2 * margin, height + 2 * margin
     signed = [np.pad(2 * mask.astype(np.float32) - 1, ((rows,), (columns,))) for mask in masks]
@@ -91,6 +91,6 @@ def carry_along(values: Array, tracks: Array, to: Array) -> Array:
 
 
 def disk(radius: float) -> Array:
-    """A structuring element of so many pixels around its centre, one at least."""
+    """A round structuring element of this radius in pixels, one at least."""
     side = 2 * max(1, round(radius)) + 1
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))

@@ -1,4 +1,4 @@
-"""How far a piece of work is, for whoever waits for it."""
+"""Progress of work, as it is reported to callbacks."""
 
 from __future__ import annotations
 
@@ -54,9 +54,7 @@ class Stages:
         self.frames = self.num_frames = 0
 
     def __call__(self, stage: str, share: float = 0.0, picture: Pixels | None = None) -> None:
-        """Say that this share of a stage is done. A share that is less than before counts for
-        nothing.
-        """
+        """Report that this share of a stage is done; a share less than before changes nothing."""
         self._shares[stage] = max(share, self._shares[stage])
         if self._on_progress is not None:
             whole = sum(self._weights[name] * share for name, share in self._shares.items())
@@ -68,7 +66,7 @@ class Stages:
         return self._on_progress is not None
 
     def callback(self, stage: str) -> OnShare | None:
-        """For work that is this stage; None where nobody watches."""
+        """A progress callback for the work of this stage; None where there is no listener."""
         if not self.is_watched:
             return None
         return lambda share, picture: self(stage, share, picture)
@@ -77,7 +75,7 @@ class Stages:
 def part_of(
     on_progress: OnShare | None, start: float, stop: float, *, shows: bool = True
 ) -> OnShare | None:
-    """For a part of some work: its share counts from start to stop of the whole."""
+    """A progress callback for a part of some work, from start to stop of the whole."""
     if on_progress is None:
         return None
     return lambda share, frame: on_progress(
@@ -86,7 +84,7 @@ def part_of(
 
 
 def follow(items: Iterable[Item], count: int, on_progress: OnShare | None) -> Iterator[Item]:
-    """Pass on items of work as they are done; those that are frames are shown."""
+    """Pass items on and report each as done; those that are frames are shown."""
     for done, item in enumerate(items, 1):
         if on_progress is not None:
             first: Any = item[0] if isinstance(item, tuple) else item

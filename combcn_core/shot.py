@@ -59,9 +59,9 @@ class InpaintConfig:
     reach: int = 48
     """Frames that a pixel may be carried, at most."""
     grow_pixels: int = 0
-    """Grow the masks by so many pixels first, to cover soft edges."""
+    """Grow the masks by this many pixels first, to cover soft edges."""
     feather_pixels: int = 0
-    """Blend into the result over so many pixels inside the mask's edge, for wide masks."""
+    """Blend into the result over this many pixels inside the mask's edge, for wide masks."""
     unseen: Literal["texture", "smooth"] = "texture"
     """What no frame shows: texture from what is known around it, or the smooth fill, or what the
     networks predict, as it is."""

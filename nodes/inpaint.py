@@ -32,7 +32,7 @@ def settings() -> list[io.Input]:
             default=0,
             min=0,
             max=256,
-            tooltip="Grow the mask by so many pixels first, to cover soft edges.",
+            tooltip="Grow the mask by this many pixels first, to cover soft edges.",
         ),
         io.Boolean.Input(
             "propagate",
@@ -52,7 +52,7 @@ def settings() -> list[io.Input]:
             default=0,
             min=0,
             max=256,
-            tooltip="Blend into the source over so many pixels inside the mask's edge. For masks "
+            tooltip="Blend into the source over this many pixels inside the mask's edge. For masks "
             "wider than the object.",
             **known(io.Int.Input, advanced=True),
         ),

@@ -62,7 +62,7 @@ class PrepareMask(io.ComfyNode):
                     default=4,
                     min=-256,
                     max=256,
-                    tooltip="Grow the mask by so many pixels; negative numbers shrink it.",
+                    tooltip="Grow the mask by this many pixels; negative numbers shrink it.",
                 ),
                 io.Float.Input(
                     "threshold",

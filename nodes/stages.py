@@ -260,7 +260,7 @@ class SpatialDetail(io.ComfyNode):
                 io.Mask.Input(
                     "removed",
                     optional=True,
-                    tooltip="Behind Propagate Known Pixels: the mask given to it, so that what was "
+                    tooltip="After Propagate Known Pixels: the mask given to it, so that what was "
                     "carried over gets its grain back too.",
                 ),
                 io.Boolean.Input("fill_first", default=True, tooltip=_FILL_FIRST),
@@ -341,7 +341,7 @@ class SynthesizeTexture(io.ComfyNode):
                 io.Mask.Input(
                     "removed",
                     optional=True,
-                    tooltip="Behind Propagate Known Pixels: the mask given to it. Motion is "
+                    tooltip="After Propagate Known Pixels: the mask given to it. Motion is "
                     "measured outside of it, and what was carried over gets its grain back.",
                 ),
                 io.Boolean.Input(

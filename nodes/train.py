@@ -126,7 +126,8 @@ class JointTrainer(io.ComfyNode):
                     min=0.0,
                     max=100_000.0,
                     step=0.1,
-                    tooltip="Stop after so many minutes, to go on when queued again. 0: no limit.",
+                    tooltip="Stop after this many minutes, to go on when queued again. "
+                    "0: no limit.",
                 ),
                 io.Float.Input(
                     "learning_rate",

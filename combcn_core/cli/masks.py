@@ -31,7 +31,7 @@ class Masks(MaskConfig):
     preview: Annotated[Path | None, arg(metavar="VIDEO")] = None
     """Also write the frames with an outline around the masks: a video, or a folder."""
     grow_pixels: int = 0
-    """Grow the masks by so many pixels; negative numbers shrink them."""
+    """Grow the masks by this many pixels; negative numbers shrink them."""
     frames: Annotated[str | None, arg(metavar="A-B")] = None
     """First and last frame to write a mask for, counted from 0."""
     fit_mask: FlagCreatePairsOff[bool] = False

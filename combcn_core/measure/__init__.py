@@ -1,4 +1,4 @@
-"""How good a result is.
+"""Measures of how good a result is.
 
 `metrics` compares a result with the truth, `appearance` with the look of what surrounds it;
 `evaluate` scores methods on the clips and holes of `trials`, `scores` keeps and prints the scores.

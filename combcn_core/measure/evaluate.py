@@ -154,7 +154,7 @@ def _make_folder(path: PathLike) -> Path:
 
 
 class _Use(NamedTuple):
-    """A method's networks, if it has any, and a digest of all that its results follow from."""
+    """A method's networks, if it has any, and a digest of what its results depend on."""
 
     model: InferenceModel | None
     identity: str
@@ -238,7 +238,7 @@ def _fill_classically(images: Tensor, holes: Tensor, flag: int) -> Tensor:
 
 
 def _fill_temporal(images: Tensor, holes: Tensor, model: InferenceModel) -> Tensor:
-    """3DCN's frames, brought to full size."""
+    """Fill holes with 3DCN's frames, brought to full size."""
     given = fill_rest(images, holes) if model.config.input_fill == "classical" else images
     height, width = images.shape[1:3]
     coarse = infer_temporal(model, given, holes)

@@ -86,7 +86,7 @@ def _overlaps(shape: NDArray[np.uint8], fixed: NDArray[np.uint8]) -> NDArray[np.
 
 
 def draw_placements(holes: Masks, seeds: Sequence[int]) -> tuple[Masks, list[Placement]]:
-    """What is to be hidden, (T, H, W): the shape of the holes, or of a part; and where."""
+    """Draw what is hidden, (T, H, W), the shape of the holes or of a part; and where."""
     for shape in itertools.chain([holes], itertools.islice(_parts(holes), MAX_PARTS)):
         found = find_placements(shape, holes)
         if found:
@@ -100,7 +100,7 @@ def draw_placements(holes: Masks, seeds: Sequence[int]) -> tuple[Masks, list[Pla
 
 
 def _parts(holes: Masks) -> Iterator[Masks]:
-    """Each thing that hangs together, in a frame and from frame to frame; the largest first."""
+    """Each connected part, in a frame and from frame to frame; the largest first."""
     labels = np.zeros(holes.shape, np.int32)
     heads = [0]  # of each label, one of the same thing with a lower number or itself
 

@@ -1,6 +1,6 @@
 """Predict how well a removal will come out, on the clip that it is for.
 
-What is behind an object nobody knows; what is beside it everybody does. So an area of the mask's
+What is behind an object is not known, but what is beside it is. So an area of the mask's
 own shape and motion is hidden elsewhere in the frame too, both are filled as one hole, and the
 hidden area is compared with the source. The prediction is as good as the hidden areas are like the
 hole: how much of either is seen in other frames says whether they are.
@@ -69,7 +69,7 @@ class HiddenScore(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What to expect in the hole.
+    """How well a hole will probably be filled.
 
     Attributes:
         first_frame, num_frames: of the clip, that were tested; the rest was not looked at.
@@ -313,7 +313,7 @@ def _test(
 
 
 def _telling(progress: OnProgress | None, number: int, count: int) -> OnShare | None:
-    """For one test of several."""
+    """A progress callback for one test of several."""
     if progress is None:
         return None
 
@@ -324,7 +324,7 @@ def _telling(progress: OnProgress | None, number: int, count: int) -> OnShare | 
 
 
 def _frame_errors(result: Tensor, images: Tensor, hidden: Tensor) -> NDArray[np.float64]:
-    """(T,) l1; 0 where nothing is hidden."""
+    """l1 of each frame, (T,); 0 where nothing is hidden."""
     frames = zip(result[:, None], images[:, None], hidden[:, None], strict=True)
     return np.array([metrics.l1(*frame) if frame[2].any() else 0 for frame in frames])
 
@@ -349,7 +349,7 @@ def _to_bytes(pixels: NDArray[Any]) -> Image:
 
 
 def _write(folder: Path, clip: str, prediction: Prediction) -> None:
-    """The picture, the figures, and last the page that shows both."""
+    """Write the picture, the figures, and last the page that shows both."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -378,7 +378,7 @@ def _write(folder: Path, clip: str, prediction: Prediction) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """For JSON, which has no infinity: what is not finite becomes null."""
+    """A value for JSON, which has no infinity: what is not finite becomes null."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

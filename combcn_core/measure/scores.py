@@ -216,7 +216,7 @@ def format_table(scores: Sequence[Score], metric: str) -> str:
 
 
 def describe(scores: Sequence[Score]) -> str:
-    """What the tables show, in a line."""
+    """One line that says what the tables show."""
     counts = {
         hole: len({score.clip for score in scores if score.hole == hole})
         for hole in _named(scores, "hole")

@@ -76,7 +76,7 @@ class EvaluateConfig:
 
 
 class Clip(NamedTuple):
-    """Where a clip is. `masks` and `background` are there where a removal can be scored."""
+    """The files of a clip. `masks` and `background` are there where a removal can be scored."""
 
     name: str
     frames: Path
@@ -175,7 +175,7 @@ def make_trials(clip: Clip, config: EvaluateConfig) -> Iterator[Trial]:
 
 
 def _read(path: Path, config: EvaluateConfig) -> Tensor:
-    """(T, H, W, 3) uint8"""
+    """Read frames, (T, H, W, 3) uint8, fitted to the size."""
     with open_reader(path, frames=_span(path, config)) as reader:
         frames = [_fit(frame.pixels, config.size) for frame in reader]
     uint8 = np.dtype(np.uint8)
@@ -183,7 +183,7 @@ def _read(path: Path, config: EvaluateConfig) -> Tensor:
 
 
 def _read_masks(path: Path, frames: Path, config: EvaluateConfig) -> Tensor:
-    """(T, H, W) bool"""
+    """Read masks, (T, H, W) bool, fitted to the size."""
     info = open_reader(frames, frames=_span(frames, config)).info
     with read_mask(path, info) as masks:
         fitted = [_fit(mask.astype(np.uint8) * np.uint8(255), config.size) for mask in masks]

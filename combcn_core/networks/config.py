@@ -21,7 +21,7 @@ class NetworkConfig:
         mean_pixel: mean RGB of the training set, in [0, 1].
         channel_divisor: the hidden layers have the paper's channels divided by this, at 1 as many.
             Narrow networks take a fraction of the time; `CombCN.widen` makes wide ones of them.
-        steady_frames: what CombCN adds to its classical fill is averaged over fewer than so many
+        steady_frames: what CombCN adds to its classical fill is averaged over fewer than this many
             frames before and after, weighted by nearness, and computed for every `detail_step`-th
             frame only. More flickers less, and blurs what moves. 0: each frame by itself, as in
             the paper.

@@ -1,4 +1,4 @@
-"""The networks as they run: folded, in the arithmetic of the device, on what the hole needs alone.
+"""Run the networks: folded, in the arithmetic of the device, on what the hole needs alone.
 
 BatchNorm becomes part of the convolutions, whose weights lie as the device's kernels want them. A
 part of the result is computed from what it depends on, layer by layer (see `regions`), and equals
@@ -58,7 +58,7 @@ _GUIDE = Layer("conv", kernel=3, stride=1, channels=3)  # on height and width; c
 
 
 class InferenceModel(nn.Module):
-    """A model as it runs, from `prepare`: a copy, which training the model does not change.
+    """A model made ready to run by `prepare`: a copy, which training the model does not change.
 
     It moves between devices like any module, and keeps the precision it was prepared for.
 
@@ -166,7 +166,7 @@ class FoldedNet(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device on which it runs."""
         return self._layers[0].weight.device
 
     @torch.inference_mode()
@@ -229,7 +229,7 @@ class FoldedNet(nn.Module):
         return values + 4 * (8 * math.prod(size) + (self.table[-2].channels + 6) * volume(wanted))
 
     def plan(self, wanted: Sequence[Span], size: Sequence[int]) -> Plan:
-        """What each layer does for a part of a frame or clip of this size."""
+        """What each layer reads and writes for a part of a frame or clip of this size."""
         return plan_layers(self.axes, wanted, self._padded(size))
 
     def _padded(self, size: Sequence[int]) -> list[int]:
@@ -317,7 +317,7 @@ class FoldedLayer(nn.Module):
             self.register_buffer("bias", bias.to(dtype))
 
     def forward(self, x: Tensor, steps: Sequence[Step]) -> Tensor:
-        """Compute what `steps` say."""
+        """Convolve, as far as `steps` need it."""
         three = len(self.axes) == 3
         x = x.to(self.weight.dtype)
         stride = [axis.stride for axis in self.axes]

@@ -148,12 +148,12 @@ def detail_crop(box: Box, height: int, width: int) -> Box:
 
 
 def default_batch_frames(device: torch.device) -> int:
-    """Frames that keep a device busy."""
+    """The number of frames computed together that keeps a device busy."""
     return 1 if device.type == "cpu" else MAX_BATCH_FRAMES
 
 
 def default_memory_bytes(device: torch.device) -> int:
-    """What a network may take where nobody says: half of what a GPU has left, 1 GiB elsewhere."""
+    """Memory for a network by default: half of what a GPU has left, 1 GiB elsewhere."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
     return CPU_NETWORK_BYTES

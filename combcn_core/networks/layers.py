@@ -136,7 +136,7 @@ class CombCN(nn.Module):
 
     @torch.no_grad()
     def widen(self, *, seed: int = 0) -> "CombCN":
-        """The same function by networks with all of the paper's channels, to train further.
+        """Networks with all of the paper's channels that compute the same, to be trained further.
 
         Each hidden channel is repeated, and what a layer takes from it is shared out among the
         copies. The shares are drawn, so that the copies go different ways in training (Net2Net,
@@ -338,7 +338,7 @@ def temporal_halo(config: NetworkConfig) -> int:
 
 
 def detail_step(config: NetworkConfig) -> int:
-    """Every so many-th frame, counted from the shot's first, and its last are given to DetailNet.
+    """DetailNet is given every n-th frame of a shot, counted from its first, and its last: n.
 
     A quarter of `steady_frames`: averages over more frames differ little.
     """
@@ -352,7 +352,7 @@ def context_frames(config: NetworkConfig) -> int:
 
 
 def run_multiple(config: NetworkConfig) -> int:
-    """Frames on a multiple of which, counted from the shot's first, a run of both must start."""
+    """The number of frames on a multiple of which, from the shot's first, a run must start."""
     return math.lcm(time_multiple(config), detail_step(config))
 
 

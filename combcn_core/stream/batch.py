@@ -76,7 +76,7 @@ class Row:
         return MaskConfig(**{k: v for k, v in self.options.items() if k in _MASK_SETTINGS})
 
     def arguments(self, *names: str) -> dict[str, Any]:
-        """Those of the options that functions of stream.py take by these names, and the mask's."""
+        """The options of these names as arguments of `inpaint_file`, and the mask's settings."""
         found: dict[str, Any] = {"mask_config": self.mask_config}
         found |= {name: self.options[name] for name in names if name in self.options}
         if "frames" in found:
@@ -282,7 +282,7 @@ class _Worker:
         self._models: dict[str, CombCN] = {}
 
     def model(self, row: Row) -> CombCN | None:
-        """As `combcn inpaint` has it: networks where they are asked for, or weights are named."""
+        """The networks, where they are asked for or weights are named; None without."""
         if not row.options.get("network", "weights" in row.options):
             return None
         from combcn_core.networks.checkpoint import load_model

@@ -305,7 +305,7 @@ def write_masks(
     Args:
         input, mask, frames, mask_config, fit_mask, allow_truncated: as in `inpaint_file`.
         output: a folder, for PNGs with the numbers of the frames; or .mkv.
-        grow_pixels: grow the masks by so much; negative numbers shrink them.
+        grow_pixels: grow the masks by this many pixels; negative numbers shrink them.
         preview: a video, or a folder, for the frames with an outline around the masks, in 8 bits.
         progress: as in `inpaint_file`.
 
@@ -349,7 +349,7 @@ def write_masks(
 def _weights(
     names: Iterable[str], mask_config: MaskConfig | None, checks: bool = False
 ) -> dict[str, float]:
-    """Of those stages that a run has; the others weigh nothing."""
+    """The weights of the stages that a run has."""
     mask_config = mask_config or MaskConfig()
     has = {
         "following masks": mask_config.follow_masks,
@@ -373,7 +373,7 @@ def _reach(tally: Tally, clip: SourceClip, number: int) -> dict[str, int]:
 def _check_room(
     run: Run, output: PathLike, codec: str | None, quality: int | None, keeps: bool
 ) -> None:
-    """See whether the disk can hold the output, and the segments that are kept until then."""
+    """Check that the disk can hold the output, and the segments kept until then."""
     clip, info = run.clip, run.clip.info
     frame_bytes = info.height * info.width * 3 * info.dtype.itemsize
 

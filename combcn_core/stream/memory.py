@@ -23,7 +23,7 @@ from combcn_core.stream.schedule import Job
 from combcn_core.stream.source import SourceClip, grown_masks
 
 QUEUE_FRAMES = 8  # read ahead, and waiting to be written, at most
-CODEC_FRAMES = 40  # x264 looks so far ahead by default
+CODEC_FRAMES = 40  # that x264 looks ahead by default
 LEAST_NETWORK_BYTES = GIB // 4  # less makes tiles that are mostly context
 _FEW_FRAMES = 4  # a shorter segment takes hardly less: its halo is the most of it
 _SPARE = 0.8  # of what is available is used by default
@@ -60,9 +60,9 @@ class Work(NamedTuple):
     network_bytes: int
 
     def forecast_bytes(self, length: int) -> int:
-        """Memory that segments of so many output frames take, beside the process as it starts.
+        """Forecast the memory that segments of `length` output frames take.
 
-        Counted from what is kept in which type.
+        It comes on top of what the process has at its start; counted from what is kept, by type.
         """
         pixels = self.height * self.width
         frame = pixels * 3 * self.itemsize
@@ -145,13 +145,13 @@ class Budget:
         return cls(work, limit, used)
 
     def forecast(self, length: int, holes: Iterable[PackedMask] = ()) -> int:
-        """Memory of the process with segments of so many frames, and holes like these."""
+        """Forecast the memory of the process with segments of `length` frames and these holes."""
         largest = largest_hole(holes)
         sizes = {name: max(size, getattr(self.work, name)) for name, size in largest.items()}
         return self.used + self.work._replace(**sizes).forecast_bytes(length)
 
     def longest(self, wanted: int) -> int:
-        """Output frames of the longest segment that fits, not longer than wanted.
+        """The number of output frames of the longest segment that fits, at most `wanted`.
 
         Raises:
             ValueError: not even one frame fits.

@@ -25,7 +25,7 @@ class _Raised:
 
 
 def ahead(items: Generator[Item, None, None], most: int) -> Generator[Item, None, None]:
-    """Pass items on that a thread makes, at most `most` ahead of their use.
+    """Make items in a thread, at most `most` ahead of their use.
 
     Closing this closes `items` too, in its thread.
     """

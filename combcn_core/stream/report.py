@@ -99,7 +99,7 @@ class Tally:
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
     def staged(self, name: str, work: Callable[[Item], object]) -> Callable[[Item], None]:
-        """Work that counts as this stage."""
+        """Wrap a function so that its time counts as this stage."""
 
         def timed(item: Item) -> None:
             with self.stage(name):

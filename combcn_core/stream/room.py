@@ -18,7 +18,7 @@ from combcn_core.memory import GIB
 from combcn_core.pixels import Pixels
 
 log = logging.getLogger("combcn")
-_HALVES = 6  # CRF by so much more halves a file, about
+_HALVES = 6  # a CRF that is this much higher halves a file, about
 _SURELY = 8  # forecasts are never as far off as that
 
 

@@ -27,7 +27,7 @@ class Job(NamedTuple):
 
     @property
     def inputs(self) -> tuple[list[Stored], Sequence[Mask], Segment, int]:
-        """As `ShotInpainter` takes them."""
+        """The arguments of `ShotInpainter.prefill`."""
         return (
             [frame.picture for frame in self.window],
             PackedMasks([frame.hole for frame in self.window]),

@@ -76,7 +76,7 @@ class SegmentStore:
                 self.folder.rmdir()
 
     def key(self, segment: Segment, shot_start: int, digests: Iterable[bytes]) -> str:
-        """What a segment is found by.
+        """The name under which a segment is kept.
 
         Args:
             segment: its numbers.
@@ -136,14 +136,14 @@ class SegmentStore:
 
 
 def _digest(text: str, values: Array) -> str:
-    """Of a file's content: a flipped bit in a pixel is a valid pixel."""
+    """The digest of a file's content, since a flipped bit in a pixel is a valid pixel."""
     digest = hashlib.sha256(f"{text} {values.dtype} {values.shape}".encode())
     digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()
 
 
 def digest_frame(frame: Stored, hole: PackedMask) -> bytes:
-    """Of a source frame, as it was decoded, and its mask."""
+    """The digest of a source frame, as it was decoded, and its mask."""
     if isinstance(frame, Decoded):
         about, arrays = frame.description, frame.samples()
     else:

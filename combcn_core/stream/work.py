@@ -31,7 +31,7 @@ _TYPES: dict[str, Any] = {
 
 
 class WorkStore:
-    """Keeps what a `Window` finds of frames, a file each."""
+    """Keeps what a `Window` finds out about frames, a file each."""
 
     def __init__(self, folder: Path, context: str) -> None:
         """
@@ -48,7 +48,7 @@ class WorkStore:
         self.found: set[int] = set()  # frames whose motion an interrupted run had found
 
     def show(self, digests: Mapping[int, bytes], shot_start: int) -> None:
-        """Frames that are worked on now: their `digest_frame`, and where their shot starts."""
+        """Name the frames that are worked on: their `digest_frame`, and where their shot starts."""
         self._digests, self._shot_start = digests, shot_start
 
     def find(self, what: str, t: int, frames: range) -> Any:
@@ -73,7 +73,7 @@ class WorkStore:
         return _unpack(json.loads(about["value"]), arrays)
 
     def keep(self, what: str, t: int, frames: range, value: Any) -> None:
-        """Write what `find` is to give; it need not succeed. Called from several threads."""
+        """Write what `find` is to give, if the disk lets it. Called from several threads."""
         arrays: list[Array] = []
         text = json.dumps(_pack(value, arrays))
         named = {str(place): np.ascontiguousarray(array) for place, array in enumerate(arrays)}

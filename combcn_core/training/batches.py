@@ -27,7 +27,9 @@ _log = logging.getLogger("combcn")
 
 
 class Batch(NamedTuple):
-    """Clips of equal size. The coarse ones are what 3DCN works on, as in `infer_temporal`.
+    """Clips of equal size with their holes, to learn from.
+
+    The coarse ones are what 3DCN works on, as in `infer_temporal`.
 
     `mask` is what the networks take for the hole, `learn` where the truth is known of it: the two
     differ in clips that have unknown pixels.
@@ -53,7 +55,7 @@ def iterate_batches(
     step: int = 1,
     workers: int = 0,
 ) -> Generator[Batch, None, None]:
-    """Batches without end: number start, start + step, start + 2 step ...
+    """Draw batches without end: those with the numbers start, start + step, start + 2 step ...
 
     Args:
         sources: one side of the split.
@@ -61,7 +63,7 @@ def iterate_batches(
         batch: clips in a batch.
         ratio: of the networks, see `NetworkConfig`.
         start: number of the first batch; a batch depends on its number and on nothing before it.
-        step: with several training processes, each takes every so-manieth batch.
+        step: with several training processes, each takes every `step`-th batch.
         workers: processes that draw clips ahead of their use; 0 draws them here, when needed.
     """
     wanted = (
@@ -96,7 +98,7 @@ def _rounds(start: int, step: int, repeats: int) -> Iterator[int]:
 
 
 def _coarse_side(config: DataConfig, ratio: int, round_number: int) -> int:
-    """1/ratio of the clip's side, or less: one side for all clips of a batch."""
+    """The side of the coarse clips of a batch: 1/ratio of the clip's, or less."""
     rng = np.random.default_rng([config.seed, round_number, 2])
     smallest, largest = math.log(ratio), math.log(max(ratio, config.coarsest))
     return max(4, round(config.size / math.exp(rng.uniform(smallest, largest))))

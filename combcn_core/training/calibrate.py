@@ -26,18 +26,18 @@ CALIBRATION_SHARE = 0.2  # of `minutes`, at most
 
 
 class Calibration(NamedTuple):
-    """When calibration has to end, by time.monotonic(), and who is told how far it is."""
+    """When calibration has to end, by time.monotonic(), and the callback for its progress."""
 
     end: float
     on_progress: OnShare | None = None
 
     @classmethod
     def of(cls, config: TrainConfig, began: float, on_progress: OnShare | None) -> Calibration:
-        """What is left of the minutes; all the time there is where none are given."""
+        """Calibration in what is left of the minutes; without an end where none are given."""
         return cls(math.inf if config.minutes is None else began + config.minutes * 60, on_progress)
 
     def halves(self) -> tuple[Calibration, Calibration]:
-        """For its two passes."""
+        """The time and the progress of its two passes."""
         now = time.monotonic()
         return (
             Calibration(now + (self.end - now) / 2, part_of(self.on_progress, 0, 0.5)),
@@ -46,7 +46,7 @@ class Calibration(NamedTuple):
 
 
 def calibration_seconds_kept(config: TrainConfig, step_seconds: float) -> float:
-    """What is to be kept of the minutes for calibration: of each clip no step is taken."""
+    """Seconds of the minutes of a training that are kept for calibration at its end."""
     if not config.calibration_clips or config.minutes is None:
         return 0.0
     batches = 2 * -(-config.calibration_clips // config.batch)

@@ -29,7 +29,7 @@ TRIES = 100  # draws until a clip without a cut is found; edited films have many
 
 
 class Clip(NamedTuple):
-    """A `Batch` of one, channels last and before mirroring; what worker processes hand over."""
+    """A clip with its hole, channels last, as worker processes hand it over."""
 
     clip: Pixels  # (T, H, W, 3) uint8
     filled: Pixels
@@ -139,7 +139,7 @@ def _draw_square(
 
 
 def _fill(frames: Pixels, holes: Mask, kind: FillKind) -> tuple[Pixels, Mask]:
-    """The hole filled without networks, and what of it stays for them."""
+    """Fill the hole without networks; returns the fill, and what of the hole stays for them."""
     images, masks = torch.from_numpy(frames), torch.from_numpy(holes)
     if kind == "propagate":
         filled, remaining = propagate(images, masks)

@@ -175,7 +175,7 @@ def _read_metadata(folder: Path, where: Mapping[str, str]) -> dict[str, dict[str
 
 
 def _probe(job: tuple[Path, int]) -> tuple[Source, Floats] | str:
-    """The source and its mean pixel; or why the file cannot be used."""
+    """Open a file: the source and its mean pixel, or why it cannot be used."""
     path, clip_length = job
     try:
         is_photo = path.suffix.lower() in IMAGE_ENDINGS
@@ -227,7 +227,7 @@ def to_uint8(pixels: npt.NDArray[Any]) -> Pixels:
 
 
 def shrink(image: Pixels, short_side: int) -> Pixels:
-    """No larger than asked for; smaller stays."""
+    """Make a picture smaller where it is larger than asked for."""
     height, width = image.shape[:2]
     scale = min(1.0, short_side / min(height, width))
     if scale == 1:

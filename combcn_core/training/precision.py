@@ -15,7 +15,10 @@ from combcn_core.training.config import TrainConfig
 def autocast(
     config: TrainConfig, network: NetworkConfig, device: torch.device
 ) -> AbstractContextManager[Any]:
-    """bf16 where it is asked for, or fast: it has the range of fp32, so no loss needs scaling."""
+    """A context in which convolutions run in bf16, where that is asked for, or fast.
+
+    It has the range of fp32, so no loss needs scaling.
+    """
     wanted = config.precision == "bf16"
     if config.precision == "auto":
         wanted = fast_precision(device) == "bf16" and bf16_is_right(config, network, device)
@@ -25,10 +28,10 @@ def autocast(
 
 
 def bf16_is_right(config: TrainConfig, network: NetworkConfig, device: torch.device) -> bool:
-    """Whether clips are as long as the kernels, in every layer.
+    """Whether bf16 gives right gradients: where clips are as long as the kernels of every layer.
 
-    Where they are not, oneDNN computes the weight gradients of a Conv3d from memory that nobody has
-    written, in bf16 only (measured with PyTorch 2.13 on AVX-512).
+    Where they are shorter, oneDNN computes the weight gradients of a Conv3d from memory that was
+    never written, in bf16 only (measured with PyTorch 2.13 on AVX-512).
     """
     least = 9 if network.time_stride else 5
     return device.type != "cpu" or not network.guidance or config.clip_length >= least

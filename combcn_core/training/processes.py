@@ -15,7 +15,10 @@ from combcn_core.networks.inference import choose_device
 
 
 class Processes:
-    """This process among those that train together: one, or what `accelerate launch` started."""
+    """The processes that train together, and which of them this is.
+
+    There is one, or those that `accelerate launch` started.
+    """
 
     def __init__(self, device: str) -> None:
         self.rank, self.count = 0, 1
@@ -60,7 +63,7 @@ class Processes:
 
 @contextmanager
 def deferred_signals(*, insist: bool) -> Iterator[list[BaseException]]:
-    """Ctrl-C and SIGTERM wait in the list until the step is done, and are raised at the end.
+    """Hold Ctrl-C and SIGTERM back until the step is done; they are raised at the end.
 
     Args:
         insist: whether a second Ctrl-C is raised at once, wherever it strikes. It would be wrong

@@ -29,7 +29,7 @@ STATE_ENDING = ".training"  # beside the checkpoint: all that a training needs t
 
 @dataclass
 class State:
-    """All that a step changes."""
+    """Model, averaged model, optimizer and step: all that a step of a training changes."""
 
     model: CombCN
     averaged: CombCN
@@ -91,7 +91,7 @@ class State:
 
     @torch.no_grad()
     def average(self) -> None:
-        """EMA of weights and of BatchNorm's statistics, faster in the first steps."""
+        """Move averaged weights and BatchNorm statistics towards the model's, faster at first."""
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         averaged, model = self.averaged.state_dict(), self.model.state_dict()
         for average, value in zip(averaged.values(), model.values(), strict=True):

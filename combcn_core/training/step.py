@@ -26,7 +26,11 @@ def take_step(
     batches: Sequence[Batch],
     processes: Processes,
 ) -> dict[str, float] | None:
-    """Move the weights once. Returns the losses, or None, and no weight moved, if one is NaN."""
+    """Move the weights once; where a loss or gradient is NaN, no weight moves.
+
+    Returns:
+        The losses by name, on the scale 0..255; None where one is NaN.
+    """
     model, config = state.model, state.config
     model.eval().requires_grad_(False)
     trained = nn.ModuleList(trained_networks(model, phase.name)).train().requires_grad_(True)

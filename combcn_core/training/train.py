@@ -132,7 +132,7 @@ def train(
     phases = plan_phases(config, model.config)
     num_steps = phases[-1].stop
     if state.step >= num_steps:
-        if processes.first and not _is_complete(output, state):  # it was killed on the last yards
+        if processes.first and not _is_complete(output, state):  # killed before its last save
             calibration = Calibration.of(config, began, on_progress)
             _save(state, output, phases[-1], footage, {}, calibration)
         return
@@ -281,7 +281,7 @@ def _save(
     losses: Mapping[str, float],
     calibration: Calibration | None,
 ) -> None:
-    """The state to go on from, and the averaged weights for use; calibrated where all is done."""
+    """Save the state to go on from, and the averaged weights, calibrated where all is done."""
     state.save(state_path(output))
     model = copy.deepcopy(state.averaged)
     clips = 0 if calibration is None else state.config.calibration_clips
@@ -306,7 +306,7 @@ def _save(
 
 
 def _is_complete(output: Path, state: State) -> bool:
-    """Whether the weights are those that the state ends with."""
+    """Whether the saved weights are those of the last step, calibrated."""
     try:
         facts = read_model_info(output).facts
     except ValueError:

@@ -27,7 +27,7 @@ VALIDATION_BATCHES, VALIDATION_BATCH, SAMPLE_CLIPS = 4, 8, 4
 def validation_batches(
     footage: Footage, config: TrainConfig, network: NetworkConfig
 ) -> list[Batch]:
-    """Always the same clips; of the training side where there is no other."""
+    """Draw the clips to validate on, always the same; training clips where none are held back."""
     sources = footage.validation or footage.train
     held = dataclasses.replace(config, seed=config.seed + 1, repeats=1)
     size = min(config.batch, VALIDATION_BATCH)

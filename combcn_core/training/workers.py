@@ -68,7 +68,7 @@ def _work(job: Any) -> Any:
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed ends nothing itself, and a worker would wait for ever."""
+    """End this worker when its parent is gone: killed, that ends nothing itself."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
