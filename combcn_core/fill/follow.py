@@ -119,9 +119,8 @@ def describe_followed(confidence: Mapping[int, float], lost: Sequence[int]) -> s
         pairs = list(zip(runs, ends, strict=True))
         spans = ", ".join(f"{a} to {b}" if b > a else str(a) for a, b in pairs[:5])
         more = f" and {len(pairs) - 5} more places" if len(pairs) > 5 else ""
-        parts.append(
-            f"no mask in frames {spans}{more}: draw one there if the object, or its shadow, is in it"
-        )
+        what = "draw one there if the object, or its shadow, is in it"
+        parts.append(f"no mask in frames {spans}{more}: {what}")
     return "; ".join(parts) or "sure everywhere"
 
 

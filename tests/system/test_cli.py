@@ -178,7 +178,7 @@ def output_is_input(folder):
 
 
 def output_is_mask(folder):
-    write_video(folder / "mask.mkv", moving_frames())
+    write_video(folder / "mask.mkv", moving_frames() // 128 * 255)
     return "clip.mkv --mask mask.mkv --output mask.mkv", "is one of the inputs"
 
 
