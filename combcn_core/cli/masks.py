@@ -67,5 +67,6 @@ class Masks(MaskConfig):
                 preview=self.preview,
                 progress=progress,
             )
-        print(f"{self.output}: masks of {count} frames, {pixels / count:.0f} pixels in each.")
+        shown = "" if self.preview is None else f" {self.preview} shows them over the clip."
+        print(f"{self.output}: masks of {count} frames, {pixels / count:.0f} pixels each.{shown}")
         return 0

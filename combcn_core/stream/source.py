@@ -239,8 +239,8 @@ def follow_clip(
                 on_progress((at + 1 - begin) / (end - begin), None)
     used = [str(named[indices[at]]) for at in sorted(known) if begin <= at < end]
     log.info(
-        "masks drawn on frames %s followed; %s.",
-        *(", ".join(used) or "none", describe_followed(confidence, lost)),
+        "masks followed from frame%s %s; %s.",
+        *("s" * (len(used) > 1), ", ".join(used), describe_followed(confidence, lost)),
     )
     return found
 

@@ -176,7 +176,7 @@ def test_masks_command_writes_what_python_finds(shot, capsys):
     assert cli.main([*command, "--preview", "shown"]) == 0
     said = capsys.readouterr()
     assert "masks: masks of 13 frames" in said.out
-    assert "masks drawn on frames 102, 110 followed" in said.err
+    assert "masks followed from frames 102, 110; " in said.err
     names = sorted(path.name for path in (shot / "masks").iterdir())
     assert names == [f"f{number}.png" for number in range(100, 113)]
     written = np.stack([cv2.imread(str(shot / "masks" / name), 0) > 0 for name in names])
