@@ -29,10 +29,6 @@ class Segment(NamedTuple):
     def num_frames(self) -> int:
         return self.stop - self.start
 
-    @property
-    def num_read(self) -> int:
-        return self.read_stop - self.read_start
-
 
 class Tile(NamedTuple):
     """A part of the frame, and the larger part to read so that it equals the whole frame."""

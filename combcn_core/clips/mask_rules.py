@@ -77,7 +77,7 @@ class Picture(NamedTuple):
     names_objects: bool = False  # by a palette: numbers, not brightness, are what is meant
 
 
-class Seen:
+class MaskValues:
     """What was found in masks so far, and what that says about them as a whole."""
 
     def __init__(self, path: Path, num_frames: int | None) -> None:

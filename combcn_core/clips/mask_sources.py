@@ -26,9 +26,9 @@ from combcn_core.clips.images import (
 )
 from combcn_core.clips.mask_rules import (
     MaskConfig,
+    MaskValues,
     Picture,
     Rule,
-    Seen,
     from_half,
     full_scale,
     say_once,
@@ -64,7 +64,7 @@ class Masks(ABC):
     def pictures(self, positions: Sequence[int]) -> Iterator[Picture]:
         """Those at increasing positions."""
 
-    def read(self, positions: Sequence[int], seen: Seen) -> Iterator[Mask]:
+    def read(self, positions: Sequence[int], seen: MaskValues) -> Iterator[Mask]:
         """The masks at increasing positions, (H, W) each."""
         for picture in self.pictures(positions):
             mask, values = self.rule.apply(picture, self.path)
@@ -112,7 +112,7 @@ class BoxMask(Masks):
     def pictures(self, positions: Sequence[int]) -> Iterator[Picture]:
         raise NotImplementedError
 
-    def read(self, positions: Sequence[int], seen: Seen) -> Iterator[Mask]:
+    def read(self, positions: Sequence[int], seen: MaskValues) -> Iterator[Mask]:
         yield self._mask
 
 
@@ -127,7 +127,7 @@ class KeptMasks(Masks):
     def pictures(self, positions: Sequence[int]) -> Iterator[Picture]:
         raise NotImplementedError
 
-    def read(self, positions: Sequence[int], seen: Seen) -> Iterator[Mask]:
+    def read(self, positions: Sequence[int], seen: MaskValues) -> Iterator[Mask]:
         return (self._packed[position].whole() for position in positions)
 
 

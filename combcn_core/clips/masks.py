@@ -20,7 +20,7 @@ from combcn_core.clips.images import (
     image_files,
     is_pattern,
 )
-from combcn_core.clips.mask_rules import MaskConfig, Seen
+from combcn_core.clips.mask_rules import MaskConfig, MaskValues
 from combcn_core.clips.mask_sources import (
     MASK_ENDINGS,
     BoxMask,
@@ -192,7 +192,7 @@ class MaskReader(Reader[Mask]):
         self.is_of_range = 1 < len(masks) == info.num_frames and len(masks) != total
         self._still: Mask | None = None
         # Read beforehand, so that what is wrong shows before any work is done.
-        seen = Seen(masks.path, info.num_frames)
+        seen = MaskValues(masks.path, info.num_frames)
         first = next((position for position in positions if position is not None), None)
         if first is not None:
             mask = self._fitted(first, next(masks.read([first], seen)))
@@ -202,7 +202,7 @@ class MaskReader(Reader[Mask]):
 
     def fitted(self, positions: Sequence[int]) -> list[Mask]:
         """The masks at increasing positions of their file, whatever frames they are for."""
-        seen = Seen(self._masks.path, len(positions))
+        seen = MaskValues(self._masks.path, len(positions))
         masks = self._masks.read(positions, seen)
         found = [self._fitted(at, mask) for at, mask in zip(positions, masks, strict=True)]
         seen.check()
@@ -213,7 +213,7 @@ class MaskReader(Reader[Mask]):
             forever = itertools.repeat(self._still)
             yield from itertools.islice(forever, self._info.num_frames)
             return
-        seen = Seen(self._masks.path, self._info.num_frames)
+        seen = MaskValues(self._masks.path, self._info.num_frames)
         wanted = sorted({position for position in self._positions if position is not None})
         masks = self._masks.read(wanted, seen)
         empty = np.zeros((self._info.height, self._info.width), bool)
