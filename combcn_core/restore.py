@@ -359,7 +359,7 @@ def _low_slices(box: Box, ratio: int) -> tuple[slice, slice]:
 def paint_unseen(
     model: InferenceModel,
     filled: Mapping[int, Patch],
-    rest: Mapping[int, PackedMask],
+    unseen: Mapping[int, PackedMask],
     span: range,
     on_progress: OnShare | None = None,
 ) -> dict[int, Patch]:
@@ -368,7 +368,7 @@ def paint_unseen(
     Args:
         model: the networks, prepared.
         filled: consecutive frames of one shot by number, filled without networks.
-        rest: where these fills are to be replaced, in the same frames.
+        unseen: where these fills are to be replaced, in the same frames.
         span: the frames wanted.
         on_progress: as in `inpaint`.
 
@@ -376,7 +376,7 @@ def paint_unseen(
         The frames wanted, by number.
     """
     config = model.config
-    height, width = next(iter(rest.values())).shape
+    height, width = next(iter(unseen.values())).shape
     # Steadiness wants the frames around those, from one that `detail_step` counts.
     first, reach = next(iter(filled)), config.steady_frames
     before = max(0, span.start - reach - first) // detail_step(config) * detail_step(config)
@@ -389,7 +389,7 @@ def paint_unseen(
         low = [
             downsample_known(
                 torch.from_numpy(filled[t].whole()[None]),
-                torch.from_numpy(rest[t].whole()[None]),
+                torch.from_numpy(unseen[t].whole()[None]),
                 size=size,
                 is_filled=is_filled,
             )
@@ -399,10 +399,10 @@ def paint_unseen(
         wanted = near.start - first, near.stop - first
         part = part_of(on_progress, 0, 0.3, shows=False)  # its frames are small
         guidance = _complete(model, small, small_holes, wanted, None, part)
-    box = find_box(reduce(np.logical_or, (rest[t].whole() for t in near)))
+    box = find_box(reduce(np.logical_or, (unseen[t].whole() for t in near)))
     assert box is not None
     box = detail_crop(box, height, width)
-    holes = np.stack([crop(rest[t].whole(), box) for t in near])
+    holes = np.stack([crop(unseen[t].whole(), box) for t in near])
     images = np.stack([filled[t].crop(box) for t in near])
     if guidance is not None:
         ratio = config.ratio

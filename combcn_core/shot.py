@@ -1,4 +1,4 @@
-"""The way of a frame: propagate, fill the rest, networks, texture, composite.
+"""The way of a frame: propagate, fill the unseen, networks, texture, composite.
 
 Every stage needs a bounded neighbourhood in time only, so a segment of a shot, computed with its
 halo, equals the same frames of the whole shot: `ShotInpainter` takes one after the other, and
@@ -270,7 +270,7 @@ class ShotInpainter:
         self._window.painted = painted
 
     def show_painted(self, painted: Mapping[int, PackedMask]) -> None:
-        """Say where somebody painted a frame, to learn how far that travels."""
+        """Say which areas of frames were painted over, to learn how far they travel."""
         self._window.painted = painted
 
     def memorise(self, memo: Memo) -> None:
@@ -335,7 +335,7 @@ class ShotInpainter:
         *,
         on_progress: OnShare | None = None,
     ) -> Prefilled:
-        """What needs no networks; arguments as for `run`. In the order of the segments."""
+        """Fill a segment without networks; arguments as for `run`. In the order of the segments."""
         seconds: dict[str, float] = {}
         sparing = self.wants_few and not self._carry[1]
         for context in (FEW_FRAMES, self.context) if sparing else (self.context,):
@@ -357,7 +357,7 @@ class ShotInpainter:
         seconds: dict[str, float],
         on_progress: OnShare | None,
     ) -> Prefilled:
-        """With so many frames on each side filled too."""
+        """`prefill`, with `context` frames on each side filled too."""
         config, window = self.config, self._window
         low, high = segment.read_start, segment.read_stop
         margin = self._carry[1]
@@ -377,7 +377,9 @@ class ShotInpainter:
             if not margin:
                 filled = {t: given[t][0] for t in range(segment.start, segment.stop)}
             else:
-                filled = window.rest(given, start, stop, shot_start, part_of(on_progress, 0.85, 1))
+                filled = window.fill_unseen(
+                    given, start, stop, shot_start, part_of(on_progress, 0.85, 1)
+                )
         texture = None
         if config.unseen == "texture":
             with _timed(seconds, "texture"):
@@ -402,7 +404,7 @@ class ShotInpainter:
         self._window.trim(segment.stop - self.halo)
 
     def restore(self, prefilled: Prefilled, *, on_progress: OnShare | None = None) -> SegmentResult:
-        """The networks, where there are any, and the composite."""
+        """Let the networks, where there are any, restore the unseen, and composite."""
         config, segment, seconds = self.config, prefilled.segment, prefilled.seconds
         span = range(segment.start, segment.stop)
         counts = Counts(travelled=prefilled.travelled, seconds=seconds)

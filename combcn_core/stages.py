@@ -53,7 +53,9 @@ def propagate(
         )
         begin, middle, end = (t / len(frames) for t in (start, start + (stop - start) * 0.8, stop))
         given = window.propagated(start, stop, start, part_of(on_progress, begin, middle))
-        filled += window.rest(given, start, stop, start, part_of(on_progress, middle, end)).values()
+        filled += window.fill_unseen(
+            given, start, stop, start, part_of(on_progress, middle, end)
+        ).values()
         remaining += [rest.whole() for _, rest in given.values()]
     result = torch.where(holes[..., None], to_tensor(_wholes(filled), images), images)
     return result, torch.from_numpy(np.stack(remaining)).to(images.device)
@@ -83,7 +85,7 @@ def fill_rest(images: Tensor, masks: Tensor, *, on_progress: OnShare | None = No
         )
         given = window.unfilled(start, stop)
         part = part_of(on_progress, start / len(frames), stop / len(frames))
-        filled += window.rest(given, start, stop, start, part).values()
+        filled += window.fill_unseen(given, start, stop, start, part).values()
     return torch.where(holes[..., None], to_tensor(_wholes(filled), images), images)
 
 

@@ -484,7 +484,7 @@ class Window:
             t += step
         return t
 
-    def rest(
+    def fill_unseen(
         self,
         given: Mapping[int, tuple[Patch, PackedMask]],
         start: int,

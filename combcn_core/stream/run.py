@@ -185,7 +185,7 @@ class Filling:
                 unwanted.set()
 
     def _begin(self, job: Job, on_progress: OnShare | None) -> _Begun:
-        """What can be done before the networks."""
+        """Do what can be done before the networks."""
         outputs = job.outputs
         if not any(frame.hole.num_pixels for frame in outputs):
             self._inpainter.skip(job.segment)
@@ -214,7 +214,7 @@ class Filling:
         return _Begun(key, self._prefill(job, on_progress))
 
     def _prefill(self, job: Job, on_progress: OnShare | None) -> list[Prefilled]:
-        """The segment; where memory ends in halves, which give the same frames."""
+        """Prefill a segment; where memory ends in halves, which give the same frames."""
         try:
             if not self._budget.exceeds(job):
                 return [self._inpainter.prefill(*job.inputs, on_progress=on_progress)]
@@ -256,7 +256,7 @@ class Filling:
         return result.frames
 
     def _restore(self, prefilled: Prefilled, on_progress: OnShare | None) -> SegmentResult:
-        """The rest of the work; in smaller jobs where memory ends."""
+        """Restore what the networks are for; in smaller jobs where memory ends."""
         for _ in range(_TRIES):
             try:
                 return self._inpainter.restore(prefilled, on_progress=on_progress)
