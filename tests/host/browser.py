@@ -156,8 +156,11 @@ class FrontEnd:
         self.page.evaluate(command)
         self.page.keyboard.type(title)
         self.page.get_by_text(title, exact=True).first.wait_for()
-        self.page.keyboard.press("Enter")
-        self.page.wait_for_function("app.graph.nodes.length > 0")
+        for _ in range(60):  # on a busy machine the list has nothing chosen at first
+            self.page.keyboard.press("Enter")
+            self.page.wait_for_timeout(2000)
+            if self.page.evaluate("app.graph.nodes.length > 0"):
+                break
 
     def screenshot(self, path: Path, width: int = 1600) -> None:
         """The whole graph with its results, as a picture of this width."""
