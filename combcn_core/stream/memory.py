@@ -79,7 +79,7 @@ class Work(NamedTuple):
         propagation = (
             sources * 3 * self.itemsize * cut  # fills
             + filled * (2 * 28 * self.hole_pixels + 2 * 3 * self.itemsize * cut)
-            + min(self.reach, window) * 36 * self.hole_pixels  # traces, and those to be met
+            + 2 * min(self.reach, window) * 36 * self.hole_pixels  # traces, and those to be met
             + 52 * self.union_pixels  # the sums of a plate
             + 2 * 15 * pixels  # frames that are made small as a whole, one in each of two threads
         )

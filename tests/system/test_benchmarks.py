@@ -169,3 +169,12 @@ def test_levels_follow_a_fade_over_a_moving_picture(tmp_path):
     # Both sides to a hundredth: whole pixels, but values rounded to 8 bits.
     np.testing.assert_allclose(levels[:6], wanted, atol=0.01)
     assert (levels[6:] < 1.5).all()
+
+
+def test_a_model_of_cores_splits_what_one_and_two_took():
+    # 2 s that only one core can do and 8 s that all share: 10 s on one core, 6 s on two.
+    code = "from benchmarks.cores import describe_model; print(describe_model(10, 6))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == (
+        "on one core only: 20% of the work; model: 4.0 s on 4, 3.0 s on 8, 2.5 s on 16 cores"
+    )
