@@ -38,8 +38,10 @@ SHARPNESS = 4  # how much the surer of two traces outweighs the other
 # a trace of the same has followed each of them.
 REGISTERED_SHARE = 2.0**-SHARPNESS
 # What was seen beside a hole, and what was seen farther from one contradicts by some grey levels,
-# is less sure by so much; compared over a few pixels, as what is only out of place cancels then.
-DOUBT_ERROR, DOUBT_GAP, DOUBT_PIXELS = 9.0, 4.0, 8
+# is less sure by so much; compared over a few pixels, as what is only out of place cancels then: a
+# mean may be off by what a shift by so many pixels makes of the contrast there.
+DOUBT_ERROR, DOUBT_GAP, DOUBT_PIXELS, DOUBT_SHIFT = 9.0, 4.0, 8, 1.5
+_GRAY_LEVELS = np.full(3, 255 / 3, np.float32)  # of 255, from RGB
 LEAST_LEAD = 0.05  # in nearness, for one to be compared with the other
 LEVEL_PIXELS, LEVEL_WEIGHT = 2.0, 0.1  # of a cell that levels are compared on; of its weight
 MAX_LEVEL_STEP = 0.05  # what is larger is no difference of level
@@ -228,12 +230,16 @@ def _doubts(sightings: Sequence[Sighting], box: Box, unit: float) -> list[Array 
         if len(some) == 0:
             doubts.append(np.zeros_like(lead))
             continue
-        gap = np.zeros((len(nearest), 4), np.float32)
         at = place[some]
-        gap[at, :3] = found[some] - witness[at]
-        gap[at, 3] = 1
-        gap = cv2.blur(gap.reshape(*shape, 4), (side, side)).reshape(-1, 4)[at]
-        apart = np.abs(gap[:, :3]) @ np.full(3, 255 / 3, np.float32) / gap[:, 3]
+        gray = witness[at] @ _GRAY_LEVELS
+        layers = np.zeros((len(nearest), 6), np.float32)
+        layers[at] = np.column_stack([found[some] - witness[at], np.ones_like(gray), gray, gray**2])
+        layers = cv2.blur(layers.reshape(*shape, 6), (side, side)).reshape(-1, 6)[at]
+        part = layers[:, 3]  # of the square
+        layers /= part[:, None]
+        contrast = np.sqrt(np.maximum(layers[:, 5] - layers[:, 4] ** 2, 0))
+        apart = np.abs(layers[:, :3]) @ _GRAY_LEVELS
+        apart -= contrast * np.float32(DOUBT_SHIFT * unit / (side / 2)) / part
         # Smooth, as a mix that changes from pixel to pixel is rubble.
         spread = np.zeros((len(nearest), 2), np.float32)
         spread[place, 1] = path.source >= 0

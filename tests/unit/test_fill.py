@@ -609,6 +609,26 @@ def test_merge_doubts_what_is_seen_beside_a_hole_where_others_contradict_it():
     np.testing.assert_allclose(doubted[right[50:70]], believed[right[50:70]], atol=0.05)
 
 
+def test_merge_does_not_doubt_what_is_only_out_of_place():
+    frame, mask, rows, columns = ringed_square()
+    beside = make_path(rows, columns, np.full(len(rows), 1), columns, rows, 0.2)
+    far = make_path(rows, columns, np.full(len(rows), 2), columns, rows, 2.0)
+
+    def stripes(shift):
+        bright = 0.5 + 0.3 * np.sin(2 * np.pi * (columns + shift) / 13)
+        return np.repeat(bright[:, None], 3, 1).astype(np.float32)
+
+    def fill(near, shift, step):
+        nearness = [np.full(len(rows), value, np.float32) for value in near]
+        sightings = list(
+            map(Sighting, [beside, far], [stripes(0), stripes(shift) + step], nearness)
+        )
+        return merge(Patch.of(frame), mask, sightings)[0].whole()[mask]
+
+    np.testing.assert_allclose(fill((1, 0), 0.7, 0), fill((0, 0), 0.7, 0), atol=0.01)
+    assert np.abs(fill((1, 0), 0.7, 0.2) - fill((0, 0), 0.7, 0.2)).mean() > 0.02
+
+
 def test_merge_gives_a_registered_source_its_share_beside_a_trace_and_all_where_it_is_alone():
     frame, mask, rows, columns = ringed_square()
     traced = make_path(rows, columns, np.where(columns < 60, 1, -1), columns, rows, 3.2)
