@@ -32,6 +32,7 @@ AGE_POWER = 0.4  # of the distance in time from a drawn mask, in how far it is b
 COLOR_WEIGHT = 1.75  # of the log-likelihood ratio of colours, where motion is unsure
 COLOR_LIMIT = 3.0  # of that ratio
 LAB_BINS = (48, 64, 64)
+PIECE_SHARE = 0.25  # of the largest piece: a smaller one that lies apart is not the object
 EDGE_PIXELS, EDGE_EPSILON = 4, 3e-4  # radius and regularisation of the guided filter
 
 
@@ -182,6 +183,7 @@ class _Drawn(NamedTuple):
     view: _View
     labels: Array  # (h, w), 1 on the object
     colors: tuple[Array, Array]  # histograms of the object and of its surroundings
+    is_whole: bool  # in one piece
 
     @classmethod
     def of(cls, view: _View, mask: Mask) -> _Drawn:
@@ -193,11 +195,12 @@ class _Drawn(NamedTuple):
         side = 2 * NEAR_PIXELS + 1
         near = cv2.dilate(inside.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
         entries = _lab_entries(view.rgb)
+        is_whole = len(_pieces(inside)[1]) < 2
         counts = [
             np.bincount(entries[where], minlength=int(np.prod(LAB_BINS))).astype(np.float32)
             for where in (inside, near & ~inside)
         ]
-        return cls(view, labels, (counts[0], counts[1]))
+        return cls(view, labels, (counts[0], counts[1]), is_whole)
 
 
 def _lab_entries(rgb: Array) -> Array:
@@ -314,6 +317,8 @@ def _decide(view: _View, guesses: Sequence[_Guess], drawn: Sequence[_Drawn]) -> 
     fitted = _guided(view.rgb[here].astype(np.float32) / 255, sure)
     # The filter takes thin things away, so it has a say only where motion is not sure.
     fitted = sure + (fitted - sure) * (1 - best.clip(0, 1))
+    if all(one.is_whole for one in drawn):
+        fitted[_strays(fitted > 0.5)] = 0
     whole: Array = np.zeros(view.gray.shape, np.float32)
     whole[here] = fitted
     if whole.shape != view.size:
@@ -322,6 +327,24 @@ def _decide(view: _View, guesses: Sequence[_Guess], drawn: Sequence[_Drawn]) -> 
     inside = fitted > 0.5
     hit, missed = float(sure[inside].sum()), float(sure[~inside].sum())
     return FollowedMask(mask, hit / max(float(inside.sum()) + missed, 1.0))
+
+
+def _pieces(mask: Mask) -> tuple[Array, Array]:
+    """(h, w), the number of the piece of each pixel, from 1; and the size of each, without 0.
+
+    What lies near another thing is one piece with it.
+    """
+    near = cv2.dilate(mask.astype(np.uint8), np.ones((NEAR_PIXELS + 1, NEAR_PIXELS + 1), np.uint8))
+    numbers = cv2.connectedComponents(near)[1] * mask
+    return numbers, np.bincount(numbers.ravel())[1:]
+
+
+def _strays(mask: Mask) -> Mask:
+    """Small pieces that lie apart: things that passed by, or look like the object."""
+    numbers, sizes = _pieces(mask)
+    if len(sizes) < 2:
+        return np.zeros_like(mask)
+    return np.isin(numbers, 1 + np.flatnonzero(sizes < PIECE_SHARE * sizes.max()))
 
 
 def _color_ratio(drawn: Sequence[_Drawn]) -> Array:

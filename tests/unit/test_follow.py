@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from combcn_core import cli
-from combcn_core.fill.follow import _guided, describe_followed, follow, follow_masks
+from combcn_core.fill.follow import (
+    _guided,
+    _strays,
+    describe_followed,
+    follow,
+    follow_masks,
+)
 
 from ..helpers import write_pngs
 
@@ -63,6 +69,39 @@ def test_follow_masks_is_less_sure_where_the_object_turns_into_another():
     _, sure = follow_masks(torch.from_numpy(frames), torch.from_numpy(masks[[0, 12]]), (0, 12))
     _, unsure = follow_masks(torch.from_numpy(other), torch.from_numpy(masks[[0, 12]]), (0, 12))
     assert unsure[6] < sure[6] - 0.1
+
+
+def test_follow_masks_leaves_what_is_like_the_object_but_apart_from_it():
+    frames, masks = moving_disk(width=241)
+    # The same colours fall from above onto the place that the object goes by.
+    like = frames[0][40 - 9 : 40 + 9, 30 - 9 : 30 + 9].copy()
+    for t, frame in enumerate(frames):
+        frame[6 * t : 6 * t + 18, 150:168] = like[: max(0, min(18, 90 - 6 * t))]
+    strays = _strays(_with_squares((20, 20, 30), (60, 100, 8)))
+    assert strays.sum() == 8**2
+    assert strays[60:68, 100:108].all()
+    assert not _strays(_with_squares((20, 20, 30), (20, 55, 8))).any()  # near enough
+    assert not _strays(_with_squares((20, 20, 30), (60, 100, 20))).any()  # large enough
+    assert not _strays(_with_squares()).any()
+    found, _ = follow_masks(torch.from_numpy(frames), torch.from_numpy(masks[[0]]), [0])
+    for number in range(COUNT):
+        assert not found[number, :, 140:].any()
+
+
+def _with_squares(*squares):
+    mask = np.zeros((90, 141), bool)
+    for top, left, side in squares:
+        mask[top : top + side, left : left + side] = True
+    return mask
+
+
+def test_follow_masks_keeps_pieces_that_were_drawn():
+    frames, masks = moving_disk(width=241)
+    frames[:, 60:72, 200:212] = (200, 30, 30)
+    masks[:, 60:72, 200:212] = True
+    found, _ = follow_masks(torch.from_numpy(frames), torch.from_numpy(masks[[0]]), [0])
+    for number in range(COUNT):
+        assert overlap(found[number, 55:77, 195:217].numpy(), masks[number, 55:77, 195:217]) > 0.8
 
 
 def test_follow_masks_takes_all_kinds_of_images():
