@@ -60,6 +60,7 @@ class PaintMask(io.ComfyNode):
                 ),
                 io.String.Input(
                     "frames",
+                    default="",
                     optional=True,
                     force_input=True,
                     tooltip="From another Paint Mask: the frames that it painted.",
