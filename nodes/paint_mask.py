@@ -102,7 +102,7 @@ class PaintMask(io.ComfyNode):
             raise ValueError(
                 f"frame is {frame}, but images has frames 0 to {len(clip) - 1}; choose one of them."
             )
-        if (masks is None) != (frames is None):
+        if (masks is None) != (not frames):
             raise ValueError(
                 "masks and frames belong together; connect both from the same Paint Mask."
             )
