@@ -122,6 +122,13 @@ def union(box: Box, other: Box) -> Box:
     )
 
 
+def intersection(box: Box, other: Box) -> Box | None:
+    """The box of what two have in common; None where that is nothing."""
+    top, left = max(box.top, other.top), max(box.left, other.left)
+    bottom, right = min(box.bottom, other.bottom), min(box.right, other.right)
+    return Box(top, left, bottom, right) if top < bottom and left < right else None
+
+
 def find_box(mask: Mask) -> Box | None:
     """The smallest box around the hole, None where there is no hole."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -233,13 +240,7 @@ class PackedMask(NamedTuple):
         if self.box is not None:
             rows, columns = self.box.height, self.box.width
             inside = np.unpackbits(self.bits, count=rows * columns).reshape(rows, columns)
-            both = Box(
-                max(box.top, self.box.top),
-                max(box.left, self.box.left),
-                min(box.bottom, self.box.bottom),
-                min(box.right, self.box.right),
-            )
-            if both.height > 0 and both.width > 0:
+            if (both := intersection(box, self.box)) is not None:
                 own = crop(inside, moved_box(both, self.box))
                 crop(mask, moved_box(both, box))[:] = own
         return mask
@@ -401,12 +402,8 @@ class Patch(NamedTuple):
         if self.part.size and covers(self.box, box):
             return crop(self.part, moved_box(box, self.box)).copy()
         result = crop_stored(self.frame, box).copy()
-        top, left = max(box.top, self.box.top), max(box.left, self.box.left)
-        bottom, right = min(box.bottom, self.box.bottom), min(box.right, self.box.right)
-        if top < bottom and left < right:
-            result[top - box.top : bottom - box.top, left - box.left : right - box.left] = crop(
-                self.part, moved_box(Box(top, left, bottom, right), self.box)
-            )
+        if (both := intersection(box, self.box)) is not None:
+            crop(result, moved_box(both, box))[:] = crop(self.part, moved_box(both, self.box))
         return result
 
     def sample(self, x: Array, y: Array, interpolation: int = cv2.INTER_LINEAR) -> Array:

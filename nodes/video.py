@@ -115,7 +115,7 @@ class InpaintVideo(io.ComfyNode):
         config, progress = InpaintConfig(**settings), Progress(preview_seconds=None)
         line, stages = Line(), set[str]()
 
-        def tell(now: RunProgress) -> None:
+        def on_progress(now: RunProgress) -> None:
             text = f"{now.stage}, {now.frames} of {now.num_frames} frames written"
             if now.num_frames:
                 line(text, at_once=now.stage not in stages)
@@ -146,7 +146,7 @@ class InpaintVideo(io.ComfyNode):
                     model=None if model is None else attempt.ready(model, info.height, info.width),
                     frames=frames,
                     fit_mask=resize_mask,
-                    progress=tell,
+                    progress=on_progress,
                 )
 
             report = backing_off(work)

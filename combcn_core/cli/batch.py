@@ -47,7 +47,7 @@ class Batch:
                 under_way = under_way or RunBar(Path(row.output).name, position=1)
                 under_way(now)
 
-            def on_progress(outcome: Outcome) -> None:
+            def say_outcome(outcome: Outcome) -> None:
                 end()
                 reason = outcome.reason and f", {outcome.reason}"
                 tqdm.write(f"{outcome.row.output}: {outcome.status}{reason}")
@@ -58,7 +58,7 @@ class Batch:
                     self.manifest,
                     engine=self.engine,
                     workers=self.workers,
-                    on_outcome=on_progress,
+                    on_outcome=say_outcome,
                     progress=progress,
                 )
             finally:

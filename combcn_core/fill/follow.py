@@ -12,6 +12,7 @@ without its windows; guided filter: He, Sun, Tang (ECCV 2010), on a coarser grid
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,7 +20,17 @@ import cv2
 import numpy as np
 
 from combcn_core.fill.cuts import is_cut
-from combcn_core.pixels import Array, Box, Mask, Pixels, to_unit
+from combcn_core.pixels import (
+    Array,
+    Box,
+    Mask,
+    Pixels,
+    crop_box,
+    find_box,
+    moved_box,
+    to_unit,
+    union,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -289,19 +300,14 @@ def _decide(view: _View, guesses: Sequence[_Guess], drawn: Sequence[_Drawn]) -> 
     boxes = [guess.box for guess in guesses if guess.box is not None]
     if not boxes:
         return FollowedMask(np.zeros(view.size, bool), 0.0)
-    box = Box(
-        min(box.top for box in boxes),
-        min(box.left for box in boxes),
-        max(box.bottom for box in boxes),
-        max(box.right for box in boxes),
-    )
+    box = functools.reduce(union, boxes)
     here = _slices(box)
     shape = (box.height, box.width)
     total, weights, best = (np.zeros(shape, np.float32) for _ in range(3))
     for guess in guesses:
         if guess.box is None:
             continue
-        place = _slices(_relative(guess.box, box))
+        place = _slices(moved_box(guess.box, box))
         total[place] += guess.labels * guess.trust
         weights[place] += guess.trust
         best[place] = np.maximum(best[place], guess.trust)
@@ -391,29 +397,12 @@ def _guided(guide: Array, values: Array) -> Array:
 
 
 def _around(labels: Array, margin: int) -> Box | None:
-    height, width = labels.shape
-    left, top, columns, rows = cv2.boundingRect((labels > 0.1).astype(np.uint8))
-    if not columns:
-        return None
-    return Box(
-        max(top - margin, 0),
-        max(left - margin, 0),
-        min(top + rows + margin, height),
-        min(left + columns + margin, width),
-    )
+    box = find_box(labels > 0.1)
+    return None if box is None else crop_box(box, margin, 1, *labels.shape)
 
 
 def _slices(box: Box) -> tuple[slice, slice]:
     return slice(box.top, box.bottom), slice(box.left, box.right)
-
-
-def _relative(box: Box, origin: Box) -> Box:
-    return Box(
-        box.top - origin.top,
-        box.left - origin.left,
-        box.bottom - origin.top,
-        box.right - origin.left,
-    )
 
 
 def _grid(box: Box) -> Array:
