@@ -21,6 +21,8 @@ import tyro
 from tyro.conf import Positional
 
 from benchmarks.clips import clip_names, read_frames, read_masks
+from combcn_core.fill.levels import off_centre
+from combcn_core.fill.register import project
 from combcn_core.fill.window import KEY_STEP, Window
 from combcn_core.pixels import Array, Mask, dilate, to_unit
 
@@ -73,12 +75,18 @@ def compare(frames: Array, masks: Mask, apart: int) -> list[tuple[Array, Array]]
     for t in range(0, len(frames) - apart, KEY_STEP):
         direct = direct_log_gain(frames[t], frames[t + apart], holes[t], holes[t + apart])
         if direct is not None:
-            found.append((window.log_gain(t, t + apart), direct))
+            log_gain, outward = direct
+            levels = window.levels(t, t + apart)
+            found.append((levels.log_gains[t + apart] + levels.falloff * outward, log_gain))
     return found
 
 
-def direct_log_gain(first: Array, second: Array, hole: Mask, other_hole: Mask) -> Array | None:
-    """(3,): log(level of the second frame / level of the first); None where too little is alike."""
+def direct_log_gain(
+    first: Array, second: Array, hole: Mask, other_hole: Mask
+) -> tuple[Array, float] | None:
+    """(3,): log(level of the second frame / level of the first), and how much farther off the
+    centre of the picture the places are there that were compared; None where too little is alike.
+    """
     sift = cv2.SIFT.create(1500)
     keys: list[Sequence[cv2.KeyPoint]] = []
     words: list[Array] = []
@@ -114,7 +122,11 @@ def direct_log_gain(first: Array, second: Array, hole: Mask, other_hole: Mask) -
     usable = [both & within[..., channel] for channel in range(3)]
     if min(use.mean() for use in usable) < LEAST_SHARE / 2:
         return None
-    return np.array([np.median(ratio[..., channel][usable[channel]]) for channel in range(3)])
+    x, y = np.meshgrid(*(np.arange(side, dtype=np.float32) for side in size))
+    outward = off_centre(*project(np.linalg.inv(homography), x, y), *hole.shape)
+    outward -= off_centre(x, y, *hole.shape)
+    log_gain = np.array([np.median(ratio[..., channel][usable[channel]]) for channel in range(3)])
+    return log_gain, float(np.median(outward[usable[1]]))
 
 
 if __name__ == "__main__":

@@ -46,11 +46,12 @@ def panned():
         levels=(1, 1, 1),
         noise=0.01,
         passes_by=False,
+        corners=1.0,
     ):
         """uint8 frames whose light reaches `levels` in the end, holes, and frames without object.
 
         The hole stays where it is in the frame, 40 % of its width. Every other frame is a little
-        blurred.
+        blurred. The lens leaves the corners so much of the light of the centre.
         """
         random = np.random.default_rng(7)
         wall = np.zeros((height + 20, width + int(step * num_frames) + 20, 3), np.float32)
@@ -61,6 +62,9 @@ def panned():
         top, left = height // 3, (3 * width) // 10
         hole = np.zeros((height, width), bool)
         hole[top : top + height // 3, left : left + (4 * width) // 10] = True
+        y, x = np.mgrid[:height, :width] + 0.5
+        off_centre = (x / width - 0.5) ** 2 * width**2 + (y / height - 0.5) ** 2 * height**2
+        lens = corners ** (4 * off_centre / (width**2 + height**2))
         frames, truth = [], []
         for t in range(num_frames):
             shift = np.float32([[1, 0, step * t + 5.25], [0, 1, 0.15 * t + 5]])
@@ -70,6 +74,7 @@ def panned():
             if t % 2:
                 frame = cv2.GaussianBlur(frame, (0, 0), 0.6)
             frame *= 1 + (np.float32(levels) - 1) * t / (num_frames - 1)
+            frame *= lens[..., None].astype(np.float32)
             frame += noise * random.standard_normal(frame.shape).astype(np.float32)
             if passes_by:
                 x = 2 * t

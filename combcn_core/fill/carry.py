@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from combcn_core.fill.choose import LEVEL_WEIGHT, MAX_LEVEL_STEP
+from combcn_core.fill.levels import Levels
 from combcn_core.fill.smooth import fill_quickly, fill_smoothly, push_pull
 from combcn_core.fill.texture import synthesize
 from combcn_core.fill.threads import one_thread
@@ -48,7 +49,7 @@ class Way(NamedTuple):
     """Traces in one direction of time, and how much brighter their ends are."""
 
     path: Trace
-    log_gains: Mapping[int, Array]
+    levels: Levels
 
     def within(self, hole: Mask) -> Way:
         """Those of a part of the hole, and of the ring around it."""
@@ -154,7 +155,7 @@ def fill_with_texture(
     def look(t: int, some: Sequence[Way] | None) -> Sight:
         if some is None:
             return Sight.of(sources[t], holes[t])
-        colors = [gather(way.path, sources, way.log_gains) for way in some]
+        colors = [gather(way.path, sources, way.levels) for way in some]
         return carry(frames[t], holes[t], t, [way.path for way in some], colors)
 
     def fill(t: int) -> Patch:

@@ -1,6 +1,14 @@
-"""By how much one frame is brighter than another, a channel at a time."""
+"""By how much one frame is brighter than another, a channel at a time; and lenses' dark corners.
+
+As a camera pans, a place goes from the middle of the picture to its edge, where most lenses are
+darker, by a third in the corners of some. The log of that falls with the square of the distance
+from the centre, to the first order (`Levels.falloff`).
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,6 +18,65 @@ DARK, BRIGHT = 0.04, 0.96  # of the range: noise and clipping rule beyond
 LEAST_PAIRS, MAX_PAIRS = 60, 2000  # more take time and tell nothing new
 SIGNIFICANT = 2.5  # standard errors, below which there is no difference of level
 ROUNDS = 4
+FALLOFF_ROUNDS, FALLOFF_PAIRS = 6, 1000
+MOST_FALLOFF = 0.7  # a lens whose corners are half as bright
+UNSURE_FALLOFF = 0.05  # standard error; where the camera hardly moves it cannot be measured
+
+
+class Levels(NamedTuple):
+    """How much brighter places in source frames are than those in a frame that are to be like them.
+
+    Attributes:
+        log_gains: log(level of the source / level of the frame), (3,), by source.
+        falloff: log(level in a corner / level in the centre) of a frame, at most 0.
+    """
+
+    log_gains: Mapping[int, Array]
+    falloff: float = 0.0
+
+
+def off_centre(x: Array, y: Array, height: int, width: int) -> Array:
+    """Square of the distance from the centre of a picture: 0 there, 1 in its corners."""
+    across, down = x - np.float32((width - 1) / 2), y - np.float32((height - 1) / 2)
+    return (across**2 + down**2) * np.float32(4 / (height**2 + width**2))
+
+
+def measure_falloff(sightings: Sequence[tuple[Array, Array, Array]]) -> float:
+    """log(level in a corner / level in the centre) of a shot's frames; 0 if not significant.
+
+    What each sighting has in common is a change of light and tells nothing; that it is darker
+    where it lies farther out than before does.
+
+    Args:
+        sightings: places seen twice: colours here and there, (N, 3) in [0, 1], and by how much
+            farther off the centre they are there, (N,), see `off_centre`.
+    """
+    pairs = []
+    for first, second, outward in sightings:
+        step = max(1, len(first) // FALLOFF_PAIRS)
+        one, two = (side[::step].mean(1, dtype=np.float64) for side in (first, second))
+        usable = (np.minimum(one, two) > DARK) & (one + two < 2 * BRIGHT)
+        if usable.sum() >= LEAST_PAIRS:
+            pairs.append((np.log(two[usable] / one[usable]), outward[::step][usable]))
+    if not pairs:
+        return 0.0
+    falloff = 0.0
+    for _ in range(FALLOFF_ROUNDS):
+        square = product = variance = 0.0
+        for ratio, outward in pairs:
+            rest = ratio - falloff * outward
+            error = rest - np.median(rest)
+            spread = 1.5 * float(np.median(np.abs(error))) + 1e-3
+            share = 1 / (spread * (1 + (error / (2 * spread)) ** 2)) ** 2
+            arm = outward - (share * outward).sum() / share.sum()
+            square += (share * arm**2).sum()
+            product += (share * arm * ratio).sum()
+            variance += ((share * arm * error) ** 2).sum()
+        falloff = product / max(square, 1e-12)
+    # Neighbouring pairs are not independent: about one in nine is.
+    deviation = 3 * np.sqrt(variance) / max(square, 1e-12)
+    is_lens = SIGNIFICANT * deviation < -falloff < MOST_FALLOFF and deviation < UNSURE_FALLOFF
+    return float(np.round(falloff * 2**20) / 2**20) if is_lens else 0.0
 
 
 def robust_log_gain(first: Array, second: Array) -> Array:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from combcn_core.fill.levels import robust_log_gain
+from combcn_core.fill.levels import off_centre, robust_log_gain
 from combcn_core.fill.smooth import push_pull
 from combcn_core.pixels import (
     Array,
@@ -54,6 +54,7 @@ class Motion(NamedTuple):
     field: Array  # (h, w, 3): residual x, residual y, expected error; float32, or 16 to be kept
     inside: Array  # (2, N): rows and columns of grid points inside the hole
     log_gain: Array  # (3,): log(level of the neighbour / level of this frame)
+    outward: float  # mean of how much farther off the centre places are there, see `off_centre`
     drift: Array  # (4,): median shift x and y, zoom and turn, NaN where most pixels move
 
     @property
@@ -129,10 +130,14 @@ def find_motion(
     for here, there in ((0, 1), (1, 0)):
         trusted = trusted_flow(flows[here], flows[there], views[here].near, views[there].near)
         affine, field = _complete(flows[here] * to_frame, trusted, box)
-        gain = _log_gain(views[here], views[there], flows[here], trusted)
+        place, there_place = _sampled(flows[here], trusted)
+        gain = robust_log_gain(
+            sample(views[here].soft, *place.T), sample(views[there].soft, *there_place.T)
+        )
+        outward = _outward(place, there_place, trusted.shape, box, first_hole.shape)
         inside = np.stack(np.nonzero(views[here].mask)).astype(np.uint16)  # below SIDE_PIXELS
         drift = _drift(flows[here] * to_frame, trusted > 0)
-        motions.append(Motion(box, affine, field, inside, gain, drift))
+        motions.append(Motion(box, affine, field, inside, gain, outward, drift))
     return motions[0], motions[1]
 
 
@@ -265,11 +270,23 @@ def _dot(first: Array, second: Array) -> Array:
     return first[:, 0] * second[:, 0] + first[:, 1] * second[:, 1]
 
 
-def _log_gain(here: _View, there: _View, flow: Array, trusted: Array) -> Array:
-    """(3,): by how much the second frame is brighter than the first."""
+def _sampled(flow: Array, trusted: Array) -> tuple[Array, Array]:
+    """(N, 2) twice: some places whose flow is trusted, here and there, in the crop."""
     kept = trusted[::4, ::4] > 0
-    position = (grid(*trusted.shape) + flow)[::4, ::4][kept]
-    return robust_log_gain(here.soft[::4, ::4][kept], sample(there.soft, *position.T))
+    here = grid(*trusted.shape)
+    return here[::4, ::4][kept], (here + flow)[::4, ::4][kept]
+
+
+def _outward(
+    here: Array, there: Array, size: tuple[int, ...], box: Box, shape: tuple[int, ...]
+) -> float:
+    """By how much farther off the centre of the frame places of the crop are there, in the mean."""
+    if not len(here):
+        return 0.0
+    scale = np.array([box.width / size[1], box.height / size[0]], np.float32)
+    first = np.array([box.left, box.top], np.float32) + (scale - 1) / 2
+    both = [off_centre(*(place * scale + first).T, *shape) for place in (here, there)]
+    return float(np.mean(both[1] - both[0], dtype=np.float64))
 
 
 def settle(

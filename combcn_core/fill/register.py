@@ -11,12 +11,13 @@ camera", ECCV 2012, which registers sources by homographies too; ours are tracke
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from combcn_core.fill.levels import LEAST_PAIRS, robust_log_gain
+from combcn_core.fill.levels import LEAST_PAIRS, measure_falloff, off_centre, robust_log_gain
 from combcn_core.fill.motion import Motion, dense_flow
 from combcn_core.fill.smooth import push_pull
 from combcn_core.pixels import (
@@ -129,8 +130,9 @@ class Registered(NamedTuple):
     homography: Array  # (3, 3), from the target to the source, both small
     x: Array  # (h, w), in the source, small
     y: Array
-    soft: Array  # (h, w, 3), at the target's level
+    soft: Array  # (h, w, 3); at the target's level once that is known
     seen: Mask  # (h, w): where the source knows what is there
+    outward: Array  # (h, w): how much farther off the centre it is there, see `off_centre`
     log_gain: Array  # (3,): log(level of the source / level of the target)
 
 
@@ -214,17 +216,13 @@ class Target:
         )
         return gray, hidden == 0
 
-    def register(
-        self, number: int, source: Small, homography: Array, log_gain: Array, *, bends: bool
-    ) -> Registered:
-        """How a source looks from here.
+    def register(self, number: int, source: Small, homography: Array, *, bends: bool) -> Registered:
+        """How a source looks from here, at its own level.
 
         Args:
             number: of the source frame.
             source: the frame.
             homography: from `align`.
-            log_gain: log(level of the source / level of the target) where it cannot be measured,
-                since too little is seen in both, or hardly the same.
             bends: whether flow along the border of the hole is added.
         """
         x, y = self.x, self.y
@@ -243,17 +241,47 @@ class Target:
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=1,
         )
-        seen = hidden == 0
-        both = self.known & seen
+        shape = source.hole.shape
+        outward = off_centre(there_x, there_y, *shape) - off_centre(self.x, self.y, *shape)
+        return Registered(
+            number, homography, there_x, there_y, soft, hidden == 0, outward, np.zeros(3)
+        )
+
+    def falloff(self, found: Sequence[Registered]) -> float:
+        """That of the lens, as registered sources show it around the hole; see `Levels`."""
+        seen_twice = []
+        for one in found:
+            both = self.known & one.seen
+            if both.sum() >= LEAST_PAIRS and self._is_alike(one.soft[both], self.soft[both]):
+                seen_twice.append((self.soft[both], one.soft[both], one.outward[both]))
+        return measure_falloff(seen_twice)
+
+    def level(self, one: Registered, falloff: float, log_gain: Array) -> Registered:
+        """A registered source at the level of the target.
+
+        Args:
+            one: the source.
+            falloff: of the lens.
+            log_gain: log(level of the source / level of the target) where it cannot be measured,
+                since too little is seen in both, or hardly the same.
+        """
+        soft = one.soft * np.exp(np.float32(-falloff) * one.outward)[..., None]
+        both = self.known & one.seen
         if both.sum() >= LEAST_PAIRS:
             mine, theirs = self.soft[both], soft[both]
             gain = robust_log_gain(mine, theirs)
             # Of what is hardly the same picture the level says nothing.
-            gap = np.abs(theirs * np.exp(-gain) - mine).mean()
-            if gap < FLAT_GAP or np.corrcoef(mine.mean(1), theirs.mean(1))[0, 1] > ALIKE:
+            if self._is_alike(theirs * np.exp(-gain), mine):
                 log_gain = gain
         soft *= np.exp(-log_gain).astype(np.float32)
-        return Registered(number, homography, there_x, there_y, soft, seen, log_gain)
+        return one._replace(soft=soft, log_gain=log_gain)
+
+    @staticmethod
+    def _is_alike(first: Array, second: Array) -> bool:
+        """Whether colours, (N, 3), are of the same."""
+        if np.abs(first - second).mean() < FLAT_GAP:
+            return True
+        return bool(np.corrcoef(first.mean(1), second.mean(1))[0, 1] > ALIKE)
 
     def _bend(self, source: Small, homography: Array) -> Array:
         """(h, w, 2): flow from the crop to the warped source, completed inside the hole."""

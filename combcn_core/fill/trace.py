@@ -12,6 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from combcn_core.fill.levels import Levels, off_centre
 from combcn_core.fill.motion import Motion
 from combcn_core.pixels import Array, Box, Mask, Patch, crop, crop_box, dilate, find_box, to_unit
 
@@ -228,17 +229,23 @@ class Nearness(NamedTuple):
         return self.values[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
 
 
-def gather(path: Trace, frames: Mapping[int, Patch], log_gains: Mapping[int, Array]) -> Array:
+def gather(path: Trace, frames: Mapping[int, Patch], levels: Levels) -> Array:
     """(N, 3) in [0, 1]: the colours at the ends of the traces, at the target frame's brightness.
 
     Args:
         path: the traces of one frame.
         frames: source frames, by number, their holes filled: sampling near a hole reaches into it.
-        log_gains: log(level of the source frame / level of this frame), by source frame.
+        levels: of the source frames.
     """
     colors = np.zeros((len(path.rows), 3), np.float32)
     for source in path.ends():
         here = np.flatnonzero(path.source == source)
-        read = frames[source].sample(path.x[here], path.y[here], cv2.INTER_CUBIC)
-        colors[here] = to_unit(read) * np.exp(-log_gains[source]).astype(np.float32)
+        x, y = path.x[here], path.y[here]
+        read = frames[source].sample(x, y, cv2.INTER_CUBIC)
+        colors[here] = to_unit(read) * np.exp(-levels.log_gains[source]).astype(np.float32)
+        if levels.falloff:
+            height, width = frames[source].frame.shape[:2]
+            outward = off_centre(x, y, height, width)
+            outward -= off_centre(path.columns[here], path.rows[here], height, width)
+            colors[here] *= np.exp(np.float32(-levels.falloff) * outward)[:, None]
     return colors

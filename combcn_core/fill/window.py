@@ -31,9 +31,10 @@ from combcn_core.fill.early import (
     motion_between,
     settled_motions,
 )
+from combcn_core.fill.levels import Levels
 from combcn_core.fill.motion import SETTLE_ROUNDS, Motion
 from combcn_core.fill.plate import DRIFT_PIXELS, STEADY_LOG_GAIN, Plate
-from combcn_core.fill.register import Small, Target, homography_of
+from combcn_core.fill.register import Registered, Small, Target, homography_of
 from combcn_core.fill.smooth import fill_quickly, fill_smoothly
 from combcn_core.fill.threads import one_thread, parallel
 from combcn_core.fill.trace import RING_PIXELS, Nearness, Trace, gather, trace
@@ -67,6 +68,7 @@ class Key(NamedTuple):
     number: int
     nearby: dict[int, Array]  # (3, 3), from the key frame to the frames nearby, both small
     log_gains: dict[int, Array]  # log(level of a source / level of the key frame), by source
+    falloff: float = 0.0  # see `Levels`
     sources: SourceMap | None = None
 
 
@@ -93,7 +95,7 @@ class Window:
         self.early = EarlyMotion(self.workers)
         self._raw: dict[int, Raw] = {}
         self._settled: dict[int, Settled] = {}
-        self._brightness: tuple[Array, Array] = (np.zeros((1, 3), np.int64),) * 2
+        self._brightness: tuple[Array, Array] = (np.zeros((1, 4), np.int64),) * 2
         self._readable: dict[int, Patch] = {}
         self._nearness: dict[int, Nearness] = {}
         self._keys: dict[int, Key | None] = {}
@@ -297,7 +299,7 @@ class Window:
         found = []
         for path in paths:
             path = path.within(limit)
-            colors = gather(path, self._readable, self._log_gains(t, path))
+            colors = gather(path, self._readable, self._levels(t, path))
             found.append(Sighting(path, colors, self._near(path)))
         if plate is not None:
             found.append(Sighting(*plate, np.zeros(len(plate[0].rows), np.float32)))
@@ -305,9 +307,9 @@ class Window:
             if key is None or key.sources is None or t not in key.nearby:
                 continue
             path, offset = key.sources.sight(mask, key.nearby[t])
-            to_key = self._chain_gain(t, key.number)
+            to_key = self._chain_gain(t, key.number, key.falloff)
             gains = {s: to_key + gain for s, gain in key.sources.log_gains.items()}
-            colors = gather(path, self._readable, gains) + offset
+            colors = gather(path, self._readable, Levels(gains, key.falloff)) + offset
             fade = 1 - abs(key.number - t) / KEY_STEP
             found.append(Sighting(path, colors, self._near(path), fade, REGISTERED_SHARE))
         filled, remaining = merge(self.patch(t), mask, found)
@@ -374,9 +376,9 @@ class Window:
     def _find_key(self, t: int, smalls: Mapping[int, Small], paths: Sequence[Trace]) -> Key:
         target, unit = Target(smalls[t]), error_unit(self.mask(t))
         sources = self._sources(t)
-        key, found = Key(t, {t: np.eye(3)}, {t: np.zeros(3)}), []
+        key, views = Key(t, {t: np.eye(3)}, {t: np.zeros(3)}), []
         for step in (1, -1):
-            homography, place, gain = np.eye(3), t, np.zeros(3)
+            homography, place = np.eye(3), t
             while True:
                 motion = self._settled.get(place, (None, None))[0 if step == 1 else 1]
                 if motion is None or abs(place + step - t) > self.reach:
@@ -388,26 +390,31 @@ class Window:
                 if abs(place - t) < KEY_STEP:
                     key.nearby[place] = homography
                 if place in sources:
-                    # Where it cannot be measured it is that of the source before: sums from frame
-                    # to frame would drift with the darker corners of a lens, as the camera pans.
-                    one = target.register(place, smalls[place], homography, gain, bends=False)
-                    found.append(one)
-                    gain = one.log_gain
+                    views.append(target.register(place, smalls[place], homography, bends=False))
+        key = key._replace(falloff=target.falloff(views))
+        found: list[Registered] = []
+        for view in views:
+            # Where it cannot be measured it is that of the source before: sums would drift.
+            goes_on = found and (found[-1].source - t) * (view.source - t) > 0
+            gain = found[-1].log_gain if goes_on else np.zeros(3)
+            found.append(target.level(view, key.falloff, gain))
         key.log_gains.update({one.source: one.log_gain for one in found})
         if first := candidates_of(target, t, found, self._nearness):
             best = [found[place] for place in best_sources(target, first)]
             found = [
-                target.register(
-                    one.source, smalls[one.source], one.homography, one.log_gain, bends=True
+                target.level(
+                    target.register(one.source, smalls[one.source], one.homography, bends=True),
+                    key.falloff,
+                    one.log_gain,
                 )
                 for one in best
             ]
         candidates = candidates_of(target, t, found, self._nearness)
         for path in paths:
             path = path.within(MAX_TRACE_ERROR * unit)
-            gains = self._log_gains(t, path, key)
-            colors = gather(path, self._readable, gains)
-            near = self._near(path)
+            levels = self._levels(t, path, key)
+            colors = gather(path, self._readable, levels)
+            near, gains = self._near(path), levels.log_gains
             candidates.append(candidate_of_traces(target, path, colors, near, gains, unit))
         return key._replace(sources=choose(target, candidates, unit)) if candidates else key
 
@@ -439,8 +446,8 @@ class Window:
         start: int,
         stop: int,
         reach: int,
-    ) -> dict[int, list[tuple[Trace, dict[int, Array]]]]:
-        """Traces, with log gains, from what remains in frames to keys or to what is known nearer.
+    ) -> dict[int, list[tuple[Trace, Levels]]]:
+        """Traces, with levels, from what remains in frames to keys or to what is known nearer.
 
         Of frames start to stop - 1, forward and backward in time; keys have none.
         """
@@ -450,7 +457,7 @@ class Window:
             return np.zeros(hole.shape, bool) if t in keys else hole.whole()
 
         paths = self._traces(hole_of, given, start, stop, reach)
-        return {t: [(path, self._log_gains(t, path)) for path in some] for t, some in paths.items()}
+        return {t: [(path, self._levels(t, path)) for path in some] for t, some in paths.items()}
 
     def _plates(self, start: int, stop: int) -> Iterator[tuple[int, tuple[Trace, Array]]]:
         """What a still camera shows of the holes of frames start to stop - 1 within reach."""
@@ -520,7 +527,7 @@ class Window:
                 return frames[t]
             found = []
             for path in paths[t]:
-                colors = gather(path, frames, self._log_gains(t, path))
+                colors = gather(path, frames, self._levels(t, path))
                 # Where the next key shows nothing at all, the one before it counts to the end.
                 fade = np.maximum(1 - np.abs(path.source - t) / KEY_STEP, 0.01).astype(np.float32)
                 found.append(Sighting(path, colors, fade=fade))
@@ -555,44 +562,52 @@ class Window:
         return paths
 
     def _sum_brightness(self) -> None:
-        """Log levels of the frames held, summed up from frame to frame, forward and backward.
+        """Log levels of the frames held, and how far places go off the centre from the one to the
+        other, summed up from frame to frame, forward and backward.
 
         In whole numbers: sums are the same whichever frame they begin with.
         """
-        steps = np.zeros((2, len(self.frames), 3), np.int64)
+        steps = np.zeros((2, len(self.frames), 4), np.int64)
         for t in range(self.start, self.stop - 1):
             for side, motion in enumerate(
                 (self._settled.get(t, (None, None))[0], self._settled.get(t + 1, (None, None))[1])
             ):
                 if motion is not None:
-                    steps[side, t + 1 - self.start] = np.rint(motion.log_gain * GAIN_STEPS)
+                    light = np.append(motion.log_gain, motion.outward)
+                    steps[side, t + 1 - self.start] = np.rint(light * GAIN_STEPS)
         self._brightness = steps[0].cumsum(0), -steps[1].cumsum(0)
 
-    def _chain_gain(self, t: int, other: int) -> Array:
+    def _chain_gain(self, t: int, other: int, falloff: float) -> Array:
         """How much brighter another frame is, summed up over the frames between."""
         levels = self._brightness[0 if other > t else 1]
-        return (levels[other - self.start] - levels[t - self.start]) / GAIN_STEPS
+        sums = (levels[other - self.start] - levels[t - self.start]) / GAIN_STEPS
+        return sums[:3] - falloff * sums[3]
 
-    def _log_gains(self, t: int, path: Trace, key: Key | None = None) -> dict[int, Array]:
+    def _levels(self, t: int, path: Trace, key: Key | None = None) -> Levels:
         """How much brighter the sources of a trace are than frame t.
 
         Sums over many frames drift. So levels of sources far away are those measured directly from
         a key frame nearby, where there is one.
         """
-        key = key or self._key_near(t)
-        return {s: self._log_gain(t, s, key) for s in path.ends()}
+        return self._levels_of(t, path.ends(), key or self._key_near(t))
 
-    def log_gain(self, t: int, source: int) -> Array:
-        """(3,): how much brighter a source is than frame t, once these are propagated."""
-        return self._log_gain(t, source, self._key_near(t))
+    def levels(self, t: int, source: int) -> Levels:
+        """How much brighter a source is than frame t, once these are propagated."""
+        return self._levels_of(t, [source], self._key_near(t))
+
+    def _levels_of(self, t: int, sources: Iterable[int], key: Key | None) -> Levels:
+        gains = {s: self._log_gain(t, s, key) for s in sources}
+        return Levels(gains, 0.0 if key is None else key.falloff)
 
     def _key_near(self, t: int) -> Key | None:
         keys = [one for one in self._keys.values() if one is not None and t in one.nearby]
         return min(keys, key=lambda one: (abs(one.number - t), one.number), default=None)
 
     def _log_gain(self, t: int, source: int, key: Key | None) -> Array:
-        if key is None or abs(source - t) <= KEY_STEP:
-            return self._chain_gain(t, source)
+        if key is None:
+            return self._chain_gain(t, source, 0.0)
+        if abs(source - t) <= KEY_STEP:
+            return self._chain_gain(t, source, key.falloff)
         near = min(key.log_gains, key=lambda other: (abs(other - source), other))
-        gain = key.log_gains[near]
-        return self._chain_gain(t, key.number) + gain + self._chain_gain(near, source)
+        to_key = self._chain_gain(t, key.number, key.falloff)
+        return to_key + key.log_gains[near] + self._chain_gain(near, source, key.falloff)

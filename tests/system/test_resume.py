@@ -216,14 +216,19 @@ def test_sums_of_levels_do_not_depend_on_where_a_window_begins():
         held[start] = Window(4)
         held[start].slide(start, frames[start:], [frames[0][..., 0] > 0] * (40 - start), start, 40)
         held[start]._settled = {
-            t: tuple(SimpleNamespace(log_gain=gain) for gain in gains[t]) for t in range(start, 40)
+            t: tuple(SimpleNamespace(log_gain=gain, outward=gain[0] / 4) for gain in gains[t])
+            for t in range(start, 40)
         }
         held[start]._sum_brightness()
     for t in range(7, 40):
         for other in range(7, 40):
-            first, second = (held[start]._chain_gain(t, other) for start in (0, 7))
+            first, second = (held[start]._chain_gain(t, other, -0.3) for start in (0, 7))
             assert np.array_equal(first, second)
-    np.testing.assert_allclose(held[0]._chain_gain(9, 12), gains[9:12, 0].sum(0), atol=1e-9)
+    sums = gains[9:12, 0].sum(0)
+    np.testing.assert_allclose(held[0]._chain_gain(9, 12, 0.0), sums, atol=1e-9)
+    # What a lens explains is no change of light.
+    sums += 0.3 * sums[0] / 4
+    np.testing.assert_allclose(held[0]._chain_gain(9, 12, -0.3), sums, atol=1e-9)
 
 
 def test_absurd_reach_takes_no_longer(clip):

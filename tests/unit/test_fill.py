@@ -8,6 +8,7 @@ import torch
 from combcn_core.fill import motion as motion_module
 from combcn_core.fill.choose import REGISTERED_SHARE, Sighting, merge
 from combcn_core.fill.cuts import is_cut
+from combcn_core.fill.levels import Levels
 from combcn_core.fill.motion import (
     MARGIN_PIXELS,
     SETTLE_PIXELS,
@@ -551,10 +552,19 @@ def test_gather_reads_and_scales():
     frames = {3: random.random((8, 9, 3), np.float32), 5: random.random((8, 9, 3), np.float32)}
     path = make_path([0, 0, 0], [0, 1, 2], [3, 5, -1], [4, 8, 0], [2, 7, 0])
     gains = {3: np.log([2.0, 1.0, 0.5]), 5: np.zeros(3)}
-    colors = gather(path, {t: Patch.of(frame) for t, frame in frames.items()}, gains)
+    colors = gather(path, {t: Patch.of(frame) for t, frame in frames.items()}, Levels(gains))
     # At whole positions the cubic kernel is 1 at one pixel: float32 arithmetic only.
     expected = [frames[3][2, 4] / (2, 1, 0.5), frames[5][7, 8], (0, 0, 0)]
     np.testing.assert_allclose(colors, expected, rtol=0, atol=1e-6)
+
+
+def test_gather_takes_the_dark_corners_of_a_lens_into_account():
+    frame = np.full((9, 13, 3), 0.5, np.float32)
+    path = make_path([4, 0], [6, 0], [1, 1], [0, 6], [0, 4])  # from the centre to a corner; back
+    colors = gather(path, {1: Patch.of(frame)}, Levels({1: np.zeros(3)}, np.log(0.8)))
+    # A corner is 0.8 times as bright as the centre; the centre of its pixel is not so far out.
+    there = 0.8 ** ((6**2 + 4**2) / (6.5**2 + 4.5**2))
+    np.testing.assert_allclose(colors[:, 0], [0.5 / there, 0.5 * there], rtol=1e-5)
 
 
 def test_merge_takes_sure_traces_and_leaves_unsure_ones():

@@ -46,7 +46,8 @@ def candidate(target, source, cost, seen=True, color=0.5, near=0.0):
 
 def registered(target, source, soft):
     seen = np.ones(target.hole.shape, bool)
-    return Registered(source, np.eye(3), target.x, target.y, soft, seen, np.zeros(3))
+    nothing = np.zeros_like(target.x)
+    return Registered(source, np.eye(3), target.x, target.y, soft, seen, nothing, np.zeros(3))
 
 
 def test_choose_takes_the_cheaper_and_leaves_what_is_too_dear(target):

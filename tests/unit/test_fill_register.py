@@ -54,7 +54,7 @@ def test_homography_of_a_motion_against_its_own_shifts():
     affine = random.uniform(-3, 3, (3, 2))
     nothing = np.zeros(3)
     box = Box(10, 20, 110, 180)
-    motion = Motion(box, affine, np.zeros((2, 2, 3)), np.zeros((2, 0)), nothing, nothing)
+    motion = Motion(box, affine, np.zeros((2, 2, 3)), np.zeros((2, 0)), nothing, 0.0, nothing)
     scale = Scale(3.0, 2.5)
     x, y = random.uniform(0, 60, (2, 9)).astype(np.float32)
     there = np.stack(scale.to_frame(*project(homography_of(motion, scale), x, y)), 1)
@@ -102,7 +102,8 @@ def test_align_keeps_the_guess_where_nothing_is_alike():
 def test_register_shows_the_source_level_and_without_its_hole(bends):
     target_frame, source, other = pair(level=0.8)
     target = Target(target_frame)
-    found = target.register(7, source, TILT, np.zeros(3), bends=bends)
+    found = target.register(7, source, TILT, bends=bends)
+    found = target.level(found, 0.0, np.zeros(3))
     assert found.source == 7
     np.testing.assert_allclose(found.log_gain, np.log(0.8), atol=0.005)
     x, y = project(TILT, target.x, target.y)
