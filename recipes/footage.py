@@ -1,14 +1,14 @@
 """Lay out what the default weights are trained on: python recipes/footage.py DATA OUTPUT
 
 DATA holds train/ with clips and metadata.csv (clip, source, commit, licence, shot, weights_ok) and
-photos/ with photographs and photos.csv (photo, source, commit_or_version, author, licence). OUTPUT
-gets
+photos/ with photographs and photos.csv (photo, source, commit_or_version, author, licence), all of
+which the first stages learn from. OUTPUT gets
 
 - all/: every clip whose row says weights_ok=yes, and the photographs; of the studio portraits,
   which are nearly half of these, every third. Decoded once and small, every fourth frame of a clip
   a key frame, so that reading does not slow training down;
 - clips/: links to the clips and to every third photograph, for what learns from motion;
-- footage.md: the two tables of the model card.
+- footage.md: the two tables of the model card, with all photographs.
 
 Training holds back the same files in both folders, see `choose`. Needs Pillow.
 """
@@ -174,7 +174,7 @@ def write_photo(source: Path, target: Path) -> None:
 
 
 def tables(clips: list[Row], photos: list[Row], groups: dict[str, str]) -> str:
-    """What was used, as Markdown: where it is from, its licence, and whether it was held back."""
+    """What was used, as Markdown: where it is from, its licence, and in what it was used."""
     held = held_back(groups)
     lines = ["| clip | from | commit | licence as stated | |", "|---|---|---|---|---|"]
     for row in clips:
@@ -185,9 +185,9 @@ def tables(clips: list[Row], photos: list[Row], groups: dict[str, str]) -> str:
     lines += ["", "| photograph | by | from | licence as stated | |", "|---|---|---|---|---|"]
     for row in photos:
         name = row["photo"]
-        if name in groups:
-            cells = (name, row["author"], row["source"], row["licence"])
-            lines.append(f"| {' | '.join(cells)} | {'held back' * (groups[name] in held)} |")
+        cells = (name, row["author"], row["source"], row["licence"])
+        use = "held back" * (groups[name] in held) if name in groups else "first stages only"
+        lines.append(f"| {' | '.join(cells)} | {use} |")
     return "\n".join(lines) + "\n"
 
 

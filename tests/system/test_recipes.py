@@ -10,33 +10,6 @@ import pytest
 
 from combcn_core.training.footage import scan_footage
 
-DEAD_LEAVES = Path(__file__).parents[2] / "recipes" / "dead_leaves.py"
-
-
-def draw(folder, monkeypatch, *count):
-    monkeypatch.setattr("sys.argv", ["dead_leaves.py", str(folder), *count])
-    runpy.run_path(str(DEAD_LEAVES), run_name="__main__")
-    return [cv2.imread(str(path)) for path in sorted(folder.iterdir())]
-
-
-def test_dead_leaves_are_pictures_that_differ_and_can_be_drawn_again(tmp_path, monkeypatch):
-    pictures = draw(tmp_path / "one", monkeypatch, "3")
-    assert len(pictures) == 3
-    for picture, again in zip(pictures, draw(tmp_path / "two", monkeypatch, "3"), strict=True):
-        assert picture.shape == (384, 384, 3)
-        assert np.array_equal(picture, again)
-    assert not np.array_equal(pictures[0], pictures[1])
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_dead_leaves_cover_everything_and_have_edges(seed):
-    draw_one = runpy.run_path(str(DEAD_LEAVES))["draw"]
-    picture = draw_one(np.random.default_rng(seed)).astype(int)
-    steps = np.abs(np.diff(picture, axis=1)).max(axis=2)
-    assert np.percentile(steps, 50) < 16  # flat or smooth nearly everywhere
-    assert steps.max() > 24  # but for the edges
-
-
 FOOTAGE = Path(__file__).parents[2] / "recipes" / "footage.py"
 
 
@@ -95,6 +68,10 @@ def test_footage_is_small_and_split_as_training_splits_it(gathered, tmp_path, mo
     table = (output / "footage.md").read_text().splitlines()
     marked = {line.split(" | ")[0][2:] for line in table if line.endswith("| held back |")}
     assert marked == held["all"]
+    named = {line.split(" | ")[0][2:] for line in table if line.startswith("| p")}
+    assert named == {"photograph", *(f"p{number}.jpg" for number in range(40))}
+    first = {line.split(" | ")[0][2:] for line in table if "| first stages only |" in line}
+    assert first == {name for name in named if name.endswith(".jpg")} - files
     assert "| clip3.mp4 | someone/films:3.mp4 | 0123456789 | CC0 |" in "\n".join(table)
 
 
