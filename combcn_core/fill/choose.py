@@ -47,6 +47,8 @@ LEVEL_PIXELS, LEVEL_WEIGHT = 2.0, 0.1  # of a cell that levels are compared on; 
 MAX_LEVEL_STEP = 0.05  # what is larger is no difference of level
 MAX_EDGE_STEP, EDGE_AVERAGE_PIXELS = 0.4, 3.0  # it is averaged along the ring,
 EDGE_PIXELS = 12.0  # and fades to 1/e within so many pixels
+# Smoke and spray, so much brighter or more, have no edges as shadows have: they reach farther in.
+VEIL_STEP, VEIL_PIXELS = 0.08, 48.0
 
 # Costs of a source: the gap to the truth that is to be expected, in grey levels of 255, as fitted
 # on clips split off from training footage; and the error in pixels that stands for one.
@@ -187,7 +189,10 @@ def _level(step: Array, on_ring: Array, fade: Array, unit: float) -> Array:
     mean = cv2.GaussianBlur(weighted(step - level, share), (0, 0), sigma)
     mean = weighted(mean.reshape(step.shape), 1 / np.maximum(weight, 1e-6))
     mean = np.clip(mean, -MAX_EDGE_STEP, MAX_EDGE_STEP)
-    level += weighted(push_pull(mean, share), fade)
+    mean = push_pull(mean, share)
+    veil = np.maximum(mean - VEIL_STEP, 0)
+    level += weighted(mean - veil, fade)
+    level += weighted(veil, fade ** np.float32(EDGE_PIXELS / VEIL_PIXELS))
     return cv2.resize(level, (width, height), interpolation=cv2.INTER_LINEAR)
 
 

@@ -670,6 +670,22 @@ def test_merge_fades_a_shadow_at_the_border_inwards():
     assert (np.diff(column) < 1e-3).all()
 
 
+def test_merge_lets_smoke_at_the_border_reach_farther_in_than_a_shadow():
+    frame, mask, rows, columns = ringed_square()
+    path = make_path(rows, columns, np.full(len(rows), 1), columns, rows)
+    colors = np.full((len(rows), 3), 0.5, np.float32)
+    reached = {}
+    for name, level in ("smoke", 0.9), ("shadow", 0.1):
+        other = frame.copy()
+        other[80:, :] = level
+        filled = merge(Patch.of(other), mask, [Sighting(path, colors)])[0].whole()
+        reached[name] = np.abs(filled[40:80, 60].mean(-1) - 0.5)
+    # At the edge they are the same; ten pixels in, little is left of the shadow.
+    assert reached["smoke"][-1] == pytest.approx(reached["shadow"][-1], abs=0.03)
+    assert reached["smoke"][-10] > 1.5 * reached["shadow"][-10]
+    assert (np.diff(reached["smoke"]) > -1e-3).all()
+
+
 def test_nearness_falls_with_the_distance_to_the_hole():
     mask = np.zeros((480, 640), bool)  # twice the reference: distances count half
     mask[200:240, 300:360] = True
