@@ -21,9 +21,10 @@ import tyro
 from tyro.conf import Positional
 
 from benchmarks.clips import clip_names, read_frames, read_masks
+from combcn_core.fill.keys import KEY_STEP
 from combcn_core.fill.levels import off_centre
 from combcn_core.fill.register import project
-from combcn_core.fill.window import KEY_STEP, Window
+from combcn_core.fill.window import Window
 from combcn_core.pixels import Array, Mask, dilate, to_unit
 
 LEAST_SHARE = 0.05  # of a frame that both must show

@@ -19,8 +19,9 @@ import numpy as np
 from combcn_core.fill.carry import CARRY_FRAMES, Ways, fill_with_texture, find_ways
 from combcn_core.fill.cuts import find_shots
 from combcn_core.fill.grain import add_grain
+from combcn_core.fill.keys import KEY_STEP
 from combcn_core.fill.threads import one_thread
-from combcn_core.fill.window import KEY_STEP, Memo, Window
+from combcn_core.fill.window import Memo, Window
 from combcn_core.pixels import (
     Filled,
     Mask,

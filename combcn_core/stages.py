@@ -14,7 +14,8 @@ from torch import Tensor
 
 from combcn_core.fill.carry import CARRY_FRAMES, fill_with_texture, find_ways
 from combcn_core.fill.cuts import find_shots
-from combcn_core.fill.window import KEY_STEP, Window
+from combcn_core.fill.keys import KEY_STEP
+from combcn_core.fill.window import Window
 from combcn_core.masks import check_clip, to_arrays, to_tensor
 from combcn_core.pixels import Mask, PackedMask, Patch, Pixels
 from combcn_core.progress import OnShare, part_of

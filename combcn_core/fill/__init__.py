@@ -6,7 +6,7 @@
 - `trace`: hole pixels followed along it until they come out of the hole.
 - `plate`: what a still camera shows over time.
 - `register`: source frames registered directly to a key frame, without a chain of steps.
-- `levels`: by how much one frame is brighter than another.
+- `levels`: by how much one frame is brighter than another; `keys`: both for every eighth frame.
 - `choose`: which source fills a region, and what fills a pixel among all that was found for it.
 - `smooth`: membrane and push-pull, for what no frame shows.
 - `texture`: the look of the shot itself, in place of the smooth fill; `carry` keeps it steady.

@@ -6,7 +6,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from combcn_core.fill.choose import (
     MAX_TRACE_ERROR,
     REGISTERED_SHARE,
     Sighting,
-    SourceMap,
     best_sources,
     candidate_of_traces,
     candidates_of,
@@ -31,10 +30,19 @@ from combcn_core.fill.early import (
     motion_between,
     settled_motions,
 )
+from combcn_core.fill.keys import (
+    KEY_STEP,
+    Key,
+    LevelChain,
+    key_near,
+    register_sources,
+    source_frames,
+    wants_sources,
+)
 from combcn_core.fill.levels import Levels
 from combcn_core.fill.motion import SETTLE_ROUNDS, Motion
 from combcn_core.fill.plate import DRIFT_PIXELS, STEADY_LOG_GAIN, Plate
-from combcn_core.fill.register import Registered, Small, Target, homography_of
+from combcn_core.fill.register import Small, Target
 from combcn_core.fill.smooth import fill_quickly, fill_smoothly
 from combcn_core.fill.threads import one_thread, parallel
 from combcn_core.fill.trace import RING_PIXELS, Nearness, Trace, gather, trace
@@ -53,23 +61,7 @@ from combcn_core.pixels import (
 )
 from combcn_core.progress import OnShare, follow, part_of
 
-KEY_STEP = 8  # frames between two fills of what was never seen; between them it is carried along
-# Frames between those registered as sources, up to so far away; twice as many beyond.
-SOURCE_STEP, NEAR_FRAMES = 4, 16
-SURE_ERROR, UNSURE_SHARE = 1.5, 0.01  # a frame wants sources where more of its hole is less sure
-LEAST_SIDE_PIXELS = 64  # smaller frames have no room for features around a hole
-GAIN_STEPS = 2**40  # in a log gain of 1, where gains are summed up
 PROPAGATE_MARGIN = SETTLE_ROUNDS + 2  # frames beyond `reach` that a propagated frame depends on
-
-
-class Key(NamedTuple):
-    """What is known of a key frame: frames registered to it, and where its hole is seen."""
-
-    number: int
-    nearby: dict[int, Array]  # (3, 3), from the key frame to the frames nearby, both small
-    log_gains: dict[int, Array]  # log(level of a source / level of the key frame), by source
-    falloff: float = 0.0  # see `Levels`
-    sources: SourceMap | None = None
 
 
 class Memo(Protocol):
@@ -95,7 +87,7 @@ class Window:
         self.early = EarlyMotion(self.workers)
         self._raw: dict[int, Raw] = {}
         self._settled: dict[int, Settled] = {}
-        self._brightness: tuple[Array, Array] = (np.zeros((1, 4), np.int64),) * 2
+        self._light = LevelChain({}, 0, 1)
         self._readable: dict[int, Patch] = {}
         self._nearness: dict[int, Nearness] = {}
         self._keys: dict[int, Key | None] = {}
@@ -189,7 +181,7 @@ class Window:
             some = missing[done : done + SETTLE_FRAMES]
             part = part_of(on_progress, done / len(missing), (done + len(some)) / len(missing))
             self._find_some(some, part)
-        self._sum_brightness()
+        self._light = LevelChain(self._settled, self.start, self.stop)
 
     def _find_some(self, missing: Sequence[int], on_progress: OnShare | None) -> None:
         near = {t + step for t in missing for step in range(-SETTLE_ROUNDS - 1, SETTLE_ROUNDS + 1)}
@@ -307,7 +299,7 @@ class Window:
             if key is None or key.sources is None or t not in key.nearby:
                 continue
             path, offset = key.sources.sight(mask, key.nearby[t])
-            to_key = self._chain_gain(t, key.number, key.falloff)
+            to_key = self._light.log_gain(t, key.number, key.falloff)
             gains = {s: to_key + gain for s, gain in key.sources.log_gains.items()}
             colors = gather(path, self._readable, Levels(gains, key.falloff)) + offset
             fade = 1 - abs(key.number - t) / KEY_STEP
@@ -353,12 +345,13 @@ class Window:
     ) -> None:
         """Where the holes of key frames are seen, in frames registered to them."""
         self._keys.update(dict.fromkeys(keys))
-        some = [t for t in keys if self._wants_sources(t, paths[t])]
+        some = [t for t in keys if wants_sources(self.mask(t), paths[t])]
         for t in set(keys).difference(some):
             self._memorise("key", t, self.halo(True), (None,))
         keys = some
-        colored = {s for t in keys for s in (t, *self._sources(t))}
-        wanted = sorted(colored.union(*map(self._nearby, keys)))
+        colored = {s for t in keys for s in (t, *source_frames(t, self._span(t)))}
+        nearby = {s for t in keys for s in self._span(t) if abs(s - t) < KEY_STEP}
+        wanted = sorted(colored | nearby)
 
         def small(t: int) -> Small:
             return Small.of(pixels_of(self.frame(t)), self.mask(t), is_colored=t in colored)
@@ -375,30 +368,7 @@ class Window:
 
     def _find_key(self, t: int, smalls: Mapping[int, Small], paths: Sequence[Trace]) -> Key:
         target, unit = Target(smalls[t]), error_unit(self.mask(t))
-        sources = self._sources(t)
-        key, views = Key(t, {t: np.eye(3)}, {t: np.zeros(3)}), []
-        for step in (1, -1):
-            homography, place = np.eye(3), t
-            while True:
-                motion = self._settled.get(place, (None, None))[0 if step == 1 else 1]
-                if motion is None or abs(place + step - t) > self.reach:
-                    break
-                homography = homography_of(motion, smalls[t].scale) @ homography
-                place += step
-                if place in smalls and (place in sources or abs(place - t) < KEY_STEP):
-                    homography = target.align(smalls[place], homography)
-                if abs(place - t) < KEY_STEP:
-                    key.nearby[place] = homography
-                if place in sources:
-                    views.append(target.register(place, smalls[place], homography, bends=False))
-        key = key._replace(falloff=target.falloff(views))
-        found: list[Registered] = []
-        for view in views:
-            # Where it cannot be measured it is that of the source before: sums would drift.
-            goes_on = found and (found[-1].source - t) * (view.source - t) > 0
-            gain = found[-1].log_gain if goes_on else np.zeros(3)
-            found.append(target.level(view, key.falloff, gain))
-        key.log_gains.update({one.source: one.log_gain for one in found})
+        key, found = register_sources(t, target, smalls, self._settled, self._span(t))
         if first := candidates_of(target, t, found, self._nearness):
             best = [found[place] for place in best_sources(target, first)]
             found = [
@@ -412,32 +382,23 @@ class Window:
         candidates = candidates_of(target, t, found, self._nearness)
         for path in paths:
             path = path.within(MAX_TRACE_ERROR * unit)
-            levels = self._levels(t, path, key)
+            levels = self._light.levels(t, path.ends(), key)
             colors = gather(path, self._readable, levels)
             near, gains = self._near(path), levels.log_gains
             candidates.append(candidate_of_traces(target, path, colors, near, gains, unit))
         return key._replace(sources=choose(target, candidates, unit)) if candidates else key
 
-    def _nearby(self, t: int) -> range:
-        """Frames that show the same as a key frame."""
-        return range(max(self.start, t - KEY_STEP + 1), min(self.stop, t + KEY_STEP))
+    def _span(self, t: int) -> range:
+        """Frames within reach."""
+        return range(max(self.start, t - self.reach), min(self.stop, t + self.reach + 1))
 
-    def _sources(self, t: int) -> set[int]:
-        """Frames that are registered to a key frame: farther from it they lie less dense."""
-        span = range(max(self.start, t - self.reach), min(self.stop, t + self.reach + 1))
-        step = {s: SOURCE_STEP if abs(s - t) <= NEAR_FRAMES else 2 * SOURCE_STEP for s in span}
-        return {s for s in span if s != t and (s - t) % step[s] == 0}
+    def _levels(self, t: int, path: Trace) -> Levels:
+        """How much brighter the sources of a trace are than frame t."""
+        return self._light.levels(t, path.ends(), key_near(t, self._keys.values()))
 
-    def _wants_sources(self, t: int, found: Sequence[Trace]) -> bool:
-        """Whether traces alone leave more than a little of a frame's hole unsure."""
-        mask = self.mask(t)
-        if min(mask.shape) < LEAST_SIDE_PIXELS or not mask.any() or mask.all():
-            return False
-        sure = np.zeros_like(mask)
-        for path in found:
-            here = (path.source >= 0) & (path.error < SURE_ERROR * error_unit(mask))
-            sure[path.rows[here], path.columns[here]] = True
-        return bool(np.count_nonzero(mask & ~sure) > UNSURE_SHARE * np.count_nonzero(mask))
+    def levels(self, t: int, source: int) -> Levels:
+        """How much brighter a source is than frame t, once these are propagated."""
+        return self._light.levels(t, [source], key_near(t, self._keys.values()))
 
     def ways(
         self,
@@ -560,54 +521,3 @@ class Window:
             for t, path in found.items():
                 paths[t].append(path)
         return paths
-
-    def _sum_brightness(self) -> None:
-        """Log levels of the frames held, and how far places go off the centre from the one to the
-        other, summed up from frame to frame, forward and backward.
-
-        In whole numbers: sums are the same whichever frame they begin with.
-        """
-        steps = np.zeros((2, len(self.frames), 4), np.int64)
-        for t in range(self.start, self.stop - 1):
-            for side, motion in enumerate(
-                (self._settled.get(t, (None, None))[0], self._settled.get(t + 1, (None, None))[1])
-            ):
-                if motion is not None:
-                    light = np.append(motion.log_gain, motion.outward)
-                    steps[side, t + 1 - self.start] = np.rint(light * GAIN_STEPS)
-        self._brightness = steps[0].cumsum(0), -steps[1].cumsum(0)
-
-    def _chain_gain(self, t: int, other: int, falloff: float) -> Array:
-        """How much brighter another frame is, summed up over the frames between."""
-        levels = self._brightness[0 if other > t else 1]
-        sums = (levels[other - self.start] - levels[t - self.start]) / GAIN_STEPS
-        return sums[:3] - falloff * sums[3]
-
-    def _levels(self, t: int, path: Trace, key: Key | None = None) -> Levels:
-        """How much brighter the sources of a trace are than frame t.
-
-        Sums over many frames drift. So levels of sources far away are those measured directly from
-        a key frame nearby, where there is one.
-        """
-        return self._levels_of(t, path.ends(), key or self._key_near(t))
-
-    def levels(self, t: int, source: int) -> Levels:
-        """How much brighter a source is than frame t, once these are propagated."""
-        return self._levels_of(t, [source], self._key_near(t))
-
-    def _levels_of(self, t: int, sources: Iterable[int], key: Key | None) -> Levels:
-        gains = {s: self._log_gain(t, s, key) for s in sources}
-        return Levels(gains, 0.0 if key is None else key.falloff)
-
-    def _key_near(self, t: int) -> Key | None:
-        keys = [one for one in self._keys.values() if one is not None and t in one.nearby]
-        return min(keys, key=lambda one: (abs(one.number - t), one.number), default=None)
-
-    def _log_gain(self, t: int, source: int, key: Key | None) -> Array:
-        if key is None:
-            return self._chain_gain(t, source, 0.0)
-        if abs(source - t) <= KEY_STEP:
-            return self._chain_gain(t, source, key.falloff)
-        near = min(key.log_gains, key=lambda other: (abs(other - source), other))
-        to_key = self._chain_gain(t, key.number, key.falloff)
-        return to_key + key.log_gains[near] + self._chain_gain(near, source, key.falloff)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from combcn_core.fill.early import SETTLE_FRAMES
+from combcn_core.fill.keys import KEY_STEP
 from combcn_core.fill.motion import CONTEXT_PIXELS, SETTLE_ROUNDS, SIDE_PIXELS
 from combcn_core.fill.register import SIDE_PIXELS as REGISTERED_SIDE
-from combcn_core.fill.window import KEY_STEP
 from combcn_core.memory import (
     CPU_NETWORK_BYTES,
     GIB,

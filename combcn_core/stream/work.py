@@ -20,9 +20,9 @@ from safetensors.numpy import save
 
 from combcn_core.atomic import write_bytes
 from combcn_core.fill.choose import SourceMap
+from combcn_core.fill.keys import Key
 from combcn_core.fill.motion import Motion
 from combcn_core.fill.register import Scale
-from combcn_core.fill.window import Key
 from combcn_core.pixels import Array, Box, PackedMask
 
 _TYPES: dict[str, Any] = {

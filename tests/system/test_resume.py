@@ -15,6 +15,7 @@ import torch
 from combcn_core import CombCN, InpaintConfig, NetworkConfig, inpaint_file
 from combcn_core.clips.video import open_reader
 from combcn_core.fill import early
+from combcn_core.fill.keys import LevelChain
 from combcn_core.fill.window import Window
 from combcn_core.pixels import Box
 from combcn_core.shot import ShotInpainter
@@ -209,26 +210,20 @@ def test_result_is_the_same_where_memory_is_short(clip, monkeypatch):
 
 def test_sums_of_levels_do_not_depend_on_where_a_window_begins():
     rng = np.random.default_rng(1)
-    frames = [np.zeros((8, 8, 3), np.uint8)] * 40
     gains = rng.normal(0, 0.1, (40, 2, 3))
-    held = {}
-    for start in (0, 7):
-        held[start] = Window(4)
-        held[start].slide(start, frames[start:], [frames[0][..., 0] > 0] * (40 - start), start, 40)
-        held[start]._settled = {
-            t: tuple(SimpleNamespace(log_gain=gain, outward=gain[0] / 4) for gain in gains[t])
-            for t in range(start, 40)
-        }
-        held[start]._sum_brightness()
+    motions = {
+        t: tuple(SimpleNamespace(log_gain=gain, outward=gain[0] / 4) for gain in gains[t])
+        for t in range(40)
+    }
+    whole, part = (LevelChain(motions, start, 40) for start in (0, 7))
     for t in range(7, 40):
         for other in range(7, 40):
-            first, second = (held[start]._chain_gain(t, other, -0.3) for start in (0, 7))
+            first, second = (chain.log_gain(t, other, -0.3) for chain in (whole, part))
             assert np.array_equal(first, second)
     sums = gains[9:12, 0].sum(0)
-    np.testing.assert_allclose(held[0]._chain_gain(9, 12, 0.0), sums, atol=1e-9)
+    np.testing.assert_allclose(whole.log_gain(9, 12), sums, atol=1e-9)
     # What a lens explains is no change of light.
-    sums += 0.3 * sums[0] / 4
-    np.testing.assert_allclose(held[0]._chain_gain(9, 12, -0.3), sums, atol=1e-9)
+    np.testing.assert_allclose(whole.log_gain(9, 12, -0.3), sums + 0.3 * sums[0] / 4, atol=1e-9)
 
 
 def test_absurd_reach_takes_no_longer(clip):

@@ -1,0 +1,147 @@
+"""Key frames, every eighth of a shot: other frames registered to them, and how bright these are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from combcn_core.fill.choose import SourceMap, error_unit
+from combcn_core.fill.early import Settled
+from combcn_core.fill.levels import Levels
+from combcn_core.fill.register import Registered, Small, Target, homography_of
+from combcn_core.fill.trace import Trace
+from combcn_core.pixels import Array, Mask
+
+KEY_STEP = 8  # frames between two fills of what was never seen; between them it is carried along
+# Frames between those registered as sources, up to so far away; twice as many beyond.
+SOURCE_STEP, NEAR_FRAMES = 4, 16
+SURE_ERROR, UNSURE_SHARE = 1.5, 0.01  # a frame wants sources where more of its hole is less sure
+LEAST_SIDE_PIXELS = 64  # smaller frames have no room for features around a hole
+GAIN_STEPS = 2**40  # in a log gain of 1, where gains are summed up
+
+
+class Key(NamedTuple):
+    """What is known of a key frame: frames registered to it, and where its hole is seen."""
+
+    number: int
+    nearby: dict[int, Array]  # (3, 3), from the key frame to the frames nearby, both small
+    log_gains: dict[int, Array]  # log(level of a source / level of the key frame), by source
+    falloff: float = 0.0  # see `Levels`
+    sources: SourceMap | None = None
+
+
+def source_frames(t: int, span: range) -> set[int]:
+    """Frames of a span that are registered to a key frame: farther from it they lie less dense."""
+    step = {s: SOURCE_STEP if abs(s - t) <= NEAR_FRAMES else 2 * SOURCE_STEP for s in span}
+    return {s for s in span if s != t and (s - t) % step[s] == 0}
+
+
+def wants_sources(mask: Mask, found: Sequence[Trace]) -> bool:
+    """Whether traces alone leave more than a little of a frame's hole unsure."""
+    if min(mask.shape) < LEAST_SIDE_PIXELS or not mask.any() or mask.all():
+        return False
+    sure = np.zeros_like(mask)
+    for path in found:
+        here = (path.source >= 0) & (path.error < SURE_ERROR * error_unit(mask))
+        sure[path.rows[here], path.columns[here]] = True
+    return bool(np.count_nonzero(mask & ~sure) > UNSURE_SHARE * np.count_nonzero(mask))
+
+
+def register_sources(
+    t: int,
+    target: Target,
+    smalls: Mapping[int, Small],
+    motions: Mapping[int, Settled],
+    span: range,
+) -> tuple[Key, list[Registered]]:
+    """Register the source frames of a key frame to it, each as bright as the key frame is.
+
+    Args:
+        t: the key frame.
+        target: it, cut to its hole.
+        smalls: it, its sources and the frames nearby.
+        motions: between neighbouring frames, where registration begins.
+        span: frames within reach.
+    """
+    sources = source_frames(t, span)
+    nearby, views = {t: np.eye(3)}, []
+    for step in (1, -1):
+        homography, place = np.eye(3), t
+        while place + step in span:
+            motion = motions.get(place, (None, None))[0 if step == 1 else 1]
+            if motion is None:
+                break
+            homography = homography_of(motion, smalls[t].scale) @ homography
+            place += step
+            if place in smalls and (place in sources or abs(place - t) < KEY_STEP):
+                homography = target.align(smalls[place], homography)
+            if abs(place - t) < KEY_STEP:
+                nearby[place] = homography
+            if place in sources:
+                views.append(target.register(place, smalls[place], homography, bends=False))
+    falloff = target.falloff(views)
+    found: list[Registered] = []
+    for view in views:
+        # Where it cannot be measured it is that of the source before: sums would drift.
+        goes_on = found and (found[-1].source - t) * (view.source - t) > 0
+        gain = found[-1].log_gain if goes_on else np.zeros(3)
+        found.append(target.level(view, falloff, gain))
+    gains = {t: np.zeros(3)} | {one.source: one.log_gain for one in found}
+    return Key(t, nearby, gains, falloff), found
+
+
+def key_near(t: int, keys: Iterable[Key | None]) -> Key | None:
+    """The key frame nearest to a frame, of those that have it nearby."""
+    near = [one for one in keys if one is not None and t in one.nearby]
+    return min(near, key=lambda one: (abs(one.number - t), one.number), default=None)
+
+
+class LevelChain:
+    """Log levels of frames, and how far places go off the centre from the one to the next, summed
+    up from frame to frame, forward and backward.
+
+    In whole numbers: sums are the same whichever frame they begin with.
+    """
+
+    def __init__(self, motions: Mapping[int, Settled], start: int, stop: int) -> None:
+        """Sum up what motions between frames start to stop - 1 have measured."""
+        steps = np.zeros((2, stop - start, 4), np.int64)
+        for t in range(start, stop - 1):
+            for side, motion in enumerate(
+                (motions.get(t, (None, None))[0], motions.get(t + 1, (None, None))[1])
+            ):
+                if motion is not None:
+                    light = np.append(motion.log_gain, motion.outward)
+                    steps[side, t + 1 - start] = np.rint(light * GAIN_STEPS)
+        self._start = start
+        self._sums = steps[0].cumsum(0), -steps[1].cumsum(0)
+
+    def log_gain(self, t: int, other: int, falloff: float = 0.0) -> Array:
+        """(3,): how much brighter another frame is, summed up over the frames between.
+
+        Args:
+            t, other: the frames.
+            falloff: of the lens, see `Levels`: what it explains is no change of light.
+        """
+        sums = self._sums[0 if other > t else 1]
+        light = (sums[other - self._start] - sums[t - self._start]) / GAIN_STEPS
+        return light[:3] - falloff * light[3]
+
+    def levels(self, t: int, sources: Iterable[int], key: Key | None) -> Levels:
+        """How much brighter sources are than a frame.
+
+        Sums over many frames drift. So levels of sources far away are those measured directly from
+        a key frame nearby, where there is one.
+        """
+        falloff = 0.0 if key is None else key.falloff
+
+        def log_gain(source: int) -> Array:
+            if key is None or abs(source - t) <= KEY_STEP:
+                return self.log_gain(t, source, falloff)
+            near = min(key.log_gains, key=lambda other: (abs(other - source), other))
+            to_key = self.log_gain(t, key.number, falloff)
+            return to_key + key.log_gains[near] + self.log_gain(near, source, falloff)
+
+        return Levels({source: log_gain(source) for source in sources}, falloff)
