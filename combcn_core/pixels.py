@@ -320,6 +320,15 @@ def pixels_of(frame: Stored) -> Pixels:
     return frame.pixels if isinstance(frame, Decoded) else frame
 
 
+def shrunk(frame: Stored, width: int, height: int) -> Pixels:
+    """A frame as RGB at a size not larger than its own; not a copy where that is the same."""
+    if frame.shape[:2] == (height, width):
+        return pixels_of(frame)
+    if isinstance(frame, Decoded):
+        return frame.to_small(width, height)
+    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+
+
 def crop_stored(frame: Stored, box: Box) -> Pixels:
     """What a box shows of a frame, (h, w, 3) RGB: a view, not to be written to."""
     return frame.crop(box) if isinstance(frame, Decoded) else crop(frame, box)

@@ -10,7 +10,7 @@ import numpy as np
 
 from combcn_core.fill.motion import dense_flow, trusted_flow
 from combcn_core.fill.threads import one_thread
-from combcn_core.pixels import Array, Decoded, Pixels, Stored, to_unit
+from combcn_core.pixels import Array, Pixels, Stored, shrunk, to_unit
 
 CUT_AGREEMENT, CUT_HISTOGRAM = 0.25, 0.5
 
@@ -50,8 +50,4 @@ def thumbnail(frame: Stored) -> Array:
     height, width = frame.shape[:2]
     scale = max(1.0, max(height, width) / 160)
     size = (max(1, round(width / scale)), max(1, round(height / scale)))
-    if isinstance(frame, Decoded):
-        small = to_unit(frame.to_small(*size))
-    else:
-        small = to_unit(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
-    return np.rint(np.clip(small, 0, 1) * 255).astype(np.uint8)
+    return np.rint(np.clip(to_unit(shrunk(frame, *size)), 0, 1) * 255).astype(np.uint8)

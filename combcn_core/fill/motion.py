@@ -98,8 +98,9 @@ class Motion(NamedTuple):
 
     def shift(self, x: Array, y: Array) -> Array:
         """(N, 2): the affine part of the displacement at positions in the frame."""
-        basis = np.stack([np.ones_like(x), *_normalise(x, y, self.box)], -1)
-        return (basis @ self.affine).astype(np.float32)
+        x, y = _normalise(x, y, self.box)
+        none, one, two = self.affine.astype(np.float32)
+        return np.stack([x * one[side] + (y * two[side] + none[side]) for side in (0, 1)], -1)
 
 
 @functools.cache

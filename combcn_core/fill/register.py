@@ -23,12 +23,13 @@ from combcn_core.fill.smooth import push_pull
 from combcn_core.pixels import (
     Array,
     Mask,
-    Pixels,
+    Stored,
     crop,
     crop_box,
     dilate,
     find_box,
     grid,
+    shrunk,
     to_unit,
     weighted,
 )
@@ -78,26 +79,22 @@ class Small(NamedTuple):
     scale: Scale
 
     @classmethod
-    def of(cls, frame: Pixels, mask: Mask, *, is_colored: bool = True) -> Small:
+    def of(cls, frame: Stored, mask: Mask, *, is_colored: bool = True) -> Small:
         """A frame and its hole made small, not larger than they are."""
         height, width = mask.shape
         factor = max(1.0, max(height, width) / SIDE_PIXELS)
         size = max(1, round(width / factor)), max(1, round(height / factor))
+        colors: Array = to_unit(shrunk(frame, *size))
         known = (~mask).astype(np.float32)
-        colors: Array = to_unit(frame)
         if size != (width, height):
             share = cv2.resize(known, size, interpolation=cv2.INTER_AREA)
-            if (box := find_box(mask)) is not None:
-                crop(colors, box)[crop(mask, box)] = 0
-            colors = cv2.resize(colors, size, interpolation=cv2.INTER_AREA)
-            colors = weighted(colors, 1 / np.maximum(share, 1e-6))
             known = (share > 1 - 1e-6).astype(np.float32)
+        hole = known == 0
+        colors[hole] = 0  # what is in the hole must not be seen beside it
         gray = push_pull(cv2.cvtColor(colors, cv2.COLOR_RGB2GRAY)[..., None], known)[..., 0]
         gray8 = np.rint(np.clip(gray, 0, 1) * 255).astype(np.uint8)
-        hole = known == 0
         soft: Array = np.zeros((0, 0, 3), np.float32)
         if is_colored:
-            colors[hole] = 0  # what is in the hole must not be seen beside it
             blurred = cv2.GaussianBlur(cv2.merge([colors, known]), (0, 0), SOFT_PIXELS)
             soft = weighted(blurred[..., :3], 1 / np.maximum(blurred[..., 3], 1e-3))
         hidden = dilate(hole, NEAR_PIXELS).astype(np.uint8)

@@ -56,7 +56,6 @@ from combcn_core.pixels import (
     Pixels,
     Stored,
     crop_box,
-    pixels_of,
     union,
 )
 from combcn_core.progress import OnShare, follow, part_of
@@ -354,7 +353,7 @@ class Window:
         wanted = sorted(colored | nearby)
 
         def small(t: int) -> Small:
-            return Small.of(pixels_of(self.frame(t)), self.mask(t), is_colored=t in colored)
+            return Small.of(self.frame(t), self.mask(t), is_colored=t in colored)
 
         smalls = dict(zip(wanted, self.workers.map(small, wanted), strict=True))
 
