@@ -212,7 +212,6 @@ def _doubts(sightings: Sequence[Sighting], box: Box, unit: float) -> list[Array 
 
     None for sightings of which nothing is doubted.
     """
-    shape = box.height, box.width
     witness = np.zeros((box.height * box.width, 3), np.float32)
     nearest = np.full(box.height * box.width, np.inf, np.float32)
     places = [
@@ -225,7 +224,17 @@ def _doubts(sightings: Sequence[Sighting], box: Box, unit: float) -> list[Array 
         some = place[good]
         witness[some], nearest[some] = found[good], near[good]
     doubts: list[Array | None] = []
-    side = 2 * round(DOUBT_PIXELS * unit) + 1
+    # Compared over many pixels: in large frames, cells of some of them do.
+    cell = max(1, int(unit))
+    shape = -(-box.height // cell), -(-box.width // cell)
+    side = 2 * round(DOUBT_PIXELS * unit / cell) + 1
+
+    def near_cells(cells: Array, *values: Array) -> list[Array]:
+        """Sums of values, (N,) each, of what is near each cell."""
+        sums = [np.bincount(cells, value, shape[0] * shape[1]) for value in values]
+        layers = np.stack(sums, -1).astype(np.float32).reshape(*shape, len(sums))
+        return list(np.moveaxis(cv2.blur(layers, (side, side)).reshape(-1, len(sums)), -1, 0))
+
     for (path, found, near, *_), place in zip(sightings, places, strict=True):
         if near is None:
             doubts.append(None)
@@ -235,22 +244,22 @@ def _doubts(sightings: Sequence[Sighting], box: Box, unit: float) -> list[Array 
         if len(some) == 0:
             doubts.append(np.zeros_like(lead))
             continue
+        cells = (path.rows - box.top) // cell * shape[1] + (path.columns - box.left) // cell
         at = place[some]
         gray = witness[at] @ _GRAY_LEVELS
-        layers = np.zeros((len(nearest), 6), np.float32)
-        layers[at] = np.column_stack([found[some] - witness[at], np.ones_like(gray), gray, gray**2])
-        layers = cv2.blur(layers.reshape(*shape, 6), (side, side)).reshape(-1, 6)[at]
-        part = layers[:, 3]  # of the square
-        layers /= part[:, None]
-        contrast = np.sqrt(np.maximum(layers[:, 5] - layers[:, 4] ** 2, 0))
-        apart = np.abs(layers[:, :3]) @ _GRAY_LEVELS
-        apart -= contrast * np.float32(DOUBT_SHIFT * unit / (side / 2)) / part
+        step = (found[some] - witness[at]).T
+        *steps, part, mean, square = near_cells(
+            cells[some], *step, np.ones_like(gray), gray, gray**2
+        )
+        part = np.maximum(part, 1e-6)
+        contrast = np.sqrt(np.maximum(square / part - (mean / part) ** 2, 0))
+        apart = np.abs(np.stack(steps, -1) / part[:, None]) @ _GRAY_LEVELS
+        apart -= contrast * np.float32(DOUBT_SHIFT * unit / (side * cell / 2))
         # Smooth, as a mix that changes from pixel to pixel is rubble.
-        spread = np.zeros((len(nearest), 2), np.float32)
-        spread[place, 1] = path.source >= 0
-        spread[at, 0] = lead[some] * np.clip((apart - DOUBT_GAP) / DOUBT_GAP, 0, 1)
-        spread = cv2.blur(spread.reshape(*shape, 2), (side, side)).reshape(-1, 2)[place]
-        doubts.append(spread[:, 0] / np.maximum(spread[:, 1], 1e-6))
+        doubt = lead[some] * np.clip((apart - DOUBT_GAP) / DOUBT_GAP, 0, 1)[cells[some]]
+        (total,) = near_cells(cells[some], doubt)
+        (count,) = near_cells(cells, path.source >= 0)
+        doubts.append((total / np.maximum(count, 1e-6))[cells])
     return doubts
 
 
