@@ -6,7 +6,9 @@ DATA holds NAME/frames/*.jpg and NAME/masks/*.png. For every eighth frame and th
 frames later it prints the mean over a clip of the level, R, G and B, that `combcn_core.fill` makes
 its sources fit by; that of a direct comparison which shares nothing with it (SIFT features outside
 of the holes, a homography, the median ratio of what both frames show); and the mean distance of
-the two in percent. Pairs that show less than a twentieth of a frame alike are left out.
+the two in percent; and by how many percent the corners of the picture are darker than its centre,
+as the fill takes the lens to be. Pairs that show less than a twentieth of a frame alike are left
+out.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ def main() -> None:
 
 def run(options: Options) -> None:
     """Print the table."""
-    print(f"{'clip':16s}{'pairs':>6s}{'fill':>21s}{'directly':>21s}{'apart %':>21s}")
+    print(
+        f"{'clip':16s}{'pairs':>6s}{'fill':>21s}{'directly':>21s}{'apart %':>21s}{'corners %':>11s}"
+    )
     errors = []
     for name in clip_names(options.data, "masks"):
         frames, masks = (read(options.data / name).numpy() for read in (read_frames, read_masks))
@@ -55,19 +59,21 @@ def run(options: Options) -> None:
         if not found:
             print(f"{name:16s}{0:6d}")
             continue
-        ours, direct = (np.array(side) for side in zip(*found, strict=True))
+        ours, direct, falloffs = (np.array(side) for side in zip(*found, strict=True))
         apart = 100 * np.abs(np.exp(ours - direct) - 1).mean(0)
         errors.append(apart)
         levels = (*np.exp(ours).mean(0), *np.exp(direct).mean(0))
         cells = "".join(f"{level:7.3f}" for level in levels)
-        print(f"{name:16s}{len(found):6d}{cells}" + "".join(f"{error:7.2f}" for error in apart))
+        cells += "".join(f"{error:7.2f}" for error in apart)
+        print(f"{name:16s}{len(found):6d}{cells}{100 * (1 - np.exp(falloffs.mean())):11.1f}")
     if errors:
         mean, worst = np.mean(errors), np.max(errors)
         print(f"mean {mean:.2f} %, worst clip and channel {worst:.2f} %")
 
 
-def compare(frames: Array, masks: Mask, apart: int) -> list[tuple[Array, Array]]:
-    """Logs of levels, (3,) each: as the fill uses them and measured directly, pair by pair."""
+def compare(frames: Array, masks: Mask, apart: int) -> list[tuple[Array, Array, float]]:
+    """Pair by pair: logs of levels, (3,) each, as the fill uses them and measured directly; and the
+    falloff of the lens, see `Levels`."""
     window = Window(apart)
     holes = np.stack([dilate(mask, 6) for mask in masks])
     window.slide(0, list(frames), list(holes), 0, len(frames))
@@ -78,7 +84,8 @@ def compare(frames: Array, masks: Mask, apart: int) -> list[tuple[Array, Array]]
         if direct is not None:
             log_gain, outward = direct
             levels = window.levels(t, t + apart)
-            found.append((levels.log_gains[t + apart] + levels.falloff * outward, log_gain))
+            ours = levels.log_gains[t + apart] + levels.falloff * outward
+            found.append((ours, log_gain, levels.falloff))
     return found
 
 

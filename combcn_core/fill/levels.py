@@ -1,8 +1,8 @@
 """By how much one frame is brighter than another, a channel at a time; and lenses' dark corners.
 
 As a camera pans, a place goes from the middle of the picture to its edge, where most lenses are
-darker, by a third in the corners of some. The log of that falls with the square of the distance
-from the centre, to the first order (`Levels.falloff`).
+darker, by more than a quarter in the corners of some. The log of that falls with the square of the
+distance from the centre, to the first order (`Levels.falloff`).
 """
 
 from __future__ import annotations

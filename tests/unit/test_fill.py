@@ -619,6 +619,30 @@ def test_merge_doubts_what_is_seen_beside_a_hole_where_others_contradict_it():
     np.testing.assert_allclose(doubted[right[50:70]], believed[right[50:70]], atol=0.05)
 
 
+def test_merge_doubts_the_same_in_a_frame_four_times_as_large():
+    def fill(scale):
+        mask = np.zeros((120 * scale, 121 * scale), bool)
+        mask[40 * scale : 80 * scale, 41 * scale : 81 * scale] = True
+        rows, columns = np.nonzero(dilate(mask, 2))
+        shadow = np.full((len(rows), 3), 0.5, np.float32)
+        shadow[columns < 60 * scale] = 0.1
+        sightings = [
+            Sighting(
+                make_path(rows, columns, np.full(len(rows), source), columns, rows, error * scale),
+                color,
+                np.full(len(rows), near, np.float32),
+            )
+            for source, error, color, near in ((1, 0.2, shadow, 1), (2, 2.0, 0 * shadow + 0.52, 0))
+        ]
+        frame = np.full((*mask.shape, 3), 0.5, np.float32)
+        return merge(Patch.of(frame), mask, sightings)[0].whole()
+
+    large = cv2.resize(fill(4), (121, 120), interpolation=cv2.INTER_AREA)
+    # Apart from the ring, which has two pixels in both, and the edge of the shadow.
+    inner = np.s_[46:74, [*range(47, 57), *range(64, 75)]]
+    np.testing.assert_allclose(large[inner], fill(1)[inner], atol=0.03)
+
+
 def test_merge_does_not_doubt_what_is_only_out_of_place():
     frame, mask, rows, columns = ringed_square()
     beside = make_path(rows, columns, np.full(len(rows), 1), columns, rows, 0.2)
