@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -40,6 +42,27 @@ _MP4_TAGS = frozenset((
 log = logging.getLogger("combcn")
 
 
+@contextlib.contextmanager
+def usual_priority() -> Iterator[None]:
+    """Open an encoder without letting it change how threads are scheduled.
+
+    SVT-AV1, where root opens it, makes its threads real-time ones, and the one that calls it too;
+    so would be all that come from that one later, and little else would run.
+    """
+    if not hasattr(os, "sched_getscheduler"):  # elsewhere it does not
+        yield
+        return
+    before = set(os.listdir("/proc/self/task")) - {str(threading.get_native_id())}
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != policy:
+            for thread in set(os.listdir("/proc/self/task")) - before:
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setscheduler(int(thread), policy, parameters)
+
+
 class VideoWriter(FrameWriter):
     def __init__(
         self,
@@ -64,7 +87,8 @@ class VideoWriter(FrameWriter):
     def _create(self, temporary: Path) -> None:
         temporary.touch()
         try:
-            self._open(temporary)
+            with usual_priority():
+                self._open(temporary)
         except av.FFmpegError as error:
             self.abort()
             if error.errno in OF_THE_DISK:

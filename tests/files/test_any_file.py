@@ -20,6 +20,7 @@ import pytest
 from combcn_core import inpaint_file
 from combcn_core.clips.formats import CODECS, CONTAINERS
 from combcn_core.clips.video import ClipInfo, open_reader, open_writer
+from combcn_core.clips.write import usual_priority
 
 pytestmark = pytest.mark.skipif(
     shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None, reason="needs ffmpeg"
@@ -550,13 +551,26 @@ def test_info_of_a_clip_from_memory_needs_nothing_new():
     assert replace(ClipInfo(2, 2, None), last_seconds=Fraction(1)).field_order == ""
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="Linux alone is concerned")
+def test_encoders_leave_threads_as_they_are_scheduled(tmp_path):
+    def policies():
+        return {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+
+    assert policies() == {os.SCHED_OTHER}
+    info = ClipInfo(64, 48, Fraction(25))
+    with open_writer(tmp_path / "a.mkv", info, codec="av1") as writer:
+        for index in range(3):
+            writer.write(np.full((48, 64, 3), 60 * index, np.uint8))
+            assert policies() == {os.SCHED_OTHER}
+
+
 # 5: animations
 
 
 def animation(path, count=5):
     frames = [np.full((32, 48, 3), 40 * index, np.uint8) for index in range(count)]
     if path.suffix == ".avif":
-        with av.open(str(path), "w", format="avif") as container:
+        with usual_priority(), av.open(str(path), "w", format="avif") as container:
             stream = container.add_stream("libsvtav1", rate=10, options={"crf": "10"})
             stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
             for frame in frames:
