@@ -1,6 +1,7 @@
 """Texture that is steady in time: filled in few frames, carried along the motion to the others.
 
-Every `ANCHOR_STEP` frames an anchor gets texture where no frame shows anything. Each other frame
+Every `ANCHOR_STEP` frames or so an anchor, a frame that the camera's motion has not blurred, gets
+texture where no frame shows anything. Each other frame
 takes the texture of the nearest anchor; only midway between two does the one pass over into the
 other. What no anchor reaches, as it leaves the picture or comes into it, comes from keys midway
 between them. All is counted from the first frame of the shot, so a segment equals the whole.
@@ -15,13 +16,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from combcn_core.fill.blur import as_blurred
 from combcn_core.fill.choose import LEVEL_WEIGHT, MAX_LEVEL_STEP
 from combcn_core.fill.levels import Levels
 from combcn_core.fill.smooth import fill_quickly, fill_smoothly, push_pull
 from combcn_core.fill.texture import synthesize
 from combcn_core.fill.threads import one_thread
 from combcn_core.fill.trace import RING_PIXELS, Trace, gather
-from combcn_core.fill.window import Window
+from combcn_core.fill.window import SHARP_FRAMES, Window
 from combcn_core.pixels import (
     Array,
     Box,
@@ -68,6 +70,7 @@ class Ways(NamedTuple):
     Attributes:
         known: the frames that ways may lead to.
         to_anchors, to_keys: by frame; to anchors only, and to the keys between them too.
+        speeds: of the background of each frame, see `as_blurred`.
         anchors, keys: those frames themselves.
         shot_start: the first frame of the shot.
     """
@@ -75,6 +78,7 @@ class Ways(NamedTuple):
     known: Known
     to_anchors: Mapping[int, Sequence[Way]]
     to_keys: Mapping[int, Sequence[Way]]
+    speeds: Mapping[int, Array]
     anchors: frozenset[int]
     keys: frozenset[int]
     shot_start: int
@@ -105,17 +109,24 @@ def find_ways(window: Window, known: Known, start: int, stop: int, shot_start: i
     useful = [t for t, (_, hole) in near.items() if hole.num_pixels < np.prod(hole.shape)]
     # From the first anchor all frames before it are within reach.
     first = shot_start + (ANCHOR_STEP - PASSING_FRAMES) // 2
-    anchors = frozenset(t for t in useful if (t - first) % ANCHOR_STEP == 0)
-    between = {t for t in useful if (t - first) % ANCHOR_STEP == ANCHOR_STEP // 2}
+
+    def sharp(place: int) -> set[int]:
+        """Useful frames, each the sharpest near one that lies at such a place in a period."""
+        span = range(min(near) - SHARP_FRAMES, max(near) + SHARP_FRAMES + 1)
+        some = (t for t in span if (t - first) % ANCHOR_STEP == place)
+        return {window.sharpest(t) for t in some}.intersection(useful)
+
+    anchors = frozenset(sharp(0))
     # A short shot has no other key than its first frame.
-    keys = anchors | between | {t for t in useful if t == shot_start}
+    keys = anchors | sharp(ANCHOR_STEP // 2) | {t for t in useful if t == shot_start}
 
     def ways(some: Collection[int]) -> dict[int, list[Way]]:
         found = window.ways(near, some, start, stop, CARRY_FRAMES)
         return {t: [Way(*way) for way in both] for t, both in found.items()}
 
     to_anchors, to_keys = map(ways, (anchors, keys))  # each looks both ways at a time
-    return Ways(near, to_anchors, to_keys, anchors, keys, shot_start)
+    speeds = {t: window.speed(t) for t in to_anchors}
+    return Ways(near, to_anchors, to_keys, speeds, anchors, keys, shot_start)
 
 
 def fill_with_texture(
@@ -156,7 +167,7 @@ def fill_with_texture(
         if some is None:
             return Sight.of(sources[t], holes[t])
         colors = [gather(way.path, sources, way.levels) for way in some]
-        return carry(frames[t], holes[t], t, [way.path for way in some], colors)
+        return carry(frames[t], holes[t], t, some, colors, ways.speeds[t])
 
     def fill(t: int) -> Patch:
         reached, left = sights[t].reached(holes[t])
@@ -249,7 +260,12 @@ def overlay(frame: Patch, pixels: Array, box: Box, where: Mask) -> Patch:
 
 
 def carry(
-    frame: Patch, hole: Mask, t: int, paths: Sequence[Trace], colors: Sequence[Array]
+    frame: Patch,
+    hole: Mask,
+    t: int,
+    ways: Sequence[Way],
+    colors: Sequence[Array],
+    speed: Array,
 ) -> Sight:
     """What traces lead to in frames with texture.
 
@@ -261,21 +277,25 @@ def carry(
         frame: (H, W, 3).
         hole: (H, W).
         t: its number.
-        paths: traces of the same pixels, forward and backward in time.
-        colors: theirs, (N, 3) in [0, 1].
+        ways: of the same pixels, forward and backward in time.
+        colors: what they lead to, (N, 3) in [0, 1].
+        speed: of the background, (2,), see `as_blurred`.
     """
     box = _box_of(hole)
     inside = crop(hole, box)
     pixels = to_unit(frame.crop(box))
     far = np.float32(2 * ANCHOR_STEP)
     distances, sights, shown = [], [], []
-    for path, found in zip(paths, colors, strict=True):
+    for (path, levels), found in zip(ways, colors, strict=True):
         some = (path.source >= 0) & np.isfinite(path.error)
         place = path.rows[some] - box.top, path.columns[some] - box.left
         distance = np.full(inside.shape, far, np.float32)
         distance[place] = np.abs(path.source[some] - t)
         sight = pixels.copy()
         sight[place] = found[some]
+        there = np.zeros_like(distance)
+        there[place] = levels.log_detail(path.source[some])
+        sight = as_blurred(sight, distance < far, there[distance < far], speed)
         step = np.clip(pixels - sight, -MAX_LEVEL_STEP, MAX_LEVEL_STEP)
         ring = ((distance < far) & ~inside).astype(np.float32) * np.float32(LEVEL_WEIGHT)
         sights.append(sight + push_pull(step, ring))

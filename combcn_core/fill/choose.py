@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from combcn_core.fill.blur import SLACK, as_blurred
+from combcn_core.fill.levels import Levels
 from combcn_core.fill.register import CELL_PIXELS, Registered, Scale, Target, project
 from combcn_core.fill.smooth import push_pull
 from combcn_core.fill.trace import RING_PIXELS, Nearness, Trace, searched
@@ -41,7 +44,10 @@ REGISTERED_SHARE = 2.0**-SHARPNESS
 # is less sure by so much; compared over a few pixels, as what is only out of place cancels then: a
 # mean may be off by what a shift by so many pixels makes of the contrast there.
 DOUBT_ERROR, DOUBT_GAP, DOUBT_PIXELS, DOUBT_SHIFT = 9.0, 4.0, 8, 1.5
+_STILL = np.zeros(2)
 _GRAY_LEVELS = np.full(3, 255 / 3, np.float32)  # of 255, from RGB
+# A source that is less sharp by a factor e is less sure by so much.
+BLUR_ERROR, MAX_LOST = 20.0, 0.3
 LEAST_LEAD = 0.05  # in nearness, for one to be compared with the other
 LEVEL_PIXELS, LEVEL_WEIGHT = 2.0, 0.1  # of a cell that levels are compared on; of its weight
 MAX_LEVEL_STEP = 0.05  # what is larger is no difference of level
@@ -55,6 +61,7 @@ VEIL_STEP, VEIL_PIXELS = 0.08, 48.0
 MAX_COST = 24.0  # what fits worse is left to others
 MAX_SOURCES, SECOND_COST = 5, 2.0
 FRAME_COST = 0.05  # of every frame between source and target: nearer ones are more alike
+BLUR_COST = 20.0  # of one that is less sharp by a factor e
 LEAST_RING_CELLS = 30  # that judge a source
 COMMON_GAP = 6.0  # between the ring and the source nearest to it, that counts against all
 MAX_GAP = 40.0  # more is another thing, not a worse fit
@@ -82,6 +89,7 @@ class Sighting(NamedTuple):
             doubted where others, seen farther from one, contradict it. None: nothing is doubted.
         fade: a factor on how sure they are, (N,) or one for all, in [0, 1].
         share: a factor on their part in the mix with others; alone they are as sure as without.
+        log_detail: log(detail of their sources / detail of the frame), (N,), see `blur`.
     """
 
     path: Trace
@@ -89,6 +97,7 @@ class Sighting(NamedTuple):
     near: Array | None = None
     fade: Array | float = 1.0
     share: float = 1.0
+    log_detail: Array | None = None
 
 
 def error_unit(mask: Mask) -> float:
@@ -96,7 +105,9 @@ def error_unit(mask: Mask) -> float:
     return min(mask.shape) / REFERENCE_ROWS
 
 
-def merge(frame: Patch, mask: Mask, sightings: Sequence[Sighting]) -> tuple[Patch, Mask]:
+def merge(
+    frame: Patch, mask: Mask, sightings: Sequence[Sighting], speed: Array = _STILL
+) -> tuple[Patch, Mask]:
     """Fill a hole with what was found for it, each sighting weighted by how sure it is.
 
     The ring around the hole, known and traced alike, tells the difference of level between the two;
@@ -107,6 +118,7 @@ def merge(frame: Patch, mask: Mask, sightings: Sequence[Sighting]) -> tuple[Patc
         frame: (H, W, 3).
         mask: (H, W).
         sightings: of the same pixels.
+        speed: of the background, (2,), see `as_blurred`.
 
     Returns:
         The frame, known pixels untouched; and what is still hole.
@@ -123,11 +135,16 @@ def merge(frame: Patch, mask: Mask, sightings: Sequence[Sighting]) -> tuple[Patc
     total = np.zeros((box.height, box.width, 3), np.float32)
     doubts = _doubts(sightings, box, unit)
     fade_inwards = _fade_inwards(hole, unit)
-    for (path, seen, _, fade, part), doubt in zip(sightings, doubts, strict=True):
+    for (path, seen, _, fade, part, log_detail), doubt in zip(sightings, doubts, strict=True):
         error = path.error / unit + LEAST_ERROR
         if doubt is not None:
             error = error + np.float32(DOUBT_ERROR) * doubt
         sure = (path.source >= 0) & (error < MAX_ERROR)
+        mixed = np.full(len(error), part, np.float32)
+        if log_detail is not None:
+            lost = _lost(log_detail)
+            sure &= lost < MAX_LOST
+            mixed /= (1 + np.float32(BLUR_ERROR) * lost / error) ** SHARPNESS
         if not sure.any():
             continue
         place = path.rows[sure] - box.top, path.columns[sure] - box.left
@@ -135,11 +152,15 @@ def merge(frame: Patch, mask: Mask, sightings: Sequence[Sighting]) -> tuple[Patc
         share[place] = 1 / error[sure] ** SHARPNESS
         found = pixels.copy()
         found[place] = seen[sure]
+        if log_detail is not None:
+            there = np.zeros_like(weight)
+            there[place] = log_detail[sure]
+            found = as_blurred(found, share > 0, there[share > 0], speed)
         on_ring = np.where(hole, 0, _confidence(share))
         found += _level(pixels - found, on_ring, fade_inwards, unit)
         share[place] *= fade[sure] if isinstance(fade, np.ndarray) else np.float32(fade)
         weight += share
-        share *= np.float32(part)
+        share[place] *= mixed[sure]
         shares += share
         total += weighted(found, share)
     found = weighted(total, 1 / np.maximum(shares, 1e-8))
@@ -151,6 +172,11 @@ def merge(frame: Patch, mask: Mask, sightings: Sequence[Sighting]) -> tuple[Patc
     remaining = np.zeros_like(mask)
     crop(remaining, box)[hole] = confidence[hole] <= LEAST_CONFIDENCE
     return replaced(frame, box, own), remaining
+
+
+def _lost(log_detail: Array) -> Array:
+    """log of how much less sharp sources are than the frame, beyond what is not seen."""
+    return np.maximum(-log_detail - np.float32(SLACK), 0)
 
 
 def _confidence(share: Array) -> Array:
@@ -332,6 +358,7 @@ def candidates_of(
     number: int,
     found: Sequence[Registered],
     nearness: Mapping[int, Nearness],
+    log_details: Mapping[int, float] = MappingProxyType({}),
 ) -> list[Candidate]:
     """Registered sources as candidates: what the ring says of each of them, near each cell.
 
@@ -343,6 +370,7 @@ def candidates_of(
         number: its number.
         found: sources registered to it.
         nearness: of all sources, by number.
+        log_details: log(detail of the source / detail of the target), by number.
     """
     if not found:
         return []
@@ -361,6 +389,7 @@ def candidates_of(
         local = _spread(np.minimum(over, MAX_GAP).astype(np.float32)) / np.maximum(weight, 1e-6)
         cost = LOCAL_SHARE * np.where(weight < 0.01, whole, local) + WHOLE_SHARE * whole
         cost += FRAME_COST * abs(one.source - number)
+        cost += BLUR_COST * _lost(np.array(log_details.get(one.source, 0.0), np.float32))
         x, y = target.frame.scale.to_frame(one.x, one.y)
         source = np.full(x.shape, one.source, np.int32)
         step = np.clip(target.soft - one.soft, -MAX_OFFSET, MAX_OFFSET)
@@ -376,7 +405,7 @@ def candidate_of_traces(
     path: Trace,
     colors: Array,
     near: Array,
-    log_gains: Mapping[int, Array],
+    levels: Levels,
     unit: float,
 ) -> Candidate:
     """What traces found as a candidate.
@@ -386,7 +415,7 @@ def candidate_of_traces(
         path: its traces.
         colors: theirs, (N, 3).
         near: how near they end to a hole, (N,).
-        log_gains: by source.
+        levels: of their sources.
         unit: see `error_unit`.
     """
     here_x, here_y = target.frame.scale.to_frame(target.x, target.y)
@@ -400,7 +429,9 @@ def candidate_of_traces(
     weight = cv2.GaussianBlur(seen.astype(np.float32), (0, 0), 1)
     soft = cv2.GaussianBlur(weighted(colors[index], seen.astype(np.float32)), (0, 0), 1)
     soft = weighted(soft, 1 / np.maximum(weight, 1e-6))
-    cost = np.where(seen, TRACE_COST + TRACE_ERROR_COST * path.error[index] / unit, np.inf)
+    cost = TRACE_COST + TRACE_ERROR_COST * path.error[index] / unit
+    cost += BLUR_COST * _lost(levels.log_detail(path.source))[index]
+    cost = np.where(seen, cost, np.inf)
     return Candidate(
         soft,
         seen,
@@ -411,7 +442,7 @@ def candidate_of_traces(
         path.y[index] + here_y - path.rows[index],
         np.zeros_like(soft),
         near[index],
-        log_gains,
+        levels.log_gains,
     )
 
 

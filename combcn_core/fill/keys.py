@@ -107,13 +107,13 @@ class LevelChain:
 
     def __init__(self, motions: Mapping[int, Settled], start: int, stop: int) -> None:
         """Sum up what motions between frames start to stop - 1 have measured."""
-        steps = np.zeros((2, stop - start, 4), np.int64)
+        steps = np.zeros((2, stop - start, 5), np.int64)
         for t in range(start, stop - 1):
             for side, motion in enumerate(
                 (motions.get(t, (None, None))[0], motions.get(t + 1, (None, None))[1])
             ):
                 if motion is not None:
-                    light = np.append(motion.log_gain, motion.outward)
+                    light = np.array([*motion.log_gain, motion.outward, motion.log_detail])
                     steps[side, t + 1 - start] = np.rint(light * GAIN_STEPS)
         self._start = start
         self._sums = steps[0].cumsum(0), -steps[1].cumsum(0)
@@ -125,9 +125,17 @@ class LevelChain:
             t, other: the frames.
             falloff: of the lens, see `Levels`: what it explains is no change of light.
         """
-        sums = self._sums[0 if other > t else 1]
-        light = (sums[other - self._start] - sums[t - self._start]) / GAIN_STEPS
+        light = self._between(t, other)
         return light[:3] - falloff * light[3]
+
+    def log_detail(self, t: int, other: int) -> float:
+        """log(detail of another frame / detail of a frame), see `blur`."""
+        return float(self._between(t, other)[4])
+
+    def _between(self, t: int, other: int) -> Array:
+        """(5,): log levels, the way off the centre, and log detail, from a frame to another."""
+        sums = self._sums[0 if other > t else 1]
+        return (sums[other - self._start] - sums[t - self._start]) / GAIN_STEPS
 
     def levels(self, t: int, sources: Iterable[int], key: Key | None) -> Levels:
         """How much brighter sources are than a frame.
@@ -144,4 +152,8 @@ class LevelChain:
             to_key = self.log_gain(t, key.number, falloff)
             return to_key + key.log_gains[near] + self.log_gain(near, source, falloff)
 
-        return Levels({source: log_gain(source) for source in sources}, falloff)
+        return self.of(t, {source: log_gain(source) for source in sources}, falloff)
+
+    def of(self, t: int, log_gains: Mapping[int, Array], falloff: float) -> Levels:
+        """Levels of sources, and how sharp these are beside a frame."""
+        return Levels(log_gains, falloff, {s: self.log_detail(t, s) for s in log_gains})

@@ -8,6 +8,7 @@ distance from the centre, to the first order (`Levels.falloff`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ DARK, BRIGHT = 0.04, 0.96  # of the range: noise and clipping rule beyond
 LEAST_PAIRS, MAX_PAIRS = 60, 2000  # more take time and tell nothing new
 SIGNIFICANT = 2.5  # standard errors, below which there is no difference of level
 ROUNDS = 4
-FALLOFF_ROUNDS, FALLOFF_PAIRS = 6, 1000
+FALLOFF_ROUNDS, FALLOFF_PAIRS = 6, 400
 MOST_FALLOFF = 0.7  # a lens whose corners are half as bright
 UNSURE_FALLOFF = 0.05  # standard error; where the camera hardly moves it cannot be measured
 
@@ -29,10 +30,19 @@ class Levels(NamedTuple):
     Attributes:
         log_gains: log(level of the source / level of the frame), (3,), by source.
         falloff: log(level in a corner / level in the centre) of a frame, at most 0.
+        log_details: log(detail of the source / detail of the frame), by source, see `blur`.
     """
 
     log_gains: Mapping[int, Array]
     falloff: float = 0.0
+    log_details: Mapping[int, float] = MappingProxyType({})
+
+    def log_detail(self, source: Array) -> Array:
+        """(N,) float32: log detail for sources, (N,); 0 where none is."""
+        result = np.zeros(len(source), np.float32)
+        for number, log_detail in self.log_details.items():
+            result[source == number] = log_detail
+        return result
 
 
 def off_centre(x: Array, y: Array, height: int, width: int) -> Array:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from combcn_core.fill.blur import detail, log_ratio
 from combcn_core.fill.levels import off_centre, robust_log_gain
 from combcn_core.fill.smooth import push_pull
 from combcn_core.pixels import (
@@ -54,6 +55,7 @@ class Motion(NamedTuple):
     field: Array  # (h, w, 3): residual x, residual y, expected error; float32, or 16 to be kept
     inside: Array  # (2, N): rows and columns of grid points inside the hole
     log_gain: Array  # (3,): log(level of the neighbour / level of this frame)
+    log_detail: float  # log(detail of the neighbour / detail of this frame), see `blur`
     outward: float  # mean of how much farther off the centre places are there, see `off_centre`
     drift: Array  # (4,): median shift x and y, zoom and turn, NaN where most pixels move
 
@@ -135,10 +137,15 @@ def find_motion(
         gain = robust_log_gain(
             sample(views[here].soft, *place.T), sample(views[there].soft, *there_place.T)
         )
+        inner = _within(place, size) & _within(there_place, size)
+        log_detail = _log_zoom(affine, box) + log_ratio(
+            sample(views[here].detail, *place[inner].T),
+            sample(views[there].detail, *there_place[inner].T),
+        )
         outward = _outward(place, there_place, trusted.shape, box, first_hole.shape)
         inside = np.stack(np.nonzero(views[here].mask)).astype(np.uint16)  # below SIDE_PIXELS
         drift = _drift(flows[here] * to_frame, trusted > 0)
-        motions.append(Motion(box, affine, field, inside, gain, outward, drift))
+        motions.append(Motion(box, affine, field, inside, gain, log_detail, outward, drift))
     return motions[0], motions[1]
 
 
@@ -147,6 +154,7 @@ class _View(NamedTuple):
 
     gray: Array
     soft: Array  # colours, so soft that interpolation makes them no softer
+    detail: Array  # (h, w, 1)
     mask: Mask
     near: Mask  # the hole and the margin around it
 
@@ -176,7 +184,7 @@ def _view(frame: Stored, mask: PackedMask, box: Box, size: tuple[int, int]) -> _
     for _ in range(2):
         soft = cv2.blur(soft, (SOFT_PIXELS, SOFT_PIXELS))
     soft = weighted(soft[..., :3], 1 / np.maximum(soft[..., 3], 1e-3))
-    return _View(gray8, soft, hole, dilate(hole, MARGIN_PIXELS))
+    return _View(gray8, soft, detail(gray8)[..., None], hole, dilate(hole, MARGIN_PIXELS))
 
 
 _local = threading.local()
@@ -276,6 +284,18 @@ def _sampled(flow: Array, trusted: Array) -> tuple[Array, Array]:
     kept = trusted[::4, ::4] > 0
     here = grid(*trusted.shape)
     return here[::4, ::4][kept], (here + flow)[::4, ::4][kept]
+
+
+def _within(place: Array, size: tuple[int, int]) -> Mask:
+    """(N,): whether places are inside a crop of a size, not on its edge, where nothing is steep."""
+    inside: Mask = (place >= 1) & (place <= np.array(size) - 2)
+    return inside[:, 0] & inside[:, 1]
+
+
+def _log_zoom(affine: Array, box: Box) -> float:
+    """log of how much larger an affine motion of a crop makes what it shows."""
+    matrix = np.eye(2) + affine[1:] / max(box.height, box.width)
+    return 0.5 * float(np.log(max(abs(np.linalg.det(matrix)), 1e-6)))
 
 
 def _outward(

@@ -60,6 +60,8 @@ from combcn_core.pixels import (
 )
 from combcn_core.progress import OnShare, follow, part_of
 
+# A sharp frame is looked for so near; it must be sharper by so much for each frame farther off.
+SHARP_FRAMES, FAR_DETAIL = 6, 0.02
 PROPAGATE_MARGIN = SETTLE_ROUNDS + 2  # frames beyond `reach` that a propagated frame depends on
 
 
@@ -114,7 +116,9 @@ class Window:
 
     def _distance(self, propagates: bool) -> int:
         """Frames that traces and the judgement of their ends reach out."""
-        return 1 + KEY_STEP + (max(self.reach, KEY_STEP) if propagates else 0)
+        # A sharp frame and those that are compared with it lie within twice as many.
+        texture = max(KEY_STEP, 2 * SHARP_FRAMES)
+        return 1 + (KEY_STEP + max(self.reach, KEY_STEP) if propagates else texture)
 
     @property
     def stop(self) -> int:
@@ -290,8 +294,10 @@ class Window:
         found = []
         for path in paths:
             path = path.within(limit)
-            colors = gather(path, self._readable, self._levels(t, path))
-            found.append(Sighting(path, colors, self._near(path)))
+            levels = self._levels(t, path)
+            colors = gather(path, self._readable, levels)
+            detail = levels.log_detail(path.source)
+            found.append(Sighting(path, colors, self._near(path), log_detail=detail))
         if plate is not None:
             found.append(Sighting(*plate, np.zeros(len(plate[0].rows), np.float32)))
         for _, key in sorted(self._keys.items()):
@@ -300,10 +306,13 @@ class Window:
             path, offset = key.sources.sight(mask, key.nearby[t])
             to_key = self._light.log_gain(t, key.number, key.falloff)
             gains = {s: to_key + gain for s, gain in key.sources.log_gains.items()}
-            colors = gather(path, self._readable, Levels(gains, key.falloff)) + offset
+            levels = self._light.of(t, gains, key.falloff)
+            colors = gather(path, self._readable, levels) + offset
+            detail = levels.log_detail(path.source)
             fade = 1 - abs(key.number - t) / KEY_STEP
-            found.append(Sighting(path, colors, self._near(path), fade, REGISTERED_SHARE))
-        filled, remaining = merge(self.patch(t), mask, found)
+            near = self._near(path)
+            found.append(Sighting(path, colors, near, fade, REGISTERED_SHARE, detail))
+        filled, remaining = merge(self.patch(t), mask, found, self.speed(t))
         if self.painted:
             traced = [one.path for one in found if plate is None or one.path is not plate[0]]
             self.travelled[t] = self._from_painted(mask & ~remaining, traced)
@@ -330,6 +339,29 @@ class Window:
             origin[path.rows[surer], path.columns[surer]] = ends
         counts = {number: int(((origin == number) & filled).sum()) for number in self.painted}
         return {number: count for number, count in counts.items() if count}
+
+    def sharpest(self, t: int) -> int:
+        """The sharpest of the frames near one; -1 if that one is not held."""
+        if not self.start <= t < self.stop:
+            return -1
+        near = range(max(self.start, t - SHARP_FRAMES), min(self.stop, t + SHARP_FRAMES + 1))
+        gains = {s: self._light.log_detail(t, s) - FAR_DETAIL * abs(s - t) for s in near}
+        return max(near, key=lambda s: (gains[s], -abs(s - t), s))
+
+    def speed(self, t: int) -> Array:
+        """(2,): how far the background of a hole goes in the time of a frame, along x and y."""
+        ahead, back = self._settled.get(t, (None, None))
+        box = self.hole(t).box
+        if box is None:
+            return np.zeros(2)
+        x = np.array([box.left + box.right - 1], np.float32) / 2
+        y = np.array([box.top + box.bottom - 1], np.float32) / 2
+        both = [
+            sign * motion.shift(x, y)[0]
+            for sign, motion in ((1, ahead), (-1, back))
+            if motion is not None
+        ]
+        return np.asarray(np.mean(both, 0)) if both else np.zeros(2)
 
     def _near(self, path: Trace) -> Array:
         """(N,): how near traces end to the holes there."""
@@ -367,8 +399,9 @@ class Window:
 
     def _find_key(self, t: int, smalls: Mapping[int, Small], paths: Sequence[Trace]) -> Key:
         target, unit = Target(smalls[t]), error_unit(self.mask(t))
+        details = {s: self._light.log_detail(t, s) for s in source_frames(t, self._span(t))}
         key, found = register_sources(t, target, smalls, self._settled, self._span(t))
-        if first := candidates_of(target, t, found, self._nearness):
+        if first := candidates_of(target, t, found, self._nearness, details):
             best = [found[place] for place in best_sources(target, first)]
             found = [
                 target.level(
@@ -378,13 +411,13 @@ class Window:
                 )
                 for one in best
             ]
-        candidates = candidates_of(target, t, found, self._nearness)
+        candidates = candidates_of(target, t, found, self._nearness, details)
         for path in paths:
             path = path.within(MAX_TRACE_ERROR * unit)
             levels = self._light.levels(t, path.ends(), key)
             colors = gather(path, self._readable, levels)
-            near, gains = self._near(path), levels.log_gains
-            candidates.append(candidate_of_traces(target, path, colors, near, gains, unit))
+            near = self._near(path)
+            candidates.append(candidate_of_traces(target, path, colors, near, levels, unit))
         return key._replace(sources=choose(target, candidates, unit)) if candidates else key
 
     def _span(self, t: int) -> range:

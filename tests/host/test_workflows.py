@@ -30,7 +30,7 @@ NAMES = [  # in the order of the template browser
 THUMBNAIL_PIXELS = 480
 NOTES = ("Note", "MarkdownNote")
 TITLE_PIXELS = 30
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 900
 
 
 def read(name):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from combcn_core import shot, stages
-from combcn_core.fill import carry, texture
+from combcn_core.fill import carry, texture, window
+from combcn_core.fill.levels import Levels
 from combcn_core.fill.trace import Trace
 from combcn_core.pixels import Patch
 from combcn_core.shot import InpaintConfig, inpaint
@@ -17,6 +18,8 @@ ANCHORS = 12  # frames apart in these tests: anchors at 4, 16, 28
 def near_anchors(monkeypatch):
     monkeypatch.setattr(carry, "ANCHOR_STEP", ANCHORS)
     monkeypatch.setattr(carry, "PASSING_FRAMES", 4)
+    for module in (carry, window):
+        monkeypatch.setattr(module, "SHARP_FRAMES", 3)
     for module in (carry, shot, stages):
         monkeypatch.setattr(module, "CARRY_FRAMES", ANCHORS // 2 + 2)
 
@@ -42,11 +45,15 @@ def make_masks(num_frames, step=0):
 PLAIN = InpaintConfig(reach=4, match_grain=False)
 
 
+@pytest.mark.parametrize("is_blurred", [False, True])
 @pytest.mark.parametrize("propagates", [True, False])
 @pytest.mark.parametrize("length", [1, 5, 13])
-def test_segments_equal_the_whole(near_anchors, length, propagates):
+def test_segments_equal_the_whole(near_anchors, length, propagates, is_blurred):
     clip, masks = make_clip(34, step=1), make_masks(34, step=1)
     masks[20, 40:60, 10:30] = True
+    if is_blurred:  # where anchors would be
+        for t in (3, 4, 15, 16, 17, 18, 27, 28, 29, 30):
+            clip[t] = torch.from_numpy(cv2.blur(clip[t].numpy(), (7, 1)))
     whole, parts = (
         inpaint(
             clip,
@@ -73,6 +80,21 @@ def test_texture_of_an_anchor_stands_still_where_the_camera_does(near_anchors):
     assert change[20:24].max() > 2
 
 
+def test_texture_is_made_in_sharp_frames(near_anchors, monkeypatch):
+    clip, masks = make_clip(20, step=1), make_masks(20, step=1)
+    for t in (3, 4, 5, 15, 16):
+        clip[t] = torch.from_numpy(cv2.blur(clip[t].numpy(), (7, 1)))
+    anchors = []
+
+    def noted(start, hole, seed):
+        anchors.append(seed)
+        return texture.synthesize(start, hole, seed=seed)
+
+    monkeypatch.setattr(carry, "synthesize", noted)
+    inpaint(clip, masks, config=PLAIN)
+    assert {6, 17} <= set(anchors) <= {0, 6, 10, 17}  # in place of 4 and 16, which are blurred
+
+
 def test_texture_moves_with_the_camera(near_anchors):
     clip, masks = make_clip(20, step=1), make_masks(20, step=1)
     result = inpaint(clip, masks, config=PLAIN).float()
@@ -90,11 +112,12 @@ def looked_at(frame, hole, t, sources, colors, error=0.0):
     rows, columns = np.nonzero(hole)
     nothing = np.zeros(len(rows), np.float32)
     error = np.broadcast_to(np.float32(error), nothing.shape)
-    paths = [
-        Trace(rows, columns, np.broadcast_to(source, nothing.shape), nothing, nothing, error)
+    sources = [np.broadcast_to(source, nothing.shape) for source in sources]
+    ways = [
+        carry.Way(Trace(rows, columns, source, nothing, nothing, error), Levels({}))
         for source in sources
     ]
-    sight = carry.carry(Patch.of(frame), hole, t, paths, colors)
+    sight = carry.carry(Patch.of(frame), hole, t, ways, colors, np.zeros(2))
     reached, left = sight.reached(hole)
     result = carry.overlay(Patch.of(frame), sight.pixels, sight.box, reached).whole()
     return result, left, sight

@@ -886,7 +886,7 @@ def test_motions_found_in_parts_equal_those_of_the_whole(monkeypatch):
         inside = np.stack(np.nonzero(np.ones((24, 32), bool)))
         box = Box(0, 0, 24, 32)
         still = np.full(4, np.nan)
-        return Motion(box, np.zeros((3, 2)), field, inside, np.zeros(3), 0.0, still)
+        return Motion(box, np.zeros((3, 2)), field, inside, np.zeros(3), 0.0, 0.0, still)
 
     monkeypatch.setattr(Window, "_find_motion", lambda _, t: (motion(t), motion(t + 1)))
 
@@ -924,6 +924,7 @@ def test_motion_found_while_frames_are_read_equals_that_of_the_window(begins_at,
                 np.random.default_rng([t, side]).random((24, 32, 3), np.float32) * 9,
                 np.stack(np.nonzero(np.ones((24, 32), bool))),
                 np.zeros(3),
+                0.0,
                 0.0,
                 np.full(4, np.nan),
             )

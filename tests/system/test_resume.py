@@ -212,7 +212,10 @@ def test_sums_of_levels_do_not_depend_on_where_a_window_begins():
     rng = np.random.default_rng(1)
     gains = rng.normal(0, 0.1, (40, 2, 3))
     motions = {
-        t: tuple(SimpleNamespace(log_gain=gain, outward=gain[0] / 4) for gain in gains[t])
+        t: tuple(
+            SimpleNamespace(log_gain=gain, outward=gain[0] / 4, log_detail=gain[1])
+            for gain in gains[t]
+        )
         for t in range(40)
     }
     whole, part = (LevelChain(motions, start, 40) for start in (0, 7))
@@ -220,6 +223,7 @@ def test_sums_of_levels_do_not_depend_on_where_a_window_begins():
         for other in range(7, 40):
             first, second = (chain.log_gain(t, other, -0.3) for chain in (whole, part))
             assert np.array_equal(first, second)
+            assert whole.log_detail(t, other) == part.log_detail(t, other)
     sums = gains[9:12, 0].sum(0)
     np.testing.assert_allclose(whole.log_gain(9, 12), sums, atol=1e-9)
     # What a lens explains is no change of light.

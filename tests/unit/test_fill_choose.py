@@ -9,6 +9,7 @@ from combcn_core.fill.choose import (
     candidates_of,
     choose,
 )
+from combcn_core.fill.levels import Levels
 from combcn_core.fill.register import Registered, Small, Target
 from combcn_core.fill.trace import Nearness, Trace
 
@@ -153,7 +154,9 @@ def test_traces_become_a_candidate(target):
     x, y = columns + np.float32(2.5), rows - np.float32(1.5)
     path = Trace(rows, columns, np.full(len(rows), 6, np.int32), x, y, error)
     colors = np.full((len(rows), 3), 0.25, np.float32)
-    found = candidate_of_traces(target, path, colors, np.zeros(len(rows)), {6: np.zeros(3)}, 1.0)
+    found = candidate_of_traces(
+        target, path, colors, np.zeros(len(rows)), Levels({6: np.zeros(3)}), 1.0
+    )
     left = target.hole & (target.x < 79)
     assert found.seen[left].all()
     assert not found.seen[target.x > 81].any()
