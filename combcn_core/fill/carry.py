@@ -37,11 +37,16 @@ from combcn_core.pixels import (
     from_unit,
     replaced,
     to_unit,
+    weighted,
 )
 
 ANCHOR_STEP = 48  # frames
 PASSING_FRAMES = 8  # in which one anchor's texture passes over into the next one's
 CARRY_FRAMES = ANCHOR_STEP // 2 + PASSING_FRAMES // 2
+# Where motion draws texture out to more than the first, it counts as farther off; from the second
+# on by so many frames.
+DRAWN, MOST_DRAWN, DRAWN_FRAMES = 1.3, 2.5, np.float32(24)
+DRAWN_PIXELS, LEAST_PART = 9, 0.1  # side of the square that it is measured over; known of it
 MAX_GAIN = 1.5  # of contrast, while they do; two unlike textures need 1.41
 
 Known = Mapping[int, tuple[Patch, PackedMask]]  # frames without the made up, what remains of holes
@@ -270,8 +275,8 @@ def carry(
     """What traces lead to in frames with texture.
 
     Each pixel takes the nearer end in time; where the two are about equally near it passes over
-    from the one to the other. A single end gets unsure before it is out of reach. The ring around
-    the hole tells the difference of level, as in `merge`.
+    from the one to the other. An end gets unsure before it is out of reach, and where the way
+    draws texture out. The ring around the hole tells the difference of level, as in `merge`.
 
     Args:
         frame: (H, W, 3).
@@ -291,6 +296,7 @@ def carry(
         place = path.rows[some] - box.top, path.columns[some] - box.left
         distance = np.full(inside.shape, far, np.float32)
         distance[place] = np.abs(path.source[some] - t)
+        distance += DRAWN_FRAMES * drawn_out(path, some, box) * (distance < far)
         sight = pixels.copy()
         sight[place] = found[some]
         there = np.zeros_like(distance)
@@ -308,8 +314,48 @@ def carry(
     shares[:, nearest == far] = np.eye(len(shares))[:, :1]  # nothing to be mixed
     sure = (CARRY_FRAMES - nearest) / PASSING_FRAMES
     both = (np.array(distances) < far).sum(0) > 1
-    sure = np.where(both | (nearest == far), nearest < far, np.clip(sure, 0.01, 1))
+    sure = np.where(both & (nearest < CARRY_FRAMES), 1, np.clip(sure, 0.01, 1)) * (nearest < far)
     return Sight(box, _mixed(sights, shown, shares / shares.sum(0)), sure.astype(np.float32))
+
+
+def drawn_out(path: Trace, some: Mask, box: Box) -> Array:
+    """(h, w) in [0, 1]: how much traces draw out what they lead to, 0 where nothing is known.
+
+    Inside a hole the motion of a near thing goes over into that of a far one; texture that is
+    carried along is drawn out there, the more the longer the way.
+
+    Args:
+        path: the traces.
+        some: (N,), those that count.
+        box: of the result.
+    """
+    place = path.rows[some] - box.top, path.columns[some] - box.left
+    ends = np.zeros((box.height, box.width, 2), np.float32)
+    source = np.full(ends.shape[:2], -1, np.float32)
+    ends[place] = np.stack([path.x[some], path.y[some]], -1)
+    source[place] = path.source[some]
+    square = np.ones((3, 3), np.uint8)
+    known = (cv2.erode(source, square) == source) & (cv2.dilate(source, square) == source)
+    known &= source >= 0
+    known[[0, -1]] = known[:, [0, -1]] = False
+    share = known.astype(np.float32)
+    side = (DRAWN_PIXELS, DRAWN_PIXELS)
+    part = cv2.blur(share, side)
+    steps = [
+        cv2.Sobel(ends, cv2.CV_32F, *way, ksize=3, scale=1 / 8, borderType=cv2.BORDER_REPLICATE)
+        for way in ((1, 0), (0, 1))
+    ]
+    a, b, c, d = (
+        one / np.maximum(part, 1e-6)
+        for step in steps
+        for one in cv2.split(cv2.blur(weighted(step, share), side))
+    )
+    # The smaller singular value of the map: how far a step of one pixel goes at least.
+    squares, area = a * a + b * b + c * c + d * d, a * d - b * c
+    rest = np.sqrt(np.maximum(squares**2 - 4 * area**2, 0))
+    least = np.sqrt(np.maximum(squares - rest, 0) / 2)
+    drawn = np.clip((1 / DRAWN - least) / (1 / DRAWN - 1 / MOST_DRAWN), 0, 1)
+    return np.where(part > LEAST_PART, drawn, 0).astype(np.float32)
 
 
 def _mixed(pictures: Sequence[Array], shown: Sequence[Mask], shares: Array) -> Array:

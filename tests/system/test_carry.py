@@ -7,7 +7,7 @@ from combcn_core import shot, stages
 from combcn_core.fill import carry, texture, window
 from combcn_core.fill.levels import Levels
 from combcn_core.fill.trace import Trace
-from combcn_core.pixels import Patch
+from combcn_core.pixels import Box, Patch
 from combcn_core.shot import InpaintConfig, inpaint
 from combcn_core.stages import propagate, synthesize_texture
 
@@ -112,11 +112,9 @@ def looked_at(frame, hole, t, sources, colors, error=0.0):
     rows, columns = np.nonzero(hole)
     nothing = np.zeros(len(rows), np.float32)
     error = np.broadcast_to(np.float32(error), nothing.shape)
+    ends = columns.astype(np.float32), rows.astype(np.float32)
     sources = [np.broadcast_to(source, nothing.shape) for source in sources]
-    ways = [
-        carry.Way(Trace(rows, columns, source, nothing, nothing, error), Levels({}))
-        for source in sources
-    ]
+    ways = [carry.Way(Trace(rows, columns, source, *ends, error), Levels({})) for source in sources]
     sight = carry.carry(Patch.of(frame), hole, t, ways, colors, np.zeros(2))
     reached, left = sight.reached(hole)
     result = carry.overlay(Patch.of(frame), sight.pixels, sight.box, reached).whole()
@@ -152,6 +150,54 @@ def test_a_single_end_gives_way_before_it_is_out_of_reach():
     other = looked_at(frame, hole, 1, [0], [np.full((400, 3), 0.5, np.float32)])[2]
     halfway = far[reach - passing // 2].before(other)
     assert halfway.pixels[halfway.pixels.shape[0] // 2, 20, 0] == pytest.approx(0.75, abs=0.01)
+
+
+def traces(shape, x, y, source=0):
+    rows, columns = (part.ravel() for part in np.indices(shape))
+    x, y = (np.broadcast_to(part, shape).astype(np.float32).ravel() for part in (x, y))
+    source = np.broadcast_to(source, shape).ravel()
+    return Trace(rows, columns, source, x, y, np.zeros(len(rows), np.float32))
+
+
+def test_what_is_drawn_out_against_singular_values():
+    rng = np.random.default_rng(0)
+    shape, box = (20, 30), Box(0, 0, 20, 30)
+    row, column = np.indices(shape)
+    for _ in range(12):
+        matrix = np.eye(2) + rng.uniform(-0.7, 0.7, (2, 2))
+        x, y = np.einsum("ij,jhw->ihw", matrix, np.stack([column, row]))
+        found = carry.drawn_out(traces(shape, x, y), np.ones(600, bool), box)
+        least = np.linalg.svd(matrix)[1][1]
+        expected = np.clip(
+            (1 / carry.DRAWN - least) / (1 / carry.DRAWN - 1 / carry.MOST_DRAWN), 0, 1
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_ends_in_two_frames_are_not_drawn_out():
+    shape, box = (20, 30), Box(0, 0, 20, 30)
+    row, column = np.indices(shape)
+    source = np.where(column < 15, 3, 9)
+    path = traces(shape, column + 40.0 * (source == 9), row, source)
+    found = carry.drawn_out(path, np.ones(600, bool), box)
+    assert found.max() == pytest.approx(0, abs=1e-3)
+    assert carry.drawn_out(path, np.zeros(600, bool), box).max() == 0
+
+
+def test_texture_that_is_drawn_out_gives_way():
+    frame, hole = np.zeros((40, 50, 3), np.float32), np.zeros((40, 50), bool)
+    hole[10:30, 10:40] = True
+    row, column = np.indices(hole.shape)
+    colors = np.ones((hole.size, 3), np.float32)
+
+    def sight(stretch):
+        way = carry.Way(traces(hole.shape, column / stretch, row), Levels({}))
+        return carry.carry(Patch.of(frame), hole, 8, [way], [colors], np.zeros(2))
+
+    assert sight(1.0).sure.min() == 1
+    assert sight(1.25).sure.min() == 1
+    assert 0 < sight(3.0).sure.max() < 0.1
+    assert sight(1.0).sure.max() > sight(1.8).sure.max() > sight(3.0).sure.max()
 
 
 def test_what_no_trace_leads_from_is_told():
