@@ -37,7 +37,7 @@ REFERENCE_ROWS = 240
 LEAST_CONFIDENCE = 0.25  # what is less sure is left to others
 # What is hardly surer leans towards a smooth fill, by 1 less this power of the confidence: the mean
 # of both has less error, and more of it is a haze.
-LEAN = 0.25
+LEAN = 1 / 3
 SHARPNESS = 4  # how much the surer of two traces outweighs the other
 # A registered source lies farther off than its cost tells where what it shows is at several depths;
 # a trace of the same has followed each of them.

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from combcn_core.fill import motion as motion_module
-from combcn_core.fill.choose import REGISTERED_SHARE, Sighting, merge
+from combcn_core.fill.choose import (
+    HALF_ERROR,
+    REFERENCE_ROWS,
+    REGISTERED_SHARE,
+    Sighting,
+    merge,
+)
 from combcn_core.fill.cuts import is_cut
 from combcn_core.fill.levels import Levels
 from combcn_core.fill.motion import (
@@ -586,6 +592,56 @@ def test_merge_takes_sure_traces_and_leaves_unsure_ones():
     # A sure trace counts all but a few thousandths; nothing of the hidden 0.9 shines through.
     assert np.abs(result[mask & ~expected] - 0.7).max() < 0.01
     assert result[mask].max() < 0.71
+
+
+def test_merge_keeps_the_contrast_of_what_is_hardly_sure():
+    frame, mask, rows, columns = ringed_square()
+    path = make_path(rows, columns, np.ones(len(rows), int), columns, rows, HALF_ERROR)
+    # Half as likely wrong as right; a mean with a smooth fill would leave half of the contrast.
+    board = np.where((rows + columns) % 2, 0.6, 0.4).astype(np.float32)
+    colors = np.repeat(board[:, None], 3, 1)
+    unit = min(mask.shape) / REFERENCE_ROWS
+    path = path._replace(error=path.error * np.float32(unit))
+    patch, remaining = merge(Patch.of(frame), mask, [Sighting(path, colors)])
+    assert not remaining.any()
+    kept = patch.whole()[50:70, 50:70].std() / 0.1
+    assert kept == pytest.approx(0.48 ** (1 / 3), abs=0.03)
+
+
+def test_merge_takes_the_sharper_of_two():
+    frame, mask, rows, columns = ringed_square()
+    path = make_path(rows, columns, np.ones(len(rows), int), columns, rows, 1.0)
+    one, two = (np.full((len(rows), 3), value, np.float32) for value in (0.52, 0.48))
+
+    def filled(lost, *others):
+        detail = np.full(len(rows), -lost, np.float32)
+        sightings = [Sighting(path, one, log_detail=detail), *others]
+        patch, remaining = merge(Patch.of(frame), mask, sightings)
+        return patch.whole()[60, 60, 0], remaining
+
+    level, remaining = filled(0.25)
+    alone, _ = filled(0.0)
+    assert not remaining.any()
+    assert level == alone  # it has no rival
+    assert filled(0.5)[1][mask].all()  # texture is better than that
+    # Levels are those of the ring; so only the order of both is to be seen.
+    far = make_path(rows, columns, np.ones(len(rows), int), columns, rows, 2.0)
+    rng = np.random.default_rng(0)
+    noise = 0.1 * rng.standard_normal((2, len(rows), 3)).astype(np.float32)
+
+    def nearest(lost):
+        detail = np.full(len(rows), -lost, np.float32)
+        both = [
+            Sighting(path, one + noise[0], log_detail=detail),
+            Sighting(far, two + noise[1], log_detail=0 * detail),
+        ]
+        result = merge(Patch.of(frame), mask, both)[0].whole()[rows, columns]
+        inner = mask[rows, columns]
+        return [np.corrcoef(result[inner].ravel(), part[inner].ravel())[0, 1] for part in noise]
+
+    sharp, blurred = nearest(0.0), nearest(0.25)
+    assert sharp[0] > sharp[1]
+    assert blurred[0] < 0.3 < 0.9 < blurred[1]
 
 
 def ringed_square():
