@@ -29,6 +29,11 @@ def log_ratio(first: Array, second: Array) -> float:
     return float(np.log(two / one)) if one > 0 and two > 0 else 0.0
 
 
+def lost(log_detail: Array) -> Array:
+    """log of how much less sharp sources are than the frame, beyond what is not seen."""
+    return np.maximum(-log_detail - np.float32(SLACK), 0)
+
+
 def as_blurred(image: Array, known: Mask, log_detail: Array, speed: Array) -> Array:
     """Pixels of sharper frames as the camera's motion blurs them.
 

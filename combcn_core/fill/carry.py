@@ -17,13 +17,14 @@ import cv2
 import numpy as np
 
 from combcn_core.fill.blur import as_blurred
-from combcn_core.fill.choose import LEVEL_WEIGHT, MAX_LEVEL_STEP
+from combcn_core.fill.keys import SHARP_FRAMES
 from combcn_core.fill.levels import Levels
+from combcn_core.fill.merge import LEVEL_WEIGHT, MAX_LEVEL_STEP
 from combcn_core.fill.smooth import fill_quickly, fill_smoothly, push_pull
 from combcn_core.fill.texture import synthesize
 from combcn_core.fill.threads import one_thread
 from combcn_core.fill.trace import RING_PIXELS, Trace, gather
-from combcn_core.fill.window import SHARP_FRAMES, Window
+from combcn_core.fill.window import Window
 from combcn_core.pixels import (
     Array,
     Box,

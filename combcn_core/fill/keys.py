@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from combcn_core.fill.choose import SourceMap, error_unit
+from combcn_core.fill.choose import SourceMap
 from combcn_core.fill.early import Settled
 from combcn_core.fill.levels import Levels
+from combcn_core.fill.merge import error_unit
 from combcn_core.fill.register import Registered, Small, Target, homography_of
 from combcn_core.fill.trace import Trace
 from combcn_core.pixels import Array, Mask
@@ -19,6 +20,8 @@ KEY_STEP = 8  # frames between two fills of what was never seen; between them it
 SOURCE_STEP, NEAR_FRAMES = 4, 16
 SURE_ERROR, UNSURE_SHARE = 1.5, 0.01  # a frame wants sources where more of its hole is less sure
 LEAST_SIDE_PIXELS = 64  # smaller frames have no room for features around a hole
+# A sharp frame is looked for so near; it must be sharper by so much for each frame farther off.
+SHARP_FRAMES, FAR_DETAIL = 6, 0.02
 GAIN_STEPS = 2**40  # in a log gain of 1, where gains are summed up
 
 
@@ -131,6 +134,13 @@ class LevelChain:
     def log_detail(self, t: int, other: int) -> float:
         """log(detail of another frame / detail of a frame), see `blur`."""
         return float(self._between(t, other)[4])
+
+    def sharpest(self, t: int) -> int:
+        """The sharpest of the frames near one."""
+        stop = self._start + len(self._sums[0])
+        near = range(max(self._start, t - SHARP_FRAMES), min(stop, t + SHARP_FRAMES + 1))
+        gains = {s: self.log_detail(t, s) - FAR_DETAIL * abs(s - t) for s in near}
+        return max(near, key=lambda s: (gains[s], -abs(s - t), s))
 
     def _between(self, t: int, other: int) -> Array:
         """(5,): log levels, the way off the centre, and log detail, from a frame to another."""

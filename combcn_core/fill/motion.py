@@ -310,6 +310,23 @@ def _outward(
     return float(np.mean(both[1] - both[0], dtype=np.float64))
 
 
+def speed(both: tuple[Motion | None, Motion | None], box: Box) -> Array:
+    """(2,): how far the middle of a box goes in the time of a frame, along x and y, in pixels.
+
+    Args:
+        both: motion of its frame, to the next one and to the one before.
+        box: in the frame.
+    """
+    x = np.array([box.left + box.right - 1], np.float32) / 2
+    y = np.array([box.top + box.bottom - 1], np.float32) / 2
+    shifts = [
+        sign * motion.shift(x, y)[0]
+        for sign, motion in zip((1, -1), both, strict=True)
+        if motion is not None
+    ]
+    return np.asarray(np.mean(shifts, 0)) if shifts else np.zeros(2)
+
+
 def settle(
     forward: Mapping[int, Motion],
     backward: Mapping[int, Motion],

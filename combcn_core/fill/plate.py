@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from combcn_core.fill.choose import error_unit
+from combcn_core.fill.merge import error_unit
+from combcn_core.fill.motion import Motion
 from combcn_core.fill.trace import Trace, searched
 from combcn_core.pixels import Array, Box, Mask, Stored, crop, crop_stored, to_unit
 
@@ -18,6 +19,30 @@ PLATE_FRAMES = 3  # fewer sightings make no plate
 PLATE_ERROR, PLATE_SPREAD_ERROR, PLATE_MAX_ERROR = -0.15, 20.0, 1.5
 MAX_NOISE = 0.06
 PLATE_STEPS = 2**16  # levels that a float in [0, 1] is counted in, so that sums are exact
+
+
+def stands_still(
+    motions: Mapping[int, tuple[Motion | None, Motion | None]], t: int, last: int
+) -> int:
+    """The farthest frame towards another one until which camera and light stay as they are.
+
+    Args:
+        motions: of frames, to the next one and to the one before.
+        t: the frame to begin with.
+        last: the other one.
+    """
+    step, drift, log_gain = (1 if last > t else -1), np.zeros(4), np.zeros(3)
+    while t != last:
+        motion = motions.get(t, (None, None))[0 if step == 1 else 1]
+        if motion is None:
+            break
+        drift, log_gain = drift + motion.drift, log_gain + motion.log_gain
+        if not np.abs(drift).max() < DRIFT_PIXELS:
+            break
+        if not np.abs(log_gain).max() < STEADY_LOG_GAIN:
+            break
+        t += step
+    return t
 
 
 class Plate:

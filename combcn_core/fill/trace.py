@@ -6,7 +6,7 @@ how far off the trace may be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -14,7 +14,18 @@ import numpy as np
 
 from combcn_core.fill.levels import Levels, off_centre
 from combcn_core.fill.motion import Motion
-from combcn_core.pixels import Array, Box, Mask, Patch, crop, crop_box, dilate, find_box, to_unit
+from combcn_core.pixels import (
+    Array,
+    Box,
+    Mask,
+    PackedMask,
+    Patch,
+    crop,
+    crop_box,
+    dilate,
+    find_box,
+    to_unit,
+)
 
 NEARNESS_ROWS = 240  # of a frame at the size that nearness is measured at
 NEARNESS_PIXELS = 16  # of such a frame, in which nearness falls to 1/e
@@ -227,6 +238,47 @@ class Nearness(NamedTuple):
         column = np.rint((x + half) / np.float32(self.scale) - half).astype(np.int32)
         height, width = self.values.shape
         return self.values[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
+
+
+def nearness_of(path: Trace, nearness: Mapping[int, Nearness]) -> Array:
+    """(N,): how near traces end to the holes of the frames there."""
+    near = np.zeros(len(path.rows), np.float32)
+    for source in path.ends():
+        here = path.source == source
+        near[here] = nearness[source].at(path.x[here], path.y[here])
+    return near
+
+
+def count_ends(
+    filled: Mask, paths: Sequence[Trace], areas: Mapping[int, PackedMask]
+) -> dict[int, int]:
+    """Of the pixels of a frame that were filled, those whose surest trace ends in some areas.
+
+    Args:
+        filled: (H, W).
+        paths: all traces of the frame.
+        areas: of other frames, by number.
+
+    Returns:
+        Pixels by number, where there are any.
+    """
+    least = np.full(filled.shape, np.inf, np.float32)
+    origin = np.full(filled.shape, -1, np.int32)
+    wholes = {number: area.whole() for number, area in areas.items()}
+    for path in paths:
+        surer = np.flatnonzero((path.source >= 0) & (path.error < least[path.rows, path.columns]))
+        ends = np.full(len(surer), -1, np.int32)
+        for number, area in wholes.items():
+            here = path.source[surer] == number
+            if here.any():
+                x, y = (np.rint(part[surer][here]).astype(int) for part in (path.x, path.y))
+                height, width = area.shape
+                inside = area[y.clip(0, height - 1), x.clip(0, width - 1)]
+                ends[here] = np.where(inside, number, -1)
+        least[path.rows[surer], path.columns[surer]] = path.error[surer]
+        origin[path.rows[surer], path.columns[surer]] = ends
+    counts = {number: int(((origin == number) & filled).sum()) for number in areas}
+    return {number: count for number, count in counts.items() if count}
 
 
 def gather(path: Trace, frames: Mapping[int, Patch], levels: Levels) -> Array:

@@ -11,16 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from combcn_core.fill.choose import (
-    MAX_ERROR,
     MAX_TRACE_ERROR,
-    REGISTERED_SHARE,
-    Sighting,
     best_sources,
     candidate_of_traces,
     candidates_of,
     choose,
-    error_unit,
-    merge,
 )
 from combcn_core.fill.early import (
     SETTLE_FRAMES,
@@ -32,6 +27,7 @@ from combcn_core.fill.early import (
 )
 from combcn_core.fill.keys import (
     KEY_STEP,
+    SHARP_FRAMES,
     Key,
     LevelChain,
     key_near,
@@ -40,12 +36,21 @@ from combcn_core.fill.keys import (
     wants_sources,
 )
 from combcn_core.fill.levels import Levels
-from combcn_core.fill.motion import SETTLE_ROUNDS, Motion
-from combcn_core.fill.plate import DRIFT_PIXELS, STEADY_LOG_GAIN, Plate
+from combcn_core.fill.merge import MAX_ERROR, REGISTERED_SHARE, Sighting, error_unit, merge
+from combcn_core.fill.motion import SETTLE_ROUNDS, Motion, speed
+from combcn_core.fill.plate import Plate, stands_still
 from combcn_core.fill.register import Small, Target
 from combcn_core.fill.smooth import fill_quickly, fill_smoothly
 from combcn_core.fill.threads import one_thread, parallel
-from combcn_core.fill.trace import RING_PIXELS, Nearness, Trace, gather, trace
+from combcn_core.fill.trace import (
+    RING_PIXELS,
+    Nearness,
+    Trace,
+    count_ends,
+    gather,
+    nearness_of,
+    trace,
+)
 from combcn_core.pixels import (
     Array,
     Box,
@@ -60,8 +65,6 @@ from combcn_core.pixels import (
 )
 from combcn_core.progress import OnShare, follow, part_of
 
-# A sharp frame is looked for so near; it must be sharper by so much for each frame farther off.
-SHARP_FRAMES, FAR_DETAIL = 6, 0.02
 PROPAGATE_MARGIN = SETTLE_ROUNDS + 2  # frames beyond `reach` that a propagated frame depends on
 
 
@@ -291,13 +294,15 @@ class Window:
         if not mask.any():
             return self.patch(t), PackedMask.of(mask)
         limit = MAX_ERROR * error_unit(mask)
-        found = []
-        for path in paths:
-            path = path.within(limit)
-            levels = self._levels(t, path)
+
+        def sighting(
+            path: Trace, levels: Levels, fade: float = 1.0, share: float = 1.0
+        ) -> Sighting:
             colors = gather(path, self._readable, levels)
-            detail = levels.log_detail(path.source)
-            found.append(Sighting(path, colors, self._near(path), log_detail=detail))
+            near = nearness_of(path, self._nearness)
+            return Sighting(path, colors, near, fade, share, levels.log_detail(path.source))
+
+        found = [sighting(path, self._levels(t, path)) for path in (p.within(limit) for p in paths)]
         if plate is not None:
             found.append(Sighting(*plate, np.zeros(len(plate[0].rows), np.float32)))
         for _, key in sorted(self._keys.items()):
@@ -307,69 +312,22 @@ class Window:
             to_key = self._light.log_gain(t, key.number, key.falloff)
             gains = {s: to_key + gain for s, gain in key.sources.log_gains.items()}
             levels = self._light.of(t, gains, key.falloff)
-            colors = gather(path, self._readable, levels) + offset
-            detail = levels.log_detail(path.source)
-            fade = 1 - abs(key.number - t) / KEY_STEP
-            near = self._near(path)
-            found.append(Sighting(path, colors, near, fade, REGISTERED_SHARE, detail))
+            one = sighting(path, levels, 1 - abs(key.number - t) / KEY_STEP, REGISTERED_SHARE)
+            found.append(one._replace(colors=one.colors + offset))
         filled, remaining = merge(self.patch(t), mask, found, self.speed(t))
         if self.painted:
             traced = [one.path for one in found if plate is None or one.path is not plate[0]]
-            self.travelled[t] = self._from_painted(mask & ~remaining, traced)
+            self.travelled[t] = count_ends(mask & ~remaining, traced, self.painted)
         return filled, PackedMask.of(remaining)
-
-    def _from_painted(self, filled: Mask, paths: Sequence[Trace]) -> dict[int, int]:
-        """Of the pixels that were filled, those whose surest trace ends in what was painted."""
-        least = np.full(filled.shape, np.inf, np.float32)
-        origin = np.full(filled.shape, -1, np.int32)
-        areas = {number: area.whole() for number, area in self.painted.items()}
-        for path in paths:
-            surer = np.flatnonzero(
-                (path.source >= 0) & (path.error < least[path.rows, path.columns])
-            )
-            ends = np.full(len(surer), -1, np.int32)
-            for number, area in areas.items():
-                here = path.source[surer] == number
-                if here.any():
-                    x, y = (np.rint(part[surer][here]).astype(int) for part in (path.x, path.y))
-                    height, width = area.shape
-                    inside = area[y.clip(0, height - 1), x.clip(0, width - 1)]
-                    ends[here] = np.where(inside, number, -1)
-            least[path.rows[surer], path.columns[surer]] = path.error[surer]
-            origin[path.rows[surer], path.columns[surer]] = ends
-        counts = {number: int(((origin == number) & filled).sum()) for number in self.painted}
-        return {number: count for number, count in counts.items() if count}
 
     def sharpest(self, t: int) -> int:
         """The sharpest of the frames near one; -1 if that one is not held."""
-        if not self.start <= t < self.stop:
-            return -1
-        near = range(max(self.start, t - SHARP_FRAMES), min(self.stop, t + SHARP_FRAMES + 1))
-        gains = {s: self._light.log_detail(t, s) - FAR_DETAIL * abs(s - t) for s in near}
-        return max(near, key=lambda s: (gains[s], -abs(s - t), s))
+        return self._light.sharpest(t) if self.start <= t < self.stop else -1
 
     def speed(self, t: int) -> Array:
         """(2,): how far the background of a hole goes in the time of a frame, along x and y."""
-        ahead, back = self._settled.get(t, (None, None))
         box = self.hole(t).box
-        if box is None:
-            return np.zeros(2)
-        x = np.array([box.left + box.right - 1], np.float32) / 2
-        y = np.array([box.top + box.bottom - 1], np.float32) / 2
-        both = [
-            sign * motion.shift(x, y)[0]
-            for sign, motion in ((1, ahead), (-1, back))
-            if motion is not None
-        ]
-        return np.asarray(np.mean(both, 0)) if both else np.zeros(2)
-
-    def _near(self, path: Trace) -> Array:
-        """(N,): how near traces end to the holes there."""
-        near = np.zeros(len(path.rows), np.float32)
-        for source in path.ends():
-            here = path.source == source
-            near[here] = self._nearness[source].at(path.x[here], path.y[here])
-        return near
+        return np.zeros(2) if box is None else speed(self._settled.get(t, (None, None)), box)
 
     def _find_keys(
         self, keys: Sequence[int], paths: Mapping[int, Sequence[Trace]], on_progress: OnShare | None
@@ -416,7 +374,7 @@ class Window:
             path = path.within(MAX_TRACE_ERROR * unit)
             levels = self._light.levels(t, path.ends(), key)
             colors = gather(path, self._readable, levels)
-            near = self._near(path)
+            near = nearness_of(path, self._nearness)
             candidates.append(candidate_of_traces(target, path, colors, near, levels, unit))
         return key._replace(sources=choose(target, candidates, unit)) if candidates else key
 
@@ -456,8 +414,8 @@ class Window:
         """What a still camera shows of the holes of frames start to stop - 1 within reach."""
         plate: Plate | None = None
         for t in range(start, stop):
-            low = self._stands_still(t, -1, max(self.start, t - self.reach))
-            high = self._stands_still(t, 1, min(self.stop - 1, t + self.reach))
+            low = stands_still(self._settled, t, max(self.start, t - self.reach))
+            high = stands_still(self._settled, t, min(self.stop - 1, t + self.reach))
             if high > low and self.hole(t).box is not None:
                 plate = plate or self._plate(start, stop)
                 plate.look(range(low, high + 1))
@@ -468,21 +426,6 @@ class Window:
         holes = [box for t in range(start, stop) if (box := self.hole(t).box) is not None]
         box = crop_box(functools.reduce(union, holes), RING_PIXELS, 1, *self.hole(start).shape)
         return Plate(lambda t: (self.frame(t), self.mask(t)), box)
-
-    def _stands_still(self, t: int, step: int, last: int) -> int:
-        """The farthest frame towards `last` until which camera and light stay as they are at t."""
-        drift, log_gain = np.zeros(4), np.zeros(3)
-        while t != last:
-            motion = self._settled.get(t, (None, None))[0 if step == 1 else 1]
-            if motion is None:
-                break
-            drift, log_gain = drift + motion.drift, log_gain + motion.log_gain
-            if not np.abs(drift).max() < DRIFT_PIXELS:
-                break
-            if not np.abs(log_gain).max() < STEADY_LOG_GAIN:
-                break
-            t += step
-        return t
 
     def fill_unseen(
         self,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from combcn_core import shot, stages
-from combcn_core.fill import carry, texture, window
+from combcn_core.fill import carry, keys, texture, window
 from combcn_core.fill.levels import Levels
 from combcn_core.fill.trace import Trace
 from combcn_core.pixels import Box, Patch
@@ -18,7 +18,7 @@ ANCHORS = 12  # frames apart in these tests: anchors at 4, 16, 28
 def near_anchors(monkeypatch):
     monkeypatch.setattr(carry, "ANCHOR_STEP", ANCHORS)
     monkeypatch.setattr(carry, "PASSING_FRAMES", 4)
-    for module in (carry, window):
+    for module in (carry, keys, window):
         monkeypatch.setattr(module, "SHARP_FRAMES", 3)
     for module in (carry, shot, stages):
         monkeypatch.setattr(module, "CARRY_FRAMES", ANCHORS // 2 + 2)

@@ -6,15 +6,9 @@ import pytest
 import torch
 
 from combcn_core.fill import motion as motion_module
-from combcn_core.fill.choose import (
-    HALF_ERROR,
-    REFERENCE_ROWS,
-    REGISTERED_SHARE,
-    Sighting,
-    merge,
-)
 from combcn_core.fill.cuts import is_cut
 from combcn_core.fill.levels import Levels
+from combcn_core.fill.merge import HALF_ERROR, REFERENCE_ROWS, REGISTERED_SHARE, Sighting, merge
 from combcn_core.fill.motion import (
     MARGIN_PIXELS,
     SETTLE_PIXELS,
