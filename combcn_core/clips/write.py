@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -49,7 +50,7 @@ def usual_priority() -> Iterator[None]:
     SVT-AV1, where root opens it, makes its threads real-time ones, and the one that calls it too;
     so would be all that come from that one later, and little else would run.
     """
-    if not hasattr(os, "sched_getscheduler"):  # elsewhere it does not
+    if sys.platform != "linux":  # elsewhere it does not
         yield
         return
     before = set(os.listdir("/proc/self/task")) - {str(threading.get_native_id())}

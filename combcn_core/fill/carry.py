@@ -1,10 +1,10 @@
 """Texture that is steady in time: filled in few frames, carried along the motion to the others.
 
 Every `ANCHOR_STEP` frames or so an anchor, a frame that the camera's motion has not blurred, gets
-texture where no frame shows anything. Each other frame
-takes the texture of the nearest anchor; only midway between two does the one pass over into the
-other. What no anchor reaches, as it leaves the picture or comes into it, comes from keys midway
-between them. All is counted from the first frame of the shot, so a segment equals the whole.
+texture where no frame shows anything. Each other frame takes the texture of the nearest anchor;
+only midway between two does the one pass over into the other. What no anchor reaches, as it leaves
+the picture or comes into it, and what the way draws out, comes from keys midway between them. All
+is counted from the first frame of the shot, so a segment equals the whole.
 """
 
 from __future__ import annotations

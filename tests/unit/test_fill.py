@@ -607,10 +607,9 @@ def test_merge_takes_the_sharper_of_two():
     path = make_path(rows, columns, np.ones(len(rows), int), columns, rows, 1.0)
     one, two = (np.full((len(rows), 3), value, np.float32) for value in (0.52, 0.48))
 
-    def filled(lost, *others):
+    def filled(lost):
         detail = np.full(len(rows), -lost, np.float32)
-        sightings = [Sighting(path, one, log_detail=detail), *others]
-        patch, remaining = merge(Patch.of(frame), mask, sightings)
+        patch, remaining = merge(Patch.of(frame), mask, [Sighting(path, one, log_detail=detail)])
         return patch.whole()[60, 60, 0], remaining
 
     level, remaining = filled(0.25)
