@@ -1,12 +1,18 @@
-"""How much memory this machine has and this process took; which errors are for want of it."""
+"""Memory: what this machine has and this process took, and what is done where it runs out."""
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
+Result = TypeVar("Result")
+
+log = logging.getLogger("combcn")
 GIB = 2**30
 CPU_NETWORK_BYTES = GIB  # that the networks take on a CPU by default
 _ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
@@ -71,3 +77,43 @@ def is_out_of_memory(error: BaseException) -> bool:
         or (torch is not None and isinstance(error, torch.OutOfMemoryError))
         or (isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs))
     )
+
+
+class BackOff:
+    """Does work with less at a time where memory runs out, and says so once."""
+
+    def __init__(
+        self, warning: str, runs_out: Callable[[Exception], bool] = is_out_of_memory
+    ) -> None:
+        """
+        Args:
+            warning: logged the first time.
+            runs_out: whether that is what an error says.
+        """
+        self._warning = warning
+        self._runs_out = runs_out
+
+    def first_that_fits(
+        self, attempts: Sequence[Callable[[], Result]], make_room: Callable[[], object]
+    ) -> Result:
+        """The result of the first attempt that memory suffices for.
+
+        Args:
+            attempts: to do the same work, each with less memory than the one before.
+            make_room: called between two of them.
+
+        Raises:
+            Exception: any other error of an attempt; and what the last one raises.
+        """
+        for attempt in attempts[:-1]:
+            try:
+                return attempt()
+            except Exception as error:
+                if not self._runs_out(error):
+                    raise
+            # Only here is the error gone, and with it what its frames held.
+            if self._warning:
+                log.warning(self._warning)
+                self._warning = ""
+            make_room()
+        return attempts[-1]()

@@ -1,8 +1,8 @@
 """Networks as ComfyUI wants to have them: on its device, in its precision, within its memory."""
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from comfy import model_management
@@ -12,8 +12,6 @@ from combcn_core import CombCN, InpaintConfig, coarse_size, memory
 from combcn_core.networks.inference import InferenceModel, Precision, prepare
 from combcn_core.networks.layers import context_frames
 from combcn_core.networks.regions import Span
-
-log = logging.getLogger("combcn")
 
 Result = TypeVar("Result")
 
@@ -89,18 +87,12 @@ def hold(model: CombCN, facts: Mapping[str, Any], precision: Precision = "auto")
 
 def backing_off(work: Callable[[Attempt], Result]) -> Result:
     """Do some work, again with less at a time whenever memory runs out."""
-    told = False
-    for number, bounds in enumerate(ATTEMPTS, 1):
-        try:
-            return work(Attempt(*bounds))
-        except Exception as error:
-            if number == len(ATTEMPTS) or not is_out_of_memory(error):
-                raise
-        model_management.soft_empty_cache()
-        if not told:
-            log.warning("Out of memory; trying again with less at a time, which takes longer.")
-            told = True
-    raise AssertionError
+    back_off = memory.BackOff(
+        "Out of memory; trying again with less at a time, which takes longer.", is_out_of_memory
+    )
+    return back_off.first_that_fits(
+        [partial(work, Attempt(*bounds)) for bounds in ATTEMPTS], model_management.soft_empty_cache
+    )
 
 
 def is_out_of_memory(error: Exception) -> bool:

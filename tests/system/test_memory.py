@@ -1,12 +1,13 @@
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from combcn_core.memory import available_memory_bytes, is_out_of_memory, peak_memory_bytes
+from combcn_core.memory import BackOff, available_memory_bytes, is_out_of_memory, peak_memory_bytes
 from combcn_core.stream.memory import Work
 
 WORK = Work(
@@ -78,6 +79,36 @@ def test_other_errors_are_not_out_of_memory():
         torch.ones(2, 3) @ torch.ones(2, 3)
     assert not is_out_of_memory(caught.value)
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_backing_off_lets_go_of_what_a_failed_attempt_held(caplog):
+    alive: list[weakref.ref] = []
+
+    def attempt():
+        held = np.ones(9)
+        alive.append(weakref.ref(held))
+        if len(alive) < 3:
+            raise MemoryError
+        return len(alive)
+
+    def make_room():
+        assert alive[-1]() is None
+
+    assert BackOff("less").first_that_fits([attempt] * 5, make_room) == 3
+    assert [record.message for record in caplog.records] == ["less"]
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyError])
+def test_backing_off_raises_the_last_and_every_other_error(error):
+    tried = []
+
+    def attempt():
+        tried.append(error)
+        raise error
+
+    with pytest.raises(error):
+        BackOff("less").first_that_fits([attempt] * 3, list)
+    assert len(tried) == (3 if error is MemoryError else 1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
