@@ -1,11 +1,9 @@
-"""Segments, halos, scene cuts and tiles: whole numbers only.
+"""Segments, halos and tiles: whole numbers only.
 
 All ranges are half-open, and all frame numbers count from the first frame of the source, whatever
 part of it is asked for: a segment means the same on every machine.
 """
 
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 from combcn_core.pixels import Box, crop_box
@@ -24,6 +22,7 @@ class Segment(NamedTuple):
     stop: int
     read_start: int
     read_stop: int
+    shot_start: int  # the first frame of its shot
 
     @property
     def num_frames(self) -> int:
@@ -37,83 +36,32 @@ class Tile(NamedTuple):
     read: Box
 
 
-def shots(num_frames: int, cuts: Sequence[int] = ()) -> list[tuple[int, int]]:
-    """Split a source at its scene cuts.
-
-    Args:
-        num_frames: of the source, 0 or more.
-        cuts: first frame of every shot but the first, in increasing order.
-
-    Returns:
-        (start, stop) of each shot, half-open; none of them is empty.
-
-    Raises:
-        ValueError: cuts out of order, twice the same, or not within 1 .. num_frames - 1.
-    """
-    if num_frames < 0:
-        raise ValueError(f"num_frames is {num_frames}; give 0 or more.")
-    edges = [0, *cuts, num_frames]
-    if cuts and any(start >= stop for start, stop in pairwise(edges)):
-        raise ValueError(
-            f"cuts are {list(cuts)}; give the first frame of each new shot, in increasing order, "
-            f"from 1 to {num_frames - 1}."
-        )
-    return list(pairwise(edges)) if num_frames else []
-
-
-def plan_segments(
-    num_frames: int,
-    length: int,
-    halo: int,
-    cuts: Sequence[int] = (),
-    *,
-    frames: tuple[int, int] | None = None,
-) -> list[Segment]:
-    """Cut a source into segments that cover every output frame exactly once, in order.
-
-    A scene cut ends a shot and nothing crosses it: no segment spans a cut, and halos stop there.
-    Every segment has `length` frames but the last of a shot, which may have fewer.
-
-    Args:
-        num_frames: of the source.
-        length: output frames of a segment, 1 or more.
-        halo: frames read on each side, 0 or more, where the shot has them.
-        cuts: as in `shots`.
-        frames: (start, stop) of the output, half-open, where only a part of the source is wanted.
-            Halos reach beyond it, so that the part equals the same frames of the whole.
-
-    Raises:
-        ValueError: a length below 1, a negative halo, bad cuts, or frames outside the source.
-    """
-    first, last = (0, num_frames) if frames is None else frames
-    if not 0 <= first <= last <= num_frames:
-        raise ValueError(
-            f"frames are {first} to {last} (excluded) but the source has {num_frames}; "
-            f"give a range within 0 to {num_frames}."
-        )
-    segments = []
-    for start, stop in shots(num_frames, cuts):
-        wanted = max(start, first), min(stop, last)
-        segments += plan_shot(start, stop, length, halo, frames=wanted)
-    return segments
-
-
 def plan_shot(
     start: int, stop: int, length: int, halo: int, *, frames: tuple[int, int] | None = None
 ) -> list[Segment]:
-    """Segments of one shot, frames start to stop - 1 of the source, as in `plan_segments`.
+    """Cut a shot into segments that cover every output frame exactly once, in order.
 
-    For a stream whose cuts are found while it is read: plan each shot as soon as it has ended.
+    All of them have `length` frames but the last, which may have fewer.
+
+    Args:
+        start, stop: the shot's frames, start to stop - 1 of the source.
+        length: output frames of a segment, 1 or more.
+        halo: frames read on each side, 0 or more, where the shot has them.
+        frames: (start, stop) of the output, half-open, where only a part of the shot is wanted.
+            Halos reach beyond it, so that the part equals the same frames of the whole.
+
+    Raises:
+        ValueError: a length below 1, or a negative halo.
     """
     if length < 1:
         raise ValueError(f"length is {length}; a segment has 1 frame or more.")
     if halo < 0:
         raise ValueError(f"halo is {halo}; give 0 frames or more.")
-    first, last = (start, stop) if frames is None else frames
+    first, last = frames or (start, stop)
     segments = []
     for begin in range(first, last, length):
         end = min(begin + length, last)
-        segments.append(Segment(begin, end, max(begin - halo, start), min(end + halo, stop)))
+        segments.append(Segment(begin, end, max(begin - halo, start), min(end + halo, stop), start))
     return segments
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -96,14 +96,24 @@ class Counts:
     # Pixels that a painted frame shows of the holes of others: {frame: {painted one: pixels}}
     travelled: dict[int, dict[int, int]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    reference_pixels: int = 0  # as in `Report`
+    resumed_frames: int = 0
 
     def add(self, other: Counts) -> None:
         """Count what was done for other frames too."""
-        for name in (one.name for one in fields(self) if one.name.endswith("_pixels")):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name, value in vars(other).items():
+            if isinstance(value, int):
+                setattr(self, name, getattr(self, name) + value)
         self.travelled |= other.travelled
         for stage, seconds in other.seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time of what is done inside to a stage. Each thread has stages of its own."""
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 class SegmentResult(NamedTuple):
@@ -111,15 +121,6 @@ class SegmentResult(NamedTuple):
 
     frames: list[Filled]
     counts: Counts
-
-    @classmethod
-    def joined(cls, parts: Sequence[SegmentResult]) -> SegmentResult:
-        """Consecutive parts as one."""
-        whole = cls([], Counts())
-        for part in parts:
-            whole.frames.extend(part.frames)
-            whole.counts.add(part.counts)
-        return whole
 
 
 def inpaint(
@@ -172,15 +173,11 @@ def inpaint_with_unseen(
     inpainter = ShotInpainter(config, model)
     done: list[Filled] = []
     unseen: list[Mask] = []
-    for segment, shot_start in _plan(frames, config.segment_frames, inpainter.halo):
+    for segment in _plan(frames, config.segment_frames, inpainter.halo):
         window = slice(segment.read_start, segment.read_stop)
         part = part_of(on_progress, segment.start / len(frames), segment.stop / len(frames))
         prefilled = inpainter.prefill(
-            frames[window],
-            hole_list[window],
-            segment,
-            shot_start,
-            on_progress=part_of(part, 0, 0.7),
+            frames[window], hole_list[window], segment, on_progress=part_of(part, 0, 0.7)
         )
         unseen += [prefilled.unseen[t].whole() for t in range(segment.start, segment.stop)]
         done += inpainter.restore(prefilled, on_progress=part_of(part, 0.7, 1)).frames
@@ -199,8 +196,7 @@ class Prefilled(NamedTuple):
         holes: of the wanted frames, all that is to be filled.
         texture: where what no frame shows is to come from, None if it is to stay smooth.
         textures: frames with texture, kept from one segment to the next.
-        seconds: by stage.
-        travelled: as in `Counts`.
+        counts: what was done so far.
     """
 
     segment: Segment
@@ -209,8 +205,7 @@ class Prefilled(NamedTuple):
     holes: Sequence[Mask]
     texture: Ways | None
     textures: dict[int, Patch]
-    seconds: dict[str, float]
-    travelled: dict[int, dict[int, int]]
+    counts: Counts
 
 
 class ShotInpainter:
@@ -304,45 +299,26 @@ class ShotInpainter:
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def run(
-        self,
-        frames: Sequence[Stored],
-        masks: Sequence[Mask],
-        segment: Segment,
-        shot_start: int,
-        *,
-        on_progress: OnShare | None = None,
-    ) -> SegmentResult:
-        """Inpaint the output frames of a segment: `prefill`, then `restore`.
-
-        Args:
-            frames: source frames segment.read_start to segment.read_stop - 1, (H, W, 3) each.
-            masks: theirs, (H, W) bool, already grown.
-            segment: as planned with `halo`.
-            shot_start: the first frame of the shot; the same for all its segments.
-            on_progress: as in `inpaint`, of this segment.
-        """
-        prefilled = self.prefill(
-            frames, masks, segment, shot_start, on_progress=part_of(on_progress, 0, 0.7)
-        )
-        return self.restore(prefilled, on_progress=part_of(on_progress, 0.7, 1))
-
     def prefill(
         self,
         frames: Sequence[Stored],
         masks: Sequence[Mask],
         segment: Segment,
-        shot_start: int,
         *,
         on_progress: OnShare | None = None,
     ) -> Prefilled:
-        """Fill a segment without networks; arguments as for `run`. In the order of the segments."""
-        seconds: dict[str, float] = {}
+        """Fill the output frames of a segment without networks, for `restore` to go on with.
+
+        Args:
+            frames: source frames segment.read_start to segment.read_stop - 1, (H, W, 3) each.
+            masks: theirs, (H, W) bool, already grown.
+            segment: as planned with `halo`; the segments of a clip in their order.
+            on_progress: as in `inpaint`, of this segment.
+        """
+        counts = Counts()
         sparing = self.wants_few and not self._carry[1]
         for context in (FEW_FRAMES, self.context) if sparing else (self.context,):
-            prefilled = self._prefill(
-                frames, masks, segment, shot_start, context, seconds, on_progress
-            )
+            prefilled = self._prefill(frames, masks, segment, context, counts, on_progress)
             if prefilled.texture is None or prefilled.texture.all_end:
                 break
         self.skip(segment)
@@ -353,28 +329,27 @@ class ShotInpainter:
         frames: Sequence[Stored],
         masks: Sequence[Mask],
         segment: Segment,
-        shot_start: int,
         context: int,
-        seconds: dict[str, float],
+        counts: Counts,
         on_progress: OnShare | None,
     ) -> Prefilled:
         """`prefill`, with `context` frames on each side filled too."""
-        config, window = self.config, self._window
+        config, window, shot_start = self.config, self._window, segment.shot_start
         low, high = segment.read_start, segment.read_stop
         margin = self._carry[1]
         start, stop = max(low, segment.start - context), min(high, segment.stop + context)
         start -= (start - shot_start) % self._networks_multiple
 
-        with _timed(seconds, "flow"):
+        with counts.timed("flow"):
             window.slide(low, frames, masks, start - margin, stop + margin)
             window.find_motions(config.propagate, part_of(on_progress, 0, 0.7))
-        with _timed(seconds, "propagate"):
+        with counts.timed("propagate"):
             first, last = max(low, start - margin), min(high, stop + margin)
             if config.propagate:
                 given = window.propagated(first, last, shot_start, part_of(on_progress, 0.7, 0.85))
             else:
                 given = window.unfilled(first, last)
-        with _timed(seconds, "rest"):
+        with counts.timed("rest"):
             if not margin:
                 filled = {t: given[t][0] for t in range(segment.start, segment.stop)}
             else:
@@ -383,9 +358,10 @@ class ShotInpainter:
                 )
         texture = None
         if config.unseen == "texture":
-            with _timed(seconds, "texture"):
+            with counts.timed("texture"):
                 texture = find_ways(window, given, segment.start, segment.stop, shot_start)
         span = range(segment.start, segment.stop)
+        counts.travelled = {t: window.travelled[t] for t in span if window.travelled.get(t)}
         return Prefilled(
             segment,
             filled,
@@ -393,8 +369,7 @@ class ShotInpainter:
             masks[segment.start - low : segment.stop - low],
             texture,
             window.textures,
-            seconds,
-            {t: window.travelled[t] for t in span if window.travelled.get(t)},
+            counts,
         )
 
     def skip(self, segment: Segment) -> None:
@@ -406,9 +381,9 @@ class ShotInpainter:
 
     def restore(self, prefilled: Prefilled, *, on_progress: OnShare | None = None) -> SegmentResult:
         """Let the networks, where there are any, restore the unseen, and composite."""
-        config, segment, seconds = self.config, prefilled.segment, prefilled.seconds
+        config, segment = self.config, prefilled.segment
+        counts = prefilled.counts
         span = range(segment.start, segment.stop)
-        counts = Counts(travelled=prefilled.travelled, seconds=seconds)
         counts.hole_pixels = sum(int(hole.sum()) for hole in prefilled.holes)
         rest_pixels = sum(prefilled.unseen[t].num_pixels for t in span)
         counts.propagated_pixels = counts.hole_pixels - rest_pixels
@@ -416,28 +391,28 @@ class ShotInpainter:
         if prefilled.texture is not None:
 
             def restored(t: int) -> Patch:
-                with _timed(seconds, "networks"):
+                with counts.timed("networks"):
                     return self._paint(prefilled, range(t, t + 1), None)[t]
 
-            before = seconds.get("networks", 0.0)
-            with _timed(seconds, "texture"):
+            before = counts.seconds.get("networks", 0.0)
+            with counts.timed("texture"):
                 starts = None if self.model is None else restored
                 workers = self._window.workers
                 filled, without = fill_with_texture(
                     prefilled.texture, starts, prefilled.textures, workers
                 )
-            seconds["texture"] -= seconds.get("networks", 0.0) - before
+            counts.seconds["texture"] -= counts.seconds.get("networks", 0.0) - before
             for t in [t for t in list(prefilled.textures) if t < segment.stop - CARRY_FRAMES]:
                 del prefilled.textures[t]
             counts.synthesized_pixels = rest_pixels - without
         elif self.model is not None and rest_pixels:
-            with _timed(seconds, "networks"):
+            with counts.timed("networks"):
                 filled = {**filled, **self._paint(prefilled, span, on_progress)}
         if self.model is None:
             counts.filled_pixels = rest_pixels
         else:
             counts.network_pixels = rest_pixels
-        with _timed(seconds, "composite"):
+        with counts.timed("composite"):
 
             def composed(t: int) -> Filled:
                 frame, hole = filled[t], prefilled.holes[t - segment.start]
@@ -477,10 +452,9 @@ def _put_back(frame: Patch, hole: Mask, feather_pixels: int) -> Filled:
     return Filled(source, PackedMask.of(hole), filled[inside])
 
 
-def _plan(frames: Sequence[Pixels], length: int, halo: int) -> Iterator[tuple[Segment, int]]:
+def _plan(frames: Sequence[Pixels], length: int, halo: int) -> Iterator[Segment]:
     for start, stop in find_shots(frames):
-        for segment in plan_shot(start, stop, length, halo):
-            yield segment, start
+        yield from plan_shot(start, stop, length, halo)
 
 
 def _device(config: InpaintConfig, model: Model | None) -> str:
@@ -490,10 +464,3 @@ def _device(config: InpaintConfig, model: Model | None) -> str:
     from combcn_core.networks.inference import choose_device
 
     return choose_device(config.device)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start

@@ -13,6 +13,7 @@ unless the source is damaged and read all the same.
 from __future__ import annotations
 
 import logging
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing, nullcontext
@@ -38,10 +39,10 @@ from combcn_core.fill.cuts import is_cut_between, thumbnail
 from combcn_core.memory import peak_memory_bytes
 from combcn_core.pixels import Pixels, from_unit, to_unit
 from combcn_core.progress import OnProgress, OnShare, Stages
-from combcn_core.shot import InpaintConfig
+from combcn_core.shot import Counts, InpaintConfig
 from combcn_core.stream.memory import QUEUE_FRAMES
 from combcn_core.stream.overlap import WriteQueue, ahead
-from combcn_core.stream.report import Report, Tally
+from combcn_core.stream.report import Report, timed
 from combcn_core.stream.room import check_room, forecast_bytes
 from combcn_core.stream.run import Filling, Run
 from combcn_core.stream.source import SourceClip, check_output, grown_masks, open_clip, read_frames
@@ -120,7 +121,7 @@ def inpaint_file(
     its finished segments are.
     """
     references = references or {}
-    tally = Tally()
+    start, counts = time.perf_counter(), Counts()
     checks = keeps_pixels(output, codec)
     stages = Stages(progress, _weights(_WEIGHTS, mask_config, checks=checks))
     stages("opening")
@@ -145,10 +146,10 @@ def inpaint_file(
         ) as writer,
         # A segment that waits to be written holds frames that are in the next one's halo anyway.
         WriteQueue(
-            tally.staged("write", writer.write), QUEUE_FRAMES + config.segment_frames
+            counts.timed("write")(writer.write), QUEUE_FRAMES + config.segment_frames
         ) as sink,
-        closing(ahead(tally.timed("read", frames_read), QUEUE_FRAMES)) as source,
-        closing(Filling(run, tally, store).fill(run.jobs(source, stages), stages)) as filled,
+        closing(ahead(timed(counts, "read", frames_read), QUEUE_FRAMES)) as source,
+        closing(Filling(run, counts, store, stages).fill(source)) as filled,
     ):
         for segment in filled:
             while segment:  # let go of one by one
@@ -156,11 +157,11 @@ def inpaint_file(
                 stages.frames += 1
                 stages("writing", stages.frames / stages.num_frames)
         sink.finish()
-        with tally.stage("write"):
+        with counts.timed("write"):
             writer.close()
 
     changed: int | None = None
-    with tally.stage("check"):
+    with counts.timed("check"):
         try:
             if checks:
                 check = stages.callback("checking")
@@ -168,23 +169,23 @@ def inpaint_file(
         except (OSError, ValueError) as error:  # the output is whole, and stays
             log.warning("%s is written, but could not be compared: %s", output, error)
     stages("checking", 1)
-    counts = tally.counts
+    seconds = counts.seconds | {"total": time.perf_counter() - start}
     assert stages.frames == stages.num_frames
     return Report(
         version=__version__,
         frames=stages.frames,
         hole_pixels=counts.hole_pixels,
-        reference_pixels=tally.reference_pixels,
-        reference_reach={number: _reach(tally, clip, number) for number in references},
+        reference_pixels=counts.reference_pixels,
+        reference_reach={number: _reach(counts, clip, number) for number in references},
         propagated_pixels=counts.propagated_pixels,
         filled_pixels=counts.filled_pixels,
         network_pixels=counts.network_pixels,
         synthesized_pixels=counts.synthesized_pixels,
         shadow_pixels=clip.shadow_pixels,
-        resumed_frames=tally.resumed_frames,
+        resumed_frames=counts.resumed_frames,
         resumed_motion_frames=0 if store is None else len(store.work.found),
         changed_outside_mask=changed,
-        seconds=tally.finish(),
+        seconds={name: round(value, 3) for name, value in seconds.items()},
         peak_memory_bytes=peak_memory_bytes(),
         forecast_memory_bytes=(
             None if memory_limit_gib is None else run.budget.forecast(config.segment_frames)
@@ -272,7 +273,7 @@ def keep_segments(
     Other arguments and errors as in `inpaint_file`.
     """
     references = references or {}
-    tally = Tally()
+    counts = Counts()
     run = Run.open(
         input, mask, output, config or InpaintConfig(), model, frames, references,
         mask_config=mask_config, fit_mask=fit_mask, allow_truncated=allow_truncated,
@@ -280,11 +281,9 @@ def keep_segments(
     )  # fmt: skip
     store = SegmentStore(Path(output), run.config, model)
     with closing(read_frames(run.clip, run.config.grow_pixels, references, digests=True)) as source:
-        filling = Filling(run, tally, store)
-        stages = Stages(None, _WEIGHTS)
-        for _ in filling.fill(run.jobs(source, stages), stages):
+        for _ in Filling(run, counts, store, Stages(None, _WEIGHTS)).fill(source):
             pass
-    return run.clip.stop - run.clip.start - tally.resumed_frames
+    return run.clip.stop - run.clip.start - counts.resumed_frames
 
 
 def write_masks(
@@ -359,15 +358,16 @@ def _weights(
     return {name: _WEIGHTS[name] * has.get(name, True) for name in names}
 
 
-def _reach(tally: Tally, clip: SourceClip, number: int) -> dict[str, int]:
-    """How far a reference travelled, in numbers of frames as in the source."""
+def _reach(counts: Counts, clip: SourceClip, number: int) -> dict[str, int]:
+    """How far the painted area of a frame travelled, see `Report`."""
     indices = clip.whole.indices
     assert indices is not None
-    found = tally.reach_of(bisect_left(indices, number))
-    return {
-        name: indices[value] if name in ("first", "last") else value
-        for name, value in found.items()
-    }
+    painted = bisect_left(indices, number)
+    pixels = {t: some[painted] for t, some in counts.travelled.items() if painted in some}
+    if not pixels:
+        return {}
+    first, last = indices[min(pixels)], indices[max(pixels)]
+    return {"frames": len(pixels), "first": first, "last": last, "pixels": sum(pixels.values())}
 
 
 def _check_room(

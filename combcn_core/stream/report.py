@@ -1,19 +1,16 @@
-"""What a run did: pixels and seconds counted on the way, and the report of them."""
+"""The report of what a run did, and the time of reading for it."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from combcn_core.atomic import write_text
-from combcn_core.clips.video import (
-    PathLike,
-)
+from combcn_core.clips.video import PathLike
 from combcn_core.shot import Counts
 
 Item = TypeVar("Item")
@@ -73,52 +70,15 @@ class Report:
         write_text(Path(path), json.dumps(asdict(self), indent=2) + "\n")
 
 
-class Tally:
-    """Adds up what is done in a run."""
-
-    def __init__(self) -> None:
-        self.counts = Counts()
-        self.reference_pixels = 0
-        self.resumed_frames = 0
-        self._start = time.perf_counter()
-
-    def reach_of(self, position: int) -> dict[str, int]:
-        """How far the painted area of a frame travelled; positions, see `Report`."""
-        travelled = self.counts.travelled
-        pixels = {t: some[position] for t, some in travelled.items() if position in some}
-        if not pixels:
-            return {}
-        numbers = {"frames": len(pixels), "first": min(pixels), "last": max(pixels)}
-        return {**numbers, "pixels": sum(pixels.values())}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        seconds = self.counts.seconds  # other threads have other names
-        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
-
-    def staged(self, name: str, work: Callable[[Item], object]) -> Callable[[Item], None]:
-        """Wrap a function so that its time counts as this stage."""
-
-        def timed(item: Item) -> None:
-            with self.stage(name):
-                work(item)
-
-        return timed
-
-    def timed(self, name: str, items: Generator[Item, None, None]) -> Generator[Item, None, None]:
-        """Pass items on; what it takes to get them is the time of this stage."""
-        with closing(items):
-            while True:
-                with self.stage(name):
-                    item = next(items, None)
-                if item is None:
-                    return
-                yield item
-                del item
-
-    def finish(self) -> dict[str, float]:
-        total = time.perf_counter() - self._start
-        stages = {name: round(seconds, 3) for name, seconds in self.counts.seconds.items()}
-        return {**stages, "total": round(total, 3)}
+def timed(
+    counts: Counts, stage: str, items: Generator[Item, None, None]
+) -> Generator[Item, None, None]:
+    """Pass items on; what it takes to get them is the time of a stage."""
+    with closing(items):
+        while True:
+            with counts.timed(stage):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
+            del item

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 from combcn_core.clips.mask_rules import MaskConfig
 from combcn_core.clips.video import PathLike
-from combcn_core.memory import GIB, is_out_of_memory
+from combcn_core.memory import GIB, BackOff
 from combcn_core.pixels import Filled, Pixels
 from combcn_core.progress import OnShare, Stages, part_of
 from combcn_core.shot import (
@@ -25,7 +26,6 @@ from combcn_core.shot import (
 )
 from combcn_core.stream.memory import Budget
 from combcn_core.stream.overlap import ahead
-from combcn_core.stream.report import Tally
 from combcn_core.stream.schedule import Job, plan_jobs
 from combcn_core.stream.source import (
     SourceClip,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from combcn_core.networks.layers import CombCN
 
 log = logging.getLogger("combcn")
-_TRIES = 8  # with half the memory each time
+_TRIES = 9  # with half the memory each time
 
 
 @dataclass(frozen=True)
@@ -144,23 +144,30 @@ def _say_cost(clip: SourceClip, config: InpaintConfig, inpainter: ShotInpainter)
 class Filling:
     """Fills segment after segment: found in the store, or computed."""
 
-    def __init__(self, run: Run, tally: Tally, store: SegmentStore | None) -> None:
+    def __init__(
+        self, run: Run, counts: Counts, store: SegmentStore | None, stages: Stages
+    ) -> None:
+        self._run = run
         self._inpainter = run.inpainter
-        self._budget = run.budget
-        self._tally = tally
+        self._counts = counts
         self._store = store
+        self._stages = stages
         if store is not None:
             run.inpainter.memorise(store.work)
-        self._lock = threading.Lock()
-        self._warned = False
+        self._back_off = BackOff(
+            "Out of memory; going on with less at a time, which takes longer. A lower memory limit "
+            "avoids this."
+        )
 
-    def fill(self, jobs: Iterator[Job], stages: Stages) -> Generator[list[Filled], None, None]:
+    def fill(self, source: Iterable[SourceFrame]) -> Generator[list[Filled], None, None]:
         """Yield the output frames of each segment."""
-        stages("reading")
+        jobs = self._run.jobs(source, self._stages)
+        self._stages("reading")
         if not self._inpainter.on_gpu:  # on a CPU, both would fight for the cores
             for job in jobs:
-                begun = self._begin(job, part_of(stages.callback("finding motion"), *job.shares))
-                frames = self._finish(job, begun, stages)
+                part = part_of(self._stages.callback("finding motion"), *job.shares)
+                begun = self._begin(job, part)
+                frames = self._finish(job, begun)
                 del job, begun  # or they would be kept until the next segment has been read
                 yield frames
             return
@@ -170,7 +177,7 @@ class Filling:
             if unwanted.is_set():
                 raise GeneratorExit
 
-        def begun_ahead() -> Generator[tuple[Job, _Begun], None, None]:
+        def begun_ahead() -> Generator[tuple[Job, Begun], None, None]:
             for job in jobs:
                 yield job, self._begin(job, check)
                 del job
@@ -178,19 +185,18 @@ class Filling:
         with closing(ahead(begun_ahead(), 1)) as waiting:
             try:
                 for job, begun in waiting:
-                    frames = self._finish(job, begun, stages)
+                    frames = self._finish(job, begun)
                     del job, begun
                     yield frames
             finally:
                 unwanted.set()
 
-    def _begin(self, job: Job, on_progress: OnShare | None) -> _Begun:
+    def _begin(self, job: Job, on_progress: OnShare | None) -> Begun:
         """Do what can be done before the networks."""
         outputs = job.outputs
         if not any(frame.hole.num_pixels for frame in outputs):
             self._inpainter.skip(job.segment)
-            copies = [Filled.of(frame.picture) for frame in outputs]
-            return _Begun(done=SegmentResult(copies, Counts()))
+            return SegmentResult([Filled.of(frame.picture) for frame in outputs], Counts())
         if all(frame.hole.num_pixels == math.prod(frame.hole.shape) for frame in job.window):
             raise ValueError(
                 f"mask covers the whole frame in frames {job.segment.start} to "
@@ -201,88 +207,68 @@ class Filling:
         self._inpainter.show_painted(
             {frame.position: frame.painted for frame in job.window if frame.painted is not None}
         )
-        key = None
         if self._store is not None:
-            digests = {frame.position: frame.digest for frame in job.window}
-            key = self._store.key(job.segment, job.shot_start, digests.values())
-            self._store.work.show(digests, job.shot_start)
-            holes = [frame.hole for frame in outputs]
-            found = self._store.find(key, [frame.picture for frame in outputs], holes)
+            self._store.work.show(job.digests, job.segment.shot_start)
+            found = self._store.find(
+                self._store.key(job.segment, job.digests.values()),
+                [frame.picture for frame in outputs],
+                [frame.hole for frame in outputs],
+            )
             if found is not None:
                 self._inpainter.skip(job.segment)
-                return _Begun(done=found, resumed=True)
-        return _Begun(key, self._prefill(job, on_progress))
+                return found
+        return self._prefill(job, on_progress)
 
     def _prefill(self, job: Job, on_progress: OnShare | None) -> list[Prefilled]:
         """Prefill a segment; where memory ends in halves, which give the same frames."""
-        try:
-            if not self._budget.exceeds(job):
-                return [self._inpainter.prefill(*job.inputs, on_progress=on_progress)]
-        except Exception as error:
-            if job.segment.num_frames == 1 or not self._may_back_off(error):
-                raise
-            self._inpainter.forget_motion()
-        first, second = job.halves()
-        return [
-            *self._prefill(first, part_of(on_progress, 0, 0.5)),
-            *self._prefill(second, part_of(on_progress, 0.5, 1)),
-        ]
 
-    def _finish(self, job: Job, begun: _Begun, stages: Stages) -> list[Filled]:
+        def whole() -> list[Prefilled]:
+            return [self._inpainter.prefill(*job.inputs, on_progress=on_progress)]
+
+        def halves() -> list[Prefilled]:
+            first, second = job.halves()
+            return [
+                *self._prefill(first, part_of(on_progress, 0, 0.5)),
+                *self._prefill(second, part_of(on_progress, 0.5, 1)),
+            ]
+
+        if self._run.budget.exceeds(job):
+            return halves()
+        if job.segment.num_frames == 1:
+            return whole()
+        return self._back_off.first_that_fits([whole, halves], self._inpainter.forget_motion)
+
+    def _finish(self, job: Job, begun: Begun) -> list[Filled]:
+        """Restore what the networks are for, in smaller jobs where memory ends; count and keep."""
+        stages = self._stages
         part = part_of(stages.callback("filling"), *job.shares)
-        outputs = job.outputs
         stages("finding motion", job.shares[1])  # or what was found of it before
-        for frame in outputs:
-            self._tally.counts.hole_pixels += frame.reference_pixels
-            self._tally.reference_pixels += frame.reference_pixels
-        result = begun.done
-        if result is None:
-            count = len(begun.parts)
-            result = SegmentResult.joined(
-                [
-                    self._restore(prefilled, part_of(part, place / count, (place + 1) / count))
-                    for place, prefilled in enumerate(begun.parts)
-                ]
-            )
-            if self._store is not None and begun.key is not None:
-                with self._tally.stage("keep"):
-                    self._store.keep(begun.key, result)
+        if isinstance(begun, SegmentResult):
+            result = begun
+        else:
+            result = SegmentResult([], Counts())
+            for place, prefilled in enumerate(begun):
+                shares = place / len(begun), (place + 1) / len(begun)
+                restore = partial(
+                    self._inpainter.restore, prefilled, on_progress=part_of(part, *shares)
+                )
+                restored = self._back_off.first_that_fits(
+                    [restore] * _TRIES, self._inpainter.take_less_memory
+                )
+                result.frames.extend(restored.frames)
+                result.counts.add(restored.counts)
+            if self._store is not None:
+                with self._counts.timed("keep"):
+                    self._store.keep(self._store.key(job.segment, job.digests.values()), result)
                     self._store.work.forget(job.segment.stop - self._inpainter.halo)
         # What was computed has been shown by then.
-        found = result.frames[-1].whole() if begun.resumed and stages.is_watched else None
-        stages("filling", job.shares[1], found)
-        self._tally.counts.add(result.counts)
-        self._tally.resumed_frames += len(outputs) if begun.resumed else 0
+        shows = result.counts.resumed_frames and stages.is_watched
+        stages("filling", job.shares[1], result.frames[-1].whole() if shows else None)
+        painted = sum(frame.reference_pixels for frame in job.outputs)
+        self._counts.add(result.counts)
+        self._counts.add(Counts(hole_pixels=painted, reference_pixels=painted))
         return result.frames
 
-    def _restore(self, prefilled: Prefilled, on_progress: OnShare | None) -> SegmentResult:
-        """Restore what the networks are for; in smaller jobs where memory ends."""
-        for _ in range(_TRIES):
-            try:
-                return self._inpainter.restore(prefilled, on_progress=on_progress)
-            except Exception as error:
-                if not self._may_back_off(error):
-                    raise
-            self._inpainter.take_less_memory()
-        return self._inpainter.restore(prefilled, on_progress=on_progress)
 
-    def _may_back_off(self, error: Exception) -> bool:
-        if not is_out_of_memory(error):
-            return False
-        with self._lock:
-            if not self._warned:
-                log.warning(
-                    "Out of memory; going on with less at a time, which takes longer. A lower "
-                    "memory limit avoids this."
-                )
-            self._warned = True
-        return True
-
-
-class _Begun(NamedTuple):
-    """How far a segment is: finished, or filled without networks."""
-
-    key: str | None = None  # to keep it by
-    parts: Sequence[Prefilled] = ()  # consecutive ones
-    done: SegmentResult | None = None
-    resumed: bool = False
+# How far a segment is: finished, or filled without networks in consecutive parts.
+Begun: TypeAlias = "SegmentResult | list[Prefilled]"

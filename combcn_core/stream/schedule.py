@@ -16,8 +16,6 @@ class Job(NamedTuple):
 
     segment: Segment
     window: list[SourceFrame]  # segment.read_start to segment.read_stop - 1
-    shot_start: int
-
     shares: tuple[float, float]  # of the whole run, before and after it
 
     @property
@@ -26,13 +24,16 @@ class Job(NamedTuple):
         return self.window[first : first + self.segment.num_frames]
 
     @property
-    def inputs(self) -> tuple[list[Stored], Sequence[Mask], Segment, int]:
+    def digests(self) -> dict[int, bytes]:
+        return {frame.position: frame.digest for frame in self.window}
+
+    @property
+    def inputs(self) -> tuple[list[Stored], Sequence[Mask], Segment]:
         """The arguments of `ShotInpainter.prefill`."""
         return (
             [frame.picture for frame in self.window],
             PackedMasks([frame.hole for frame in self.window]),
             self.segment,
-            self.shot_start,
         )
 
     def halves(self) -> tuple[Job, Job]:
@@ -62,7 +63,7 @@ def plan_jobs(
             needed = range(segment.read_start - offset, segment.read_stop - offset)
             places = segment.start - clip.start, segment.stop - clip.start
             low, high = (place / (clip.stop - clip.start) for place in places)
-            yield Job(segment, [window[place] for place in needed], shot_start, (low, high))
+            yield Job(segment, [window[place] for place in needed], (low, high))
             begin = segment.stop
             while window and window[0].position < begin - halo:
                 window.popleft()

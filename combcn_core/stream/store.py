@@ -75,16 +75,14 @@ class SegmentStore:
             with suppress(OSError):
                 self.folder.rmdir()
 
-    def key(self, segment: Segment, shot_start: int, digests: Iterable[bytes]) -> str:
+    def key(self, segment: Segment, digests: Iterable[bytes]) -> str:
         """The name under which a segment is kept.
 
         Args:
             segment: its numbers.
-            shot_start: first frame of its shot.
             digests: `digest_frame` of the frames that it reads.
         """
-        place = segment.start, segment.stop, segment.read_start, segment.read_stop, shot_start
-        digest = hashlib.sha256(f"{self._context} {place}".encode())
+        digest = hashlib.sha256(f"{self._context} {tuple(segment)}".encode())
         for frame in digests:
             digest.update(frame)
         return digest.hexdigest()
@@ -115,7 +113,8 @@ class SegmentStore:
         frames = [Filled(*parts) for parts in zip(sources, holes, values, strict=True)]
         counts = json.loads(text)
         travelled = {t: dict(some) for t, some in counts.pop("travelled")}
-        return SegmentResult(frames, Counts(travelled=travelled, **counts))
+        counts = Counts(travelled=travelled, resumed_frames=len(frames), **counts)
+        return SegmentResult(frames, counts)
 
     def keep(self, key: str, result: SegmentResult) -> None:
         """Write a segment; whole or not at all.
@@ -125,7 +124,8 @@ class SegmentStore:
         """
         values = np.concatenate([frame.values for frame in result.frames])
         counts: dict[str, Any] = asdict(result.counts)
-        del counts["seconds"]  # of a run that has ended
+        for name in ("seconds", "reference_pixels", "resumed_frames"):  # of this run alone
+            del counts[name]
         counts["travelled"] = [[t, list(some.items())] for t, some in counts["travelled"].items()]
         text = json.dumps(counts)
         about = {"counts": text, "sha256": _digest(text, values)}

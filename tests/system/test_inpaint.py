@@ -18,7 +18,7 @@ from combcn_core.networks.jobs import plan_batches
 from combcn_core.networks.layers import CombCN, NetworkConfig, temporal_halo
 from combcn_core.pixels import Box, PackedMask
 from combcn_core.restore import coarse_size, infer_temporal, restore_detail, upsample_guidance
-from combcn_core.segments import plan_segments, plan_shot
+from combcn_core.segments import plan_shot
 from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
 from combcn_core.stages import fill_rest, propagate
 
@@ -167,11 +167,10 @@ def test_segments_in_any_order(long_clip):
     expected = inpaint(clip, masks, config=FAST)
     inpainter = ShotInpainter(FAST)
     frames, holes = list(clip.numpy()), list(masks.numpy())
-    segments = plan_segments(40, 8, inpainter.halo, cuts=(27,))
+    segments = [s for shot in ((0, 27), (27, 40)) for s in plan_shot(*shot, 8, inpainter.halo)]
     for segment in [segments[i] for i in (2, 0, 4, 1, 3, 5)]:
         read = slice(segment.read_start, segment.read_stop)
-        shot_start = 0 if segment.start < 27 else 27
-        result = inpainter.run(frames[read], holes[read], segment, shot_start)
+        result = inpainter.restore(inpainter.prefill(frames[read], holes[read], segment))
         got = torch.from_numpy(np.stack([frame.whole() for frame in result.frames]))
         assert torch.equal(got, expected[segment.start : segment.stop])
 
@@ -181,7 +180,8 @@ def test_shot_inpainter_keeps_known_pixels_when_it_feathers():
     clip[:, 2, 3] = torch.tensor([float("nan"), float("inf"), -1.0])
     inpainter = ShotInpainter(InpaintConfig(reach=4, feather_pixels=2))
     (segment,) = plan_shot(0, 3, 32, inpainter.halo)
-    result = inpainter.run(list(clip.numpy()), list(masks.numpy()), segment, 0)
+    given = list(clip.numpy()), list(masks.numpy())
+    result = inpainter.restore(inpainter.prefill(*given, segment))
     got = torch.from_numpy(np.stack([frame.whole() for frame in result.frames]))
     assert_known_kept(got, clip, masks)
 
@@ -198,7 +198,8 @@ def test_shot_inpainter_counts_what_it_did():
     for model in (None, make_model(input_fill="classical")):
         inpainter = ShotInpainter(FAST, model)
         (segment,) = plan_shot(0, 9, 32, inpainter.halo)
-        counts = inpainter.run(list(clip.numpy()), list(masks.numpy()), segment, 0).counts
+        given = list(clip.numpy()), list(masks.numpy())
+        counts = inpainter.restore(inpainter.prefill(*given, segment)).counts
         assert counts.hole_pixels == masks.sum()
         assert counts.propagated_pixels == (masks & ~remaining).sum()
         filled = [counts.filled_pixels, counts.network_pixels]
@@ -868,8 +869,9 @@ def test_shot_inpainter_starts_anew_with_another_clip():
     masks = list(make_masks(6, 48, 60).numpy())
     used, fresh = ShotInpainter(PLAIN), ShotInpainter(PLAIN)
     (segment,) = plan_shot(0, 6, 32, used.halo)
-    used.run(list(first.numpy()), masks, segment, 0)
-    results = [one.run(list(second.numpy()), masks, segment, 0).frames for one in (used, fresh)]
+    used.restore(used.prefill(list(first.numpy()), masks, segment))
+    given = list(second.numpy()), masks, segment
+    results = [one.restore(one.prefill(*given)).frames for one in (used, fresh)]
     assert np.array_equal(*([frame.whole() for frame in frames] for frames in results))
 
 

@@ -4,6 +4,7 @@ Sources are made, and results are read back, with cv2 and PyAV directly, without
 test.
 """
 
+import itertools
 import json
 import random
 import shutil
@@ -22,7 +23,7 @@ import torch
 
 from combcn_core.cli.common import summary
 from combcn_core.networks.layers import CombCN, NetworkConfig
-from combcn_core.segments import plan_segments
+from combcn_core.segments import Segment
 from combcn_core.shot import InpaintConfig, ShotInpainter
 from combcn_core.stream import files as stream
 from combcn_core.stream import memory
@@ -275,8 +276,8 @@ def test_masks_for_the_part_alone_make_it_a_clip_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_segments_while_reading_against_plan_segments(seed):
-    # plan_segments knows all cuts beforehand; the stream finds them one by one.
+def test_segments_while_reading_against_frame_by_frame(seed):
+    # The reference knows all cuts beforehand; the stream finds them one by one.
     rng = random.Random(seed)
     total, length, halo = rng.randint(1, 60), rng.randint(1, 12), rng.randint(0, 9)
     cuts = sorted(rng.sample(range(1, total), min(rng.randint(0, 4), total - 1)))
@@ -311,10 +312,15 @@ def test_segments_while_reading_against_plan_segments(seed):
         assert [frame.position for frame in job.window] == list(wanted)
         outputs = range(job.segment.start, job.segment.stop)
         assert [frame.position for frame in job.outputs] == list(outputs)
-        assert job.shot_start == max(cut for cut in shot_starts if cut <= job.segment.start)
         jobs.append(job.segment)
         del job
-    assert jobs == plan_segments(total, length, halo, cuts, frames=(start, stop))
+    expected = []
+    for first, end in itertools.pairwise([*shot_starts, total]):
+        output = [frame for frame in range(first, end) if start <= frame < stop]
+        for some in (output[at : at + length] for at in range(0, len(output), length)):
+            low, high = max(some[0] - halo, first), min(some[-1] + 1 + halo, end)
+            expected.append(Segment(some[0], some[-1] + 1, low, high, first))
+    assert jobs == expected
     assert peak <= length + 2 * halo + 1
 
 
