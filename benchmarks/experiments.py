@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import statistics
 import sys
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from combcn_core.measure.evaluate import evaluate
-from combcn_core.measure.scores import Gap, Score, paired_gap
+from combcn_core.measure.scores import Score
 from combcn_core.measure.trials import EvaluateConfig, Method
 from combcn_core.networks.checkpoint import load_model
 from combcn_core.networks.config import NetworkConfig
@@ -253,6 +254,36 @@ def _by_shot(clips: Mapping[str, list[float]], shots: Mapping[str, str]) -> dict
     for clip, seeds in clips.items():
         values.setdefault(shots.get(clip, clip), []).append(statistics.fmean(seeds))
     return {shot: statistics.fmean(each) for shot, each in values.items()}
+
+
+class Gap(NamedTuple):
+    """How two methods differ on the same clips."""
+
+    mean: float  # of first - second
+    standard_error: float  # of this mean; NaN with one pair
+    lower: int  # pairs in which the first is lower
+    pairs: int
+
+
+def paired_gap(first: Mapping[str, float], second: Mapping[str, float]) -> Gap:
+    """Compare two methods pair by pair: how hard a clip is does not count, only who is ahead on it.
+
+    Args:
+        first: clip -> value of the first method.
+        second: as first, of the second method.
+
+    Raises:
+        ValueError: no clips, or not the same ones.
+    """
+    if not first or first.keys() != second.keys():
+        odd = sorted(first.keys() ^ second.keys())
+        raise ValueError(
+            f"the two methods have {len(first)} and {len(second)} clips, "
+            f"{len(odd)} of them not in common; measure both on the same ones."
+        )
+    gaps = [first[clip] - second[clip] for clip in first]
+    error = statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
+    return Gap(statistics.fmean(gaps), error, sum(gap < 0 for gap in gaps), len(gaps))
 
 
 def verdict(gap: Gap) -> str:

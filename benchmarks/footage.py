@@ -2,7 +2,7 @@
 
 Part of `benchmarks.removal`. A folder's clips are NAME/frames/ and NAME/masks/ (white = object);
 each object is removed with its own masks and written as PNG. Smear, rubble and boil are those of
-`combcn_core.measure.appearance`. To compare with, the first two of real background: of the source,
+`benchmarks.appearance`. To compare with, the first two of real background: of the source,
 under the same holes moved half a frame sideways, off the object.
 
 For the eye there are sheets, one a clip and numbered so that a judge may be shown several results
@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from benchmarks.appearance import boil, smear_and_rubble
 from benchmarks.clips import read_folder, read_frames, read_masks
 from combcn_core.clips.pictures import Image, outline_mask, save_picture, side_by_side
 from combcn_core.masks import grow
-from combcn_core.measure.appearance import boil, smear_and_rubble
 from combcn_core.networks.layers import CombCN
 from combcn_core.shot import InpaintConfig, inpaint
 

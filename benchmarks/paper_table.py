@@ -11,13 +11,15 @@ over clips. Only clips that neither checkpoint was trained on mean anything.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.experiments import paired_gap
 from combcn_core.measure.evaluate import evaluate
-from combcn_core.measure.scores import Score, by_clip, describe, paired_gap, summarize
+from combcn_core.measure.scores import Score, describe, summarize
 from combcn_core.measure.trials import EvaluateConfig, Method
 from combcn_core.networks.checkpoint import load_model
 from combcn_core.training.holes import HoleKind
@@ -37,6 +39,16 @@ PAIRS: tuple[tuple[Method, Method], ...] = (
     ("networks", "smooth"),
     ("networks", "telea"),
 )
+
+
+def by_clip(scores: Iterable[Score], metric: str, method: str, hole: str) -> dict[str, float]:
+    """Clip -> mean over the seeds; clips where the metric is NaN are left out."""
+    values: dict[str, list[float]] = {}
+    for score in scores:
+        value = getattr(score, metric)
+        if (score.method, score.hole) == (method, hole) and not math.isnan(value):
+            values.setdefault(score.clip, []).append(value)
+    return {clip: statistics.fmean(seeds) for clip, seeds in values.items()}
 
 
 def main() -> None:

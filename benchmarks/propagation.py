@@ -40,6 +40,7 @@ import tyro
 from torch import Tensor
 from tyro.conf import Positional, arg
 
+from benchmarks.appearance import texture_error
 from benchmarks.clips import (
     choose_videos,
     clip_names,
@@ -152,7 +153,7 @@ def score(images: Tensor, holes: Tensor, config: InpaintConfig) -> list[float]:
         *(1000 * value / len(images) for value in seconds),
         metrics.gradient_energy_ratio(result, images, holes),
         metrics.gradient_energy_ratio(result, images, holes & ~remaining),
-        metrics.texture_error(result, images, holes),
+        texture_error(result, images, holes),
         flip(result[::FLIP_STEP], images[::FLIP_STEP], holes[::FLIP_STEP]),
         metrics.flicker(result, images, holes),
         metrics.flicker(telea, images, holes),

@@ -50,7 +50,6 @@ from combcn_core.clips.pictures import (
     outline_mask,
     save_picture,
     side_by_side,
-    strip,
     xt_slice,
 )
 from combcn_core.masks import bounding_box, grow
@@ -63,7 +62,7 @@ from combcn_core.networks.layers import CombCN
 from combcn_core.shot import InpaintConfig, inpaint
 
 GROW_PIXELS, EDGE_PIXELS, AWAY_PIXELS = 2, 2, 8
-STRIP_FRAMES, STRIP_MARGIN_PIXELS = 8, 12
+STRIP_FRAMES, STRIP_MARGIN_PIXELS, STRIP_GAP_PIXELS = 8, 12, 4
 
 
 class Clip(NamedTuple):
@@ -310,7 +309,8 @@ def _strip(clip: Clip, result: Tensor, span: slice) -> Image:
     columns = slice(max(box.left - margin, 0), box.right + margin)
     clips = (clip.images, result, clip.truth)
     cuts = [images[span, rows, columns].numpy() for images in clips]
-    return np.concatenate([strip(cut, range(len(cut))) for cut in cuts])
+    gap = ((0, 0), (0, 0), (0, STRIP_GAP_PIXELS), (0, 0))
+    return np.concatenate([np.concatenate(list(np.pad(cut, gap)), axis=1) for cut in cuts])
 
 
 if __name__ == "__main__":

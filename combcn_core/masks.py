@@ -14,22 +14,6 @@ from torch import Tensor
 
 from combcn_core.pixels import Box, Pixels, feather_mask, grow_mask
 
-__all__ = [
-    "bounding_box",
-    "box_mask",
-    "check_clip",
-    "check_masks",
-    "composite",
-    "downsample_known",
-    "feather_weights",
-    "finite",
-    "grow",
-    "hole_pixels",
-    "to_arrays",
-    "to_float",
-    "to_tensor",
-]
-
 FULL_SCALE = {torch.uint8: 255, torch.uint16: 65535}
 
 
@@ -108,40 +92,6 @@ def to_arrays(images: Tensor) -> list[Pixels]:
 def to_tensor(frames: Sequence[Pixels], like: Tensor) -> Tensor:
     """The inverse of `to_arrays`: of the type, and on the device, of another clip."""
     return torch.from_numpy(np.stack(frames)).to(like.device, like.dtype)
-
-
-def hole_pixels(masks: Tensor) -> int:
-    """Number of hole pixels in all frames of a (T, H, W) bool mask."""
-    return int(masks.sum())
-
-
-def box_mask(x: int, y: int, box_width: int, box_height: int, *, height: int, width: int) -> Tensor:
-    """A rectangular hole, the same in all frames.
-
-    Args:
-        x: column of its left edge.
-        y: row of its top edge.
-        box_width: in pixels, 1 or more.
-        box_height: in pixels, 1 or more.
-        height: of the frame.
-        width: of the frame.
-
-    Returns:
-        (H, W) bool. What lies outside the frame is cut off.
-
-    Raises:
-        ValueError: no pixel of the box lies within the frame.
-    """
-    top, left = max(y, 0), max(x, 0)
-    bottom, right = min(y + box_height, height), min(x + box_width, width)
-    if top >= bottom or left >= right:
-        raise ValueError(
-            f"the box x={x}, y={y}, width={box_width}, height={box_height} has no pixel within "
-            f"a frame of {width}x{height} pixels; give x,y,width,height in pixels of the frame."
-        )
-    mask = torch.zeros(height, width, dtype=torch.bool)
-    mask[top:bottom, left:right] = True
-    return mask
 
 
 def bounding_box(masks: Tensor) -> Box | None:

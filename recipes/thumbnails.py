@@ -27,7 +27,7 @@ from combcn_core import (
     propagate,
     train,
 )
-from combcn_core.clips.pictures import draw_curves, outline_mask, strip
+from combcn_core.clips.pictures import draw_curves, outline_mask
 from combcn_core.demo import load_demo
 from combcn_core.measure.metrics import hole_psnr
 from combcn_core.training.holes import make_holes
@@ -160,7 +160,7 @@ def around(images: Image, masks: NDArray[np.bool_]) -> Image:
         middle = int(np.flatnonzero(masks[number].any(axis=0)).mean())
         left = min(max(middle - wide // 2, 0), images.shape[2] - wide)
         parts.append(images[number, :, left : left + wide])
-    return strip(np.stack(parts), range(3), gap=0)
+    return np.concatenate(parts, axis=1)
 
 
 def captioned(image: Image, caption: str) -> Image:

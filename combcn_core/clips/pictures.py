@@ -150,33 +150,6 @@ def frame_over_slice(frame: Image, slice: Image) -> Image:
     return panel
 
 
-def strip(images: Image, indices: Sequence[int], *, gap: int = 4) -> Image:
-    """Chosen frames in a row.
-
-    Args:
-        images: (T, H, W, 3).
-        indices: at least one frame number in [0, T).
-        gap: pixels between frames.
-
-    Returns:
-        (H, n * W + (n - 1) * gap, 3).
-
-    Raises:
-        ValueError: no indices, or one outside the clip.
-    """
-    _check_clip(images)
-    outside = [index for index in indices if not 0 <= index < len(images)]
-    if len(indices) == 0 or outside:
-        raise ValueError(
-            f"frames {outside or 'none'} of a clip of {len(images)}; count from 0, take some."
-        )
-    _, height, width, _ = images.shape
-    row = np.full((height, len(indices) * (width + gap) - gap, 3), _PAPER, np.uint8)
-    for place, index in enumerate(indices):
-        row[:, place * (width + gap) : place * (width + gap) + width] = images[index]
-    return row
-
-
 def draw_curves(
     curves: Mapping[str, Sequence[tuple[float, float]]],
     *,

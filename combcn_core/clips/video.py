@@ -42,7 +42,6 @@ __all__ = [
     "FrameReader",
     "FrameWriter",
     "PathLike",
-    "count_frames",
     "open_reader",
     "open_writer",
 ]
@@ -94,16 +93,6 @@ def open_reader(
     if path.is_dir() or (path.suffix.lower() in IMAGE_ENDINGS and not _is_moving_png(path)):
         return ImageReader(path, frames)
     return VideoReader(path, frames, allow_truncated, with_alpha)
-
-
-def count_frames(path: PathLike) -> int:
-    """Count the frames of a video file or a folder of images, exactly.
-
-    Counts packets where each holds one frame, decodes otherwise. Raises as `open_reader`.
-    """
-    total = open_reader(path).info.total_frames
-    assert total is not None
-    return total
 
 
 def open_writer(

@@ -20,11 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from combcn_core.masks import check_masks, composite, grow, to_float
-from combcn_core.measure import appearance
+from combcn_core.masks import check_masks, composite, to_float
 
 SSIM_WINDOW = 65
-LEAST_CONTRAST = 1.0  # grey levels of 0..255
 
 
 def l1(prediction: Tensor, target: Tensor, masks: Tensor) -> float:
@@ -65,7 +63,7 @@ def psnr(prediction: Tensor, target: Tensor, masks: Tensor) -> float:
     """
     values = [
         _psnr(float(np.mean((p.astype(np.float64) - t) ** 2)) / 255**2)
-        for p, t in _composites(prediction, target, masks)
+        for p, t in composites(prediction, target, masks)
     ]
     return _ratio(sum(values), len(values))
 
@@ -90,7 +88,7 @@ def ssim(prediction: Tensor, target: Tensor, masks: Tensor) -> float:
             f"frames are {width}x{height} pixels but SSIM as the field reports it looks through a "
             f"window of {SSIM_WINDOW}x{SSIM_WINDOW}; use larger frames, or hole_psnr."
         )
-    values = [_ssim_frame(p, t) for p, t in _composites(prediction, target, masks)]
+    values = [_ssim_frame(p, t) for p, t in composites(prediction, target, masks)]
     return _ratio(sum(values), len(values))
 
 
@@ -131,30 +129,6 @@ def gradient_energy_ratio(prediction: Tensor, target: Tensor, masks: Tensor) -> 
     return _ratio(ours, truth)
 
 
-def texture_error(prediction: Tensor, target: Tensor, masks: Tensor) -> float:
-    """How unlike the local contrast is, in powers of two. Lower is better; 1: twice, or half.
-
-    Mean of |log2(ratio)| of the local contrast of the prediction over that of the truth, over the
-    hole, 3 pixels in from its edge, where windows see little else. Contrast is that of
-    `appearance.local_contrast`, of 8-bit luma, and counts as 1 grey level at least, since less is
-    noise. A blur of fine texture has 2 or 3, unlike in `psnr`; texture that is right but in another
-    place has little.
-    """
-    total, count = 0.0, 0
-    masks = _check(prediction, target, masks)
-    holes = masks[masks.any(dim=(1, 2))]
-    for hole, (result, truth) in zip(holes, _composites(prediction, target, masks), strict=True):
-        inside = grow(hole[None], -appearance.EDGE_PIXELS)[0]
-        inner = appearance.half(inside.numpy(force=True))
-        ours, real = (
-            np.log2(np.maximum(appearance.local_contrast(appearance.luma(frame)), LEAST_CONTRAST))
-            for frame in (result, truth)
-        )
-        total += float(np.abs(ours - real)[inner].sum())
-        count += int(inner.sum())
-    return _ratio(total, count)
-
-
 def _ratio(total: float, count: float) -> float:
     if count == 0:
         return math.inf if total > 0 else math.nan
@@ -185,7 +159,7 @@ def _frames(
         yield to_float(p).double(), to_float(t).double(), hole
 
 
-def _composites(
+def composites(
     prediction: Tensor, target: Tensor, masks: Tensor
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(H, W, 3) uint8 of the composite and of the truth, for each frame that has a hole."""

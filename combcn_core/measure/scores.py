@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from html import escape
 from pathlib import Path
@@ -159,46 +159,6 @@ def summarize(scores: Iterable[Score], metric: str) -> dict[tuple[str, str], tup
             spread = statistics.stdev(means)
         summary[cell] = statistics.fmean(means), spread
     return summary
-
-
-class Gap(NamedTuple):
-    """How two methods differ on the same clips."""
-
-    mean: float  # of first - second
-    standard_error: float  # of this mean; NaN with one pair
-    lower: int  # pairs in which the first is lower
-    pairs: int
-
-
-def paired_gap(first: Mapping[str, float], second: Mapping[str, float]) -> Gap:
-    """Compare two methods pair by pair: how hard a clip is does not count, only who is ahead on it.
-
-    Args:
-        first: clip -> value of the first method, see `by_clip`.
-        second: as first, of the second method.
-
-    Raises:
-        ValueError: no clips, or not the same ones.
-    """
-    if not first or first.keys() != second.keys():
-        odd = sorted(first.keys() ^ second.keys())
-        raise ValueError(
-            f"the two methods have {len(first)} and {len(second)} clips, "
-            f"{len(odd)} of them not in common; measure both on the same ones."
-        )
-    gaps = [first[clip] - second[clip] for clip in first]
-    error = statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
-    return Gap(statistics.fmean(gaps), error, sum(gap < 0 for gap in gaps), len(gaps))
-
-
-def by_clip(scores: Iterable[Score], metric: str, method: str, hole: str) -> dict[str, float]:
-    """Clip -> mean over the seeds; clips where the metric is NaN are left out."""
-    values: dict[str, list[float]] = {}
-    for score in scores:
-        value = getattr(score, metric)
-        if (score.method, score.hole) == (method, hole) and not math.isnan(value):
-            values.setdefault(score.clip, []).append(value)
-    return {clip: statistics.fmean(seeds) for clip, seeds in values.items()}
 
 
 def format_table(scores: Sequence[Score], metric: str) -> str:

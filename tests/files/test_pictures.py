@@ -13,7 +13,6 @@ from combcn_core.clips.pictures import (
     outline_mask,
     save_picture,
     side_by_side,
-    strip,
     wipe,
     xt_slice,
 )
@@ -82,19 +81,6 @@ def test_xt_slice_against_numpy():
     assert images[:, 0].any()  # a copy
     with pytest.raises(ValueError, match="row is 7 but frames have 7 rows"):
         xt_slice(images, 7)
-
-
-def test_strip_against_numpy():
-    images = _noise(6, 7, 11, 3)
-    np.testing.assert_array_equal(
-        strip(images, [4, 0, 0], gap=0), np.concatenate([images[4], images[0], images[0]], axis=1)
-    )
-    row = strip(images, range(6), gap=2)
-    assert row.shape == (7, 6 * 11 + 5 * 2, 3)
-    np.testing.assert_array_equal(row[:, 5 * 13 :], images[5])
-    for indices in ([], [6], [-1]):
-        with pytest.raises(ValueError, match="of a clip of 6"):
-            strip(images, indices)
 
 
 def test_outline_mask_draws_next_to_the_hole_only():

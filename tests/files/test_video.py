@@ -24,7 +24,6 @@ from combcn_core.clips.timecode import shift_timecode
 from combcn_core.clips.video import (
     ClipInfo,
     ColorTags,
-    count_frames,
     open_reader,
     open_writer,
 )
@@ -32,6 +31,10 @@ from combcn_core.clips.video import (
 NTSC_FILM = Fraction(24000, 1001)
 H264_LOSSLESS = {"qp": "0", "preset": "ultrafast"}
 WEIGHTS = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 9: (0.2627, 0.0593)}  # of red and blue
+
+
+def count_frames(path):
+    return open_reader(path).info.total_frames
 
 
 # Sources
@@ -507,7 +510,7 @@ def test_images_in_natural_order_with_names(tmp_path):
     assert [frame.index for frame in frames] == list(range(7))
     assert reader.info.fps is None
     assert (reader.info.width, reader.info.height, reader.info.num_frames) == (6, 4, 7)
-    assert count_frames(tmp_path) == 7
+    assert reader.info.total_frames == 7
 
 
 @pytest.mark.parametrize("ending", [".png", ".tif"])
@@ -582,7 +585,7 @@ def test_rate_and_count_come_through(tmp_path, fps, ending):
         stream = container.streams.video[0]
         assert stream.average_rate == fps
         frames = list(container.decode(stream))
-    assert len(frames) == count_frames(output) == 25
+    assert len(frames) == open_reader(output).info.total_frames == 25
     tick = frames[0].time_base  # Matroska has milliseconds
     for i, frame in enumerate(frames):
         assert abs(frame.pts * tick - i / fps) <= (tick if ending == ".mkv" else 0)
@@ -692,7 +695,8 @@ def test_edit_list_hides_frames_and_is_no_damage(tmp_path):
                 output.mux(packet)
     with av.open(str(tmp_path / "b.mp4")) as container:
         assert container.streams.video[0].frames == 24  # stated in the file
-    assert len(decoded(tmp_path / "b.mp4")) == count_frames(tmp_path / "b.mp4") == 19
+    assert len(decoded(tmp_path / "b.mp4")) == 19
+    assert open_reader(tmp_path / "b.mp4").info.total_frames == 19
     assert len(read_pixels(tmp_path / "b.mp4")) == 19
 
     data = bytearray((tmp_path / "b.mp4").read_bytes())

@@ -1,7 +1,6 @@
 """The benchmarks of quality on small clips: what they write, and that it is what they measure."""
 
 import csv
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
+from ..helpers import load_benchmark
+
 ROOT = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location("clips", ROOT / "benchmarks" / "clips.py")
-clips = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(clips)
+clips = load_benchmark("clips")
 
 
 def run(*arguments):

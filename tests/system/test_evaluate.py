@@ -23,7 +23,7 @@ from skimage.metrics import structural_similarity
 from combcn_core import cli
 from combcn_core.measure import evaluate as module
 from combcn_core.measure.evaluate import evaluate, fill
-from combcn_core.measure.scores import Score, describe, format_table, paired_gap, summarize
+from combcn_core.measure.scores import Score, describe, format_table, summarize
 from combcn_core.measure.trials import EvaluateConfig, find_clips
 from combcn_core.networks.checkpoint import save_model
 from combcn_core.networks.layers import CombCN, NetworkConfig
@@ -502,22 +502,6 @@ def test_summary_is_over_clips_first_and_seeds_second():
         "telea  5.00 ± 2.83",
         "ns            4.00",
     ]
-
-
-def test_paired_gap_against_numpy():
-    first, second = np.random.default_rng(4).normal(20, 5, (2, 7))
-    names = [f"clip {number}" for number in range(7)]
-    gap = paired_gap(dict(zip(names, first, strict=True)), dict(zip(names, second, strict=True)))
-    difference = first - second
-    assert gap.mean == pytest.approx(difference.mean())
-    assert gap.standard_error == pytest.approx(difference.std(ddof=1) / np.sqrt(7))
-    assert (gap.lower, gap.pairs) == ((difference < 0).sum(), 7)
-    assert np.isnan(paired_gap({"a": 1.0}, {"a": 2.0}).standard_error)
-
-
-def test_paired_gap_rejects_other_clips():
-    with pytest.raises(ValueError, match="2 and 1 clips, 1 of them not in common"):
-        paired_gap({"a": 1.0, "b": 2.0}, {"a": 1.0})
 
 
 def test_description_counts_the_clips():

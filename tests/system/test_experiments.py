@@ -1,18 +1,13 @@
 """The paper's experiments of benchmarks/experiments.py: equal steps, and paired claims."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
+import numpy as np
 import pytest
 
 from combcn_core.training.config import TrainConfig, plan_phases
 
-# By its path: with the root on sys.path, its `nodes` would hide ComfyUI's.
-PATH = Path(__file__).parents[2] / "benchmarks" / "experiments.py"
-spec = importlib.util.spec_from_file_location("experiments", PATH)
-experiments = sys.modules["experiments"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(experiments)
+from ..helpers import load_benchmark
+
+experiments = load_benchmark("experiments")
 
 
 def test_each_network_takes_as_many_steps_in_every_variant():
@@ -57,3 +52,21 @@ def test_claims_are_paired_over_shots(capsys):
 def test_two_standard_errors_decide(mean, standard_error, expected):
     gap = experiments.Gap(mean, standard_error, lower=0, pairs=2)
     assert experiments.verdict(gap) == expected
+
+
+def test_paired_gap_against_numpy():
+    first, second = np.random.default_rng(4).normal(20, 5, (2, 7))
+    names = [f"clip {number}" for number in range(7)]
+    gap = experiments.paired_gap(
+        dict(zip(names, first, strict=True)), dict(zip(names, second, strict=True))
+    )
+    difference = first - second
+    assert gap.mean == pytest.approx(difference.mean())
+    assert gap.standard_error == pytest.approx(difference.std(ddof=1) / np.sqrt(7))
+    assert (gap.lower, gap.pairs) == ((difference < 0).sum(), 7)
+    assert np.isnan(experiments.paired_gap({"a": 1.0}, {"a": 2.0}).standard_error)
+
+
+def test_paired_gap_rejects_other_clips():
+    with pytest.raises(ValueError, match="2 and 1 clips, 1 of them not in common"):
+        experiments.paired_gap({"a": 1.0, "b": 2.0}, {"a": 1.0})

@@ -1,20 +1,18 @@
 """The mutation check of benchmarks/mutants.py: what it breaks, and that tests notice."""
 
 import ast
-import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
 
+from ..helpers import load_benchmark
+
 PATH = Path(__file__).parents[2] / "benchmarks" / "mutants.py"
 if sys.platform == "win32":
     pytest.skip("memory and file size are limited as on Unix", allow_module_level=True)
 
-# By its path: with the root on sys.path, its `nodes` would hide ComfyUI's.
-spec = importlib.util.spec_from_file_location("mutants", PATH)
-check = sys.modules["mutants"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(check)
+check = load_benchmark("mutants")
 
 TOY = '''"""A docstring with 1 < 2."""
 import logging

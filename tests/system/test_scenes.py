@@ -1,9 +1,5 @@
 """Rendered removals: the truth is exact, and each scene has the difficulty that it is there for."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -12,11 +8,9 @@ import torch
 from combcn_core.masks import composite
 from combcn_core.measure import metrics
 
-# By its path: with the root on sys.path, its `nodes` would hide ComfyUI's.
-PATH = Path(__file__).parents[2] / "benchmarks" / "scenes.py"
-spec = importlib.util.spec_from_file_location("scenes", PATH)
-scenes = sys.modules["scenes"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(scenes)
+from ..helpers import load_benchmark
+
+scenes = load_benchmark("scenes")
 Camera, paint_scenery, render_frame = scenes.Camera, scenes.paint_scenery, scenes.render_frame
 
 SMALL = {"num_frames": 4, "height": 81, "width": 145}

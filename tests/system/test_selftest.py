@@ -1,12 +1,9 @@
 """The self-test: where areas are hidden, what it predicts, and what it says."""
 
-import importlib.util
 import json
 import math
 import re
-import sys
 from fractions import Fraction
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -21,11 +18,9 @@ from combcn_core.measure.placements import Placement, find_placements
 from combcn_core.measure.predict import HiddenScore, Prediction, describe, self_test
 from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
 
-# By its path: with the root on sys.path, its `nodes` would hide ComfyUI's.
-PATH = Path(__file__).parents[2] / "benchmarks" / "scenes.py"
-spec = importlib.util.spec_from_file_location("scenes", PATH)
-scenes = sys.modules["scenes"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(scenes)
+from ..helpers import load_benchmark
+
+scenes = load_benchmark("scenes")
 
 
 def picture(height=60, width=90, seed=0):

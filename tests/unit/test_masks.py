@@ -9,13 +9,11 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from combcn_core.masks import (
     bounding_box,
-    box_mask,
     check_masks,
     composite,
     downsample_known,
     feather_weights,
     grow,
-    hole_pixels,
     to_float,
 )
 from combcn_core.pixels import Box, PackedMask, PackedMasks, crop_box
@@ -135,30 +133,10 @@ def test_bounding_box_against_sorted_indices():
 
 
 def test_crop_of_bounding_box_lies_on_the_grid():
-    box = bounding_box(box_mask(50, 30, 20, 10, height=100, width=90))
+    mask = torch.zeros(100, 90, dtype=torch.bool)
+    mask[30:40, 50:70] = True
+    box = bounding_box(mask)
     assert crop_box(box, 13, 4, 100, 90) == (16, 36, 56, 84)
-
-
-def test_box_mask_is_x_y_width_height():
-    mask = box_mask(2, 1, 3, 4, height=6, width=9)
-    expected = np.zeros((6, 9), dtype=bool)
-    for y in range(1, 5):
-        for x in range(2, 5):
-            expected[y, x] = True
-    assert np.array_equal(mask.numpy(), expected)
-    assert hole_pixels(mask) == 12
-    assert bounding_box(box_mask(-3, 4, 5, 50, height=6, width=9)) == (4, 0, 6, 2)
-
-
-@pytest.mark.parametrize("box", [(9, 0, 2, 2), (0, -2, 5, 2), (1, 1, 0, 4), (1, 1, 4, -1)])
-def test_box_mask_rejects_boxes_outside_the_frame(box):
-    with pytest.raises(ValueError, match="has no pixel within a frame of 9x6 pixels"):
-        box_mask(*box, height=6, width=9)
-
-
-def test_hole_pixels_counts_every_frame():
-    masks = check_masks(torch.eye(5), 7, 5, 5)
-    assert hole_pixels(masks) == 35
 
 
 # Feather and composite
@@ -247,7 +225,8 @@ def test_composite_clamps_float_unless_told_otherwise(clamp):
 
 def test_composite_with_feather_blends_inside_the_hole():
     images = torch.full((1, 9, 9, 3), 0.2)
-    masks = box_mask(2, 2, 7, 7, height=9, width=9)
+    masks = torch.zeros(9, 9, dtype=torch.bool)
+    masks[2:, 2:] = True
     result = composite(torch.ones(1, 9, 9, 3), images, masks, feather_pixels=4)[0, 6, :, 0]
     ramp = [3 * d**2 - 2 * d**3 for d in (0.25, 0.5, 0.75, 1.0)]
     expected = [0.2, 0.2] + [0.2 + 0.8 * w for w in [*ramp, 1.0, 1.0, 1.0]]

@@ -3,7 +3,7 @@
 A fill catches the eye where it is flatter than what lies around it (smear), where it is busier
 (rubble: pieces that do not belong together), and where it changes more from frame to frame (boil).
 All three compare the hole with the ring of known pixels around it, so they say what is conspicuous,
-not what is wrong. All take
+not what is wrong; and `texture_error` compares it with the truth. The first three take
 
     images: (T, H, W, 3), the filled clip: uint8, uint16 or float in [0, 1]; looked at in 8 bits.
     masks: what `masks.check_masks` takes, the hole as it was filled.
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from combcn_core.masks import check_masks, grow
+from combcn_core.measure import metrics
 from combcn_core.pixels import from_unit, to_unit
 
 Pixels = NDArray[np.uint8]  # (H, W, 3), or (H, W) of luma
@@ -36,6 +37,7 @@ WINDOW = 7  # side of the window of local contrast, in pixels of half the size
 TIMES = 3  # less than 1 / TIMES of the ring's contrast is smear, more than TIMES is rubble
 FLAT = 2.0  # contrast of a ring counts as this at least: less is noise
 STILL = 0.5  # change of a ring counts as this at least: the noise of a good camera
+LEAST_CONTRAST = 1.0  # grey levels of 0..255
 LEAST_PIXELS, LEAST_MOVING_PIXELS = 20, 80  # of the hole and of the ring, at half and at full size
 
 
@@ -55,6 +57,30 @@ def local_contrast(luma: Pixels) -> NDArray[np.float64]:
     half = cells.mean(axis=(1, 3), dtype=np.float64)
     mean, square = (cv2.blur(values, (WINDOW, WINDOW)) for values in (half, half * half))
     return np.sqrt(np.maximum(square - mean * mean, 0))
+
+
+def texture_error(prediction: Tensor, target: Tensor, masks: Tensor) -> float:
+    """How unlike the local contrast is, in powers of two. Lower is better; 1: twice, or half.
+
+    Mean of |log2(ratio)| of the local contrast of the prediction over that of the truth, of 8-bit
+    luma, over the hole, 3 pixels in from its edge, where windows see little else. Contrast counts
+    as 1 grey level at least, since less is noise. A blur of fine texture has 2 or 3, unlike in
+    `metrics.psnr`; texture that is right but in another place has little.
+
+    Arguments and errors as of `combcn_core.measure.metrics`.
+    """
+    total, count = 0.0, 0
+    frames = metrics.composites(prediction, target, masks)
+    masks = check_masks(masks, *target.shape[:3])
+    for hole, (result, truth) in zip(masks[masks.any(dim=(1, 2))], frames, strict=True):
+        inner = half(grow(hole[None], -EDGE_PIXELS)[0].numpy(force=True))
+        ours, real = (
+            np.log2(np.maximum(local_contrast(luma(frame)), LEAST_CONTRAST))
+            for frame in (result, truth)
+        )
+        total += float(np.abs(ours - real)[inner].sum())
+        count += int(inner.sum())
+    return total / count if count else math.nan
 
 
 def smear_and_rubble(images: Tensor, masks: Tensor) -> tuple[float, float]:

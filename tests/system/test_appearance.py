@@ -1,4 +1,4 @@
-"""Smear, rubble and boil: against loops, and on clips where the answer is plain."""
+"""Smear, rubble, boil and texture error: against loops, and where the answer is plain."""
 
 import math
 
@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from combcn_core.masks import grow
-from combcn_core.measure.appearance import boil, local_contrast, smear_and_rubble
+
+from ..helpers import load_benchmark
+
+appearance = load_benchmark("appearance")
+boil, local_contrast = appearance.boil, appearance.local_contrast
+smear_and_rubble, texture_error = appearance.smear_and_rubble, appearance.texture_error
 
 HEIGHT, WIDTH = 91, 113
 
@@ -180,3 +185,77 @@ def test_ring_of_boil_is_known_in_both_frames():
     images[1] += 6 * (masks[0] | masks[1])[..., None].to(torch.uint8)
     assert grow(masks[:1], 6).sum() > 0
     assert boil(images, masks) == pytest.approx(6 / 0.5, rel=0.02)
+
+
+def coarse_clip(seed=0):
+    """uint8 with structure larger than a pixel, and a hole with room inside, at the border too."""
+    rng = np.random.default_rng(seed)
+    cells = rng.integers(0, 256, (3, 24, 28, 3)).repeat(3, axis=1).repeat(3, axis=2)
+    target = torch.from_numpy(cells[:, :71, :83].astype(np.uint8))
+    masks = torch.zeros(3, 71, 83, dtype=torch.bool)
+    masks[0, 20:61, 15:50] = masks[2, 40:, 50:] = True
+    return target, masks
+
+
+def test_texture_error_against_loop():
+    target, masks = coarse_clip()
+    mixed = torch.from_numpy(coarse_clip(1)[0].numpy() // 4 + target.numpy() // 8)
+    prediction = torch.where(masks[..., None], mixed, target)
+    errors = []
+    for p, t, hole in zip(prediction.numpy(), target.numpy(), masks.numpy(), strict=True):
+        contrasts = []
+        for image in (p, t):
+            luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(float)
+            half = (luma[:70:2, :82:2] + luma[1:70:2, :82:2] + luma[:70:2, 1:82:2]
+                    + luma[1:70:2, 1:82:2]) / 4  # fmt: skip
+            contrasts.append(np.pad(half, 3, mode="reflect"))
+        known = np.argwhere(~hole)
+        for y in range(35):
+            for x in range(41):
+                if ((known - (2 * y, 2 * x)) ** 2).sum(axis=1).min() <= 9:
+                    continue
+                ours, truth = (max(c[y : y + 7, x : x + 7].std(), 1) for c in contrasts)
+                errors.append(abs(math.log2(ours / truth)))
+    assert 1 < np.mean(errors) < 3  # far from the trivial 0
+    ours = texture_error(prediction, target, masks)
+    assert ours == pytest.approx(np.mean(errors), abs=1e-9)  # float64 both
+
+
+def test_texture_error_counts_powers_of_two():
+    target, _ = coarse_clip()
+    target = target // 4 + 96  # grey values that can be halved and doubled
+    whole = torch.ones(71, 83)
+    assert texture_error(target, target, whole) == 0
+    doubled = (2 * (target.int() - 128) + 128).to(torch.uint8)
+    # Luma is rounded to 8 bits, contrast is some 10 of them.
+    assert texture_error(doubled, target, whole) == pytest.approx(1, abs=0.02)
+    assert texture_error(target, doubled, whole) == pytest.approx(1, abs=0.02)
+    flat = torch.full_like(target, 128)
+    # A chequered pattern, each field 2 x 2 pixels, of deviation 4 and of half a level: flat counts
+    # as one level, so two powers of two and none are missing. A window has 25 fields of one kind
+    # and 24 of the other: 0.0003 less.
+    chequered = (torch.arange(71)[:, None] // 2 + torch.arange(83) // 2).remainder(2)
+    chequered = chequered[..., None].to(torch.uint8).expand_as(target)
+    deep, faint = (124 + 8 * chequered, 128 + chequered)
+    assert texture_error(flat, deep, whole) == pytest.approx(2, abs=0.01)
+    assert texture_error(flat, faint, whole) == 0
+    assert texture_error(flat, flat + 1, whole) == 0  # a level is no texture
+    other = coarse_clip(2)[0] // 4 + 96  # texture of the same kind, elsewhere
+    wrong, blurred = (texture_error(fill, target, whole) for fill in (other, flat))
+    assert wrong < 0.3 < 2 < blurred
+
+
+def test_texture_error_looks_at_the_hole_only():
+    target, masks = coarse_clip()
+    prediction = coarse_clip(1)[0].float() / 255
+    spoilt = torch.where(masks[..., None], prediction, torch.nan)
+    expected = texture_error(prediction, target, masks)
+    assert texture_error(spoilt, target, masks) == expected
+    kept = [0, 2]  # frames with a hole
+    assert texture_error(prediction[kept], target[kept], masks[kept]) == expected
+    assert math.isnan(texture_error(prediction, target, torch.zeros(71, 83)))
+
+
+def test_texture_error_rejects_shapes_that_differ():
+    with pytest.raises(ValueError, match=r"prediction has shape \(2, 70, 70, 3\) and target"):
+        texture_error(torch.zeros(2, 70, 70, 3), torch.zeros(3, 70, 70, 3), torch.ones(70, 70))
