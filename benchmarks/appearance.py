@@ -26,7 +26,7 @@ from torch import Tensor
 
 from combcn_core.masks import check_masks, grow
 from combcn_core.measure import metrics
-from combcn_core.pixels import from_unit, to_unit
+from combcn_core.pixels import to_uint8
 
 Pixels = NDArray[np.uint8]  # (H, W, 3), or (H, W) of luma
 Masks = NDArray[np.bool_]
@@ -94,7 +94,7 @@ def smear_and_rubble(images: Tensor, masks: Tensor) -> tuple[float, float]:
     shares = []
     holes = _check(images, masks)
     for image, inner, ring in zip(images, *_regions(holes, holes), strict=True):
-        contrast = local_contrast(luma(_eight_bit(image)))
+        contrast = local_contrast(luma(to_uint8(image.numpy(force=True))))
         inside, around = contrast[half(inner)], contrast[half(ring)]
         if min(inside.size, around.size) < LEAST_PIXELS:
             continue
@@ -123,7 +123,8 @@ def boil(images: Tensor, masks: Tensor) -> float:
     for (before, after), (inner, ring) in zip(pairwise(images), regions, strict=True):
         if min(inner.sum(), ring.sum()) < LEAST_MOVING_PIXELS:
             continue
-        change = _change(_eight_bit(before), _eight_bit(after), estimator)
+        first, second = (to_uint8(image.numpy(force=True)) for image in (before, after))
+        change = _change(first, second, estimator)
         changes.append([change[inner].mean(), change[ring].mean()])
     if not changes:
         return math.nan
@@ -162,11 +163,6 @@ def half(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def luma(image: Pixels) -> Pixels:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
-
-
-def _eight_bit(image: Tensor) -> Pixels:
-    pixels = image.numpy(force=True)
-    return pixels if pixels.dtype == np.uint8 else from_unit(to_unit(pixels), np.dtype(np.uint8))
 
 
 def _check(images: Tensor, masks: Tensor) -> Tensor:

@@ -281,8 +281,7 @@ def write(folder: Path, rows: list[Row]) -> None:
 def draw(folder: Path, clip: Clip, results: dict[str, Tensor]) -> None:
     """NAME.png: source, truth and results where the last one errs most; NAME-strip.png."""
     last = list(results.values())[-1]
-    frames = zip(last[:, None], clip.truth[:, None], clip.holes[:, None], strict=True)
-    errors = [metrics.l1(*frame) if frame[2].any() else 0 for frame in frames]
+    errors = metrics.frame_errors(last, clip.truth, clip.holes)
     worst = int(np.argmax(errors))
     row = int(clip.holes[worst].nonzero()[:, 0].float().median())
     shown = {"source": clip.images, "truth": clip.truth, **results}

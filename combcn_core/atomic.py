@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are whole."""
+"""Files that appear under their name only when they are whole, and folders for them."""
 
 from __future__ import annotations
 
@@ -33,3 +33,18 @@ def write_bytes(path: Path, content: bytes, *, sync: bool = False) -> None:
 def write_text(path: Path, text: str) -> None:
     """As `write_bytes`, in UTF-8."""
     write_bytes(path, text.encode())
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder for results where there is none.
+
+    Raises:
+        ValueError: it cannot be made.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"folder {folder} cannot be made ({reason}); give another one.") from error
+    return folder

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from combcn_core.pixels import Box, Pixels, feather_mask, grow_mask
+from combcn_core.pixels import Box, Pixels, feather_mask, find_box, grow_mask
 
 FULL_SCALE = {torch.uint8: 255, torch.uint16: 65535}
 
@@ -73,13 +73,11 @@ def check_clip(images: Tensor, masks: Tensor) -> Tensor:
     Raises:
         ValueError: images that are not (T, H, W, 3) of the types above, masks that do not fit.
     """
-    if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
+    if 0 in images.shape:
         raise ValueError(
             f"images have shape {tuple(images.shape)}; give (frames, height, width, 3)."
         )
-    if not (images.is_floating_point() or images.dtype in FULL_SCALE):
-        raise ValueError(f"images are {images.dtype}; give uint8, uint16 or float in [0, 1].")
-    return check_masks(masks, *images.shape[:3]).to(images.device)
+    return _check_pair(images, masks).to(images.device)
 
 
 def to_arrays(images: Tensor) -> list[Pixels]:
@@ -101,11 +99,7 @@ def bounding_box(masks: Tensor) -> Box | None:
         masks: (T, H, W) or (H, W) bool.
     """
     hole = masks if masks.ndim == 2 else masks.any(dim=0)
-    rows = hole.any(dim=1).nonzero().flatten().tolist()
-    columns = hole.any(dim=0).nonzero().flatten().tolist()
-    if not rows:
-        return None
-    return Box(rows[0], columns[0], rows[-1] + 1, columns[-1] + 1)
+    return find_box(hole.numpy(force=True))
 
 
 def grow(masks: Tensor, pixels: float) -> Tensor:

@@ -51,6 +51,11 @@ def from_unit(values: Array, dtype: np.dtype) -> Array:
     return np.maximum(values, 0).astype(dtype)
 
 
+def to_uint8(pixels: Array) -> Array:
+    """Pixels of any type in 8 bits; not a copy where they are."""
+    return pixels if pixels.dtype == np.uint8 else from_unit(to_unit(pixels), np.dtype(np.uint8))
+
+
 def crop(array: Array, box: Box) -> Array:
     """The part of (H, W, ...) inside the box: a view."""
     return array[box.top : box.bottom, box.left : box.right]
@@ -101,6 +106,11 @@ def moved_box(box: Box, origin: Box) -> Box:
         box.bottom - origin.top,
         box.right - origin.left,
     )
+
+
+def placed_box(box: Box, origin: Box) -> Box:
+    """The inverse of `moved_box`."""
+    return moved_box(box, Box(-origin.top, -origin.left, 0, 0))
 
 
 def covers(box: Box, other: Box) -> bool:

@@ -6,7 +6,7 @@ part of it is asked for: a segment means the same on every machine.
 
 from typing import NamedTuple
 
-from combcn_core.pixels import Box, crop_box
+from combcn_core.pixels import Box
 
 SEGMENT_FRAMES = 32  # of a segment, unless the settings say otherwise
 
@@ -27,13 +27,6 @@ class Segment(NamedTuple):
     @property
     def num_frames(self) -> int:
         return self.stop - self.start
-
-
-class Tile(NamedTuple):
-    """A part of the frame, and the larger part to read so that it equals the whole frame."""
-
-    box: Box
-    read: Box
 
 
 def plan_shot(
@@ -65,24 +58,15 @@ def plan_shot(
     return segments
 
 
-def plan_tiles(height: int, width: int, tile: int, context: int, multiple: int = 4) -> list[Tile]:
-    """Cut a frame into tiles that cover every pixel exactly once, row by row.
+def plan_tiles(box: Box, side: int) -> list[Box]:
+    """Cut a box into tiles that cover every pixel exactly once, row by row.
 
     Args:
-        height: of the frame, in pixels.
-        width: of the frame, in pixels.
-        tile: side of a tile in pixels, 1 or more; the last of a row or column may be smaller.
-        context: pixels read around a tile, as `context_pixels` of `crop_box`.
-        multiple: grid of the areas read, as in `crop_box`.
-
-    Raises:
-        ValueError: a tile below 1, a negative context, or a multiple below 1.
+        box: of a frame.
+        side: of a tile in pixels, 1 or more; the last of a row or column may be smaller.
     """
-    if tile < 1:
-        raise ValueError(f"tile is {tile}; give 1 pixel or more.")
-    boxes = [
-        Box(top, left, min(top + tile, height), min(left + tile, width))
-        for top in range(0, height, tile)
-        for left in range(0, width, tile)
+    return [
+        Box(top, left, min(top + side, box.bottom), min(left + side, box.right))
+        for top in range(box.top, box.bottom, side)
+        for left in range(box.left, box.right, side)
     ]
-    return [Tile(box, crop_box(box, context, multiple, height, width)) for box in boxes]

@@ -5,7 +5,7 @@ Images are (T, H, W, 3) RGB, uint8, uint16 or float in [0, 1]; masks (T, H, W), 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -48,18 +48,14 @@ def propagate(
     window = Window(reach)
     filled: list[Patch] = []
     remaining: list[Mask] = []
-    for start, stop in find_shots(frames):
-        window.slide(
-            start, frames[start:stop], list(holes[start:stop].numpy(force=True)), start, stop
-        )
+    for start, stop in _shots(window, frames, holes):
         begin, middle, end = (t / len(frames) for t in (start, start + (stop - start) * 0.8, stop))
         given = window.propagated(start, stop, start, part_of(on_progress, begin, middle))
         filled += window.fill_unseen(
             given, start, stop, start, part_of(on_progress, middle, end)
         ).values()
         remaining += [rest.whole() for _, rest in given.values()]
-    result = torch.where(holes[..., None], to_tensor(_wholes(filled), images), images)
-    return result, torch.from_numpy(np.stack(remaining)).to(images.device)
+    return _filled(images, holes, filled), torch.from_numpy(np.stack(remaining)).to(images.device)
 
 
 def fill_rest(images: Tensor, masks: Tensor, *, on_progress: OnShare | None = None) -> Tensor:
@@ -80,14 +76,11 @@ def fill_rest(images: Tensor, masks: Tensor, *, on_progress: OnShare | None = No
     frames = to_arrays(images)
     window = Window(KEY_STEP)
     filled: list[Patch] = []
-    for start, stop in find_shots(frames):
-        window.slide(
-            start, frames[start:stop], list(holes[start:stop].numpy(force=True)), start, stop
-        )
+    for start, stop in _shots(window, frames, holes):
         given = window.unfilled(start, stop)
         part = part_of(on_progress, start / len(frames), stop / len(frames))
         filled += window.fill_unseen(given, start, stop, start, part).values()
-    return torch.where(holes[..., None], to_tensor(_wholes(filled), images), images)
+    return _filled(images, holes, filled)
 
 
 def synthesize_texture(
@@ -134,9 +127,7 @@ def synthesize_texture(
     window = Window(KEY_STEP)
     textures: dict[int, Patch] = {}
     filled: list[Patch] = []
-    for begin, end in find_shots(frames):
-        shot = slice(begin, end)
-        window.slide(begin, frames[shot], list(whole[shot].numpy(force=True)), begin, end)
+    for begin, end in _shots(window, frames, whole):
         part = part_of(on_progress, begin / len(frames), end / len(frames))
         window.find_motions(False, part_of(part, 0, 0.5))
         for first in range(begin, end, SEGMENT_FRAMES):
@@ -152,7 +143,7 @@ def synthesize_texture(
             filled += done.values()
             if part is not None:
                 part(0.5 + (last - begin) / (end - begin) / 2, filled[-1].whole())
-    return torch.where(holes[..., None], to_tensor(_wholes(filled), images), images)
+    return _filled(images, holes, filled)
 
 
 def _started(
@@ -163,5 +154,15 @@ def _started(
     return Patch.of(np.where(hole[..., None], begun[t], frames[t]))
 
 
-def _wholes(patches: Iterable[Patch]) -> list[Pixels]:
-    return [patch.whole() for patch in patches]
+def _shots(window: Window, frames: Sequence[Pixels], holes: Tensor) -> Iterator[tuple[int, int]]:
+    """The shots of a clip, start to stop - 1; the window looks at each while it is worked on."""
+    for start, stop in find_shots(frames):
+        masks = list(holes[start:stop].numpy(force=True))
+        window.slide(start, frames[start:stop], masks, start, stop)
+        yield start, stop
+
+
+def _filled(images: Tensor, holes: Tensor, patches: Iterable[Patch]) -> Tensor:
+    """A clip with what its filled frames have in the holes."""
+    whole = to_tensor([patch.whole() for patch in patches], images)
+    return torch.where(holes[..., None], whole, images)

@@ -1,8 +1,23 @@
-"""What can be said of a node's connections before anything runs."""
+"""What can be said of a node's inputs before anything runs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from comfy_api.latest import io
+
+
+def refusal(check: Callable[[str], object], value: str | None) -> str:
+    """For `validate_inputs`: the ValueError that a check raises, as text; "" where it raises none.
+
+    Args:
+        check: takes the value.
+        value: of an input; None where it comes from another node and is not known yet.
+    """
+    try:
+        if value is not None:
+            check(value)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def check_links(

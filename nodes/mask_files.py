@@ -12,13 +12,13 @@ from torch import Tensor
 from combcn_core import MaskConfig
 from combcn_core.clips.mask_rules import MissingMasks
 from combcn_core.clips.masks import read_mask
-from combcn_core.clips.pictures import outline_mask
 from combcn_core.clips.video import ClipInfo
 
 from . import folders
-from .previews import preview_video
+from .links import refusal
+from .previews import outlined
 from .schema import known
-from .sockets import from_pictures, to_images, to_output, to_pictures
+from .sockets import to_images, to_output
 
 
 class LoadMaskSequence(io.ComfyNode):
@@ -64,12 +64,7 @@ class LoadMaskSequence(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, folder: str | None) -> bool | str:
         # Naming it here replaces ComfyUI's "value not in list".
-        try:
-            if folder is not None:  # it comes from another node
-                folders.footage_path(folder)
-        except ValueError as error:
-            return str(error)
-        return True
+        return refusal(folders.footage_path, folder) or True
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **kwargs: object) -> float:
@@ -88,9 +83,5 @@ class LoadMaskSequence(io.ComfyNode):
         path = folders.footage_path(folder)
         with read_mask(path, info, config=config, fit_mask=resize) as reader:
             masks = np.stack(list(reader))
-        pairs = zip(to_pictures(clip), masks, strict=True)
-        outlined = [outline_mask(picture, hole) for picture, hole in pairs]
-        preview = torch.cat([from_pictures(picture) for picture in outlined])
-        return io.NodeOutput(
-            to_output(torch.from_numpy(masks)), preview, ui=preview_video(outlined)
-        )
+        preview, shown = outlined(clip, masks)
+        return io.NodeOutput(to_output(torch.from_numpy(masks)), preview, ui=shown)

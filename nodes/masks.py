@@ -8,16 +8,15 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from combcn_core import follow_masks, take_shadows
-from combcn_core.clips.pictures import outline_mask
 from combcn_core.fill.follow import describe_followed
 from combcn_core.masks import check_masks, grow
 from combcn_core.training.holes import HOLE_KINDS, HoleKind, make_holes
 
-from .links import check_links
-from .previews import preview_video
+from .links import check_links, refusal
+from .previews import outlined
 from .progress import Line, Progress
 from .schema import known
-from .sockets import from_pictures, to_images, to_masks, to_output, to_pictures
+from .sockets import to_images, to_masks, to_output
 
 MERGES = ("no", "objects of each frame", "frames of each object")
 CHANNELS = {"brightest": None, "luma": None, "red": 0, "green": 1, "blue": 2, "alpha": 3}
@@ -134,12 +133,8 @@ class PrepareMask(io.ComfyNode):
             layers = hole.reshape(-1, 1, *hole.shape[-2:]).float()
             hole = interpolate(layers, (height, width), mode="nearest-exact")[:, 0] > 0
         holes = grow(check_masks(hole, num_frames, height, width), grow_pixels)
-        outlined = [
-            outline_mask(frame, hole)
-            for frame, hole in zip(to_pictures(frames), holes.numpy(force=True), strict=True)
-        ]
-        preview = torch.cat([from_pictures(picture) for picture in outlined])
-        return io.NodeOutput(to_output(holes), preview, ui=preview_video(outlined))
+        preview, shown = outlined(frames, holes.numpy(force=True))
+        return io.NodeOutput(to_output(holes), preview, ui=shown)
 
 
 def _channel(images: Tensor, channel: str) -> Tensor:
@@ -227,12 +222,7 @@ class FollowMask(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, frames: str | None) -> bool | str:
-        try:
-            if frames is not None:  # it comes from another node
-                _numbers(frames)
-        except ValueError as error:
-            return str(error)
-        return True
+        return refusal(_numbers, frames) or True
 
     @classmethod
     def execute(cls, images: Tensor, mask: Tensor, frames: str) -> io.NodeOutput:
@@ -244,16 +234,12 @@ class FollowMask(io.ComfyNode):
             given = given[numbers]
         progress = Progress(preview_seconds=None)
         masks, confidence = follow_masks(clip, given, numbers, on_progress=progress)
-        outlined = [
-            outline_mask(picture, hole)
-            for picture, hole in zip(to_pictures(clip), masks.numpy(), strict=True)
-        ]
-        preview = torch.cat([from_pictures(picture) for picture in outlined])
+        preview, shown = outlined(clip, masks.numpy())
         found = masks.flatten(1).any(dim=1).tolist()
         lost = [n for n, sure in enumerate(confidence) if sure < 1 and not found[n]]
         report = describe_followed(dict(enumerate(confidence)), lost)
         Line()(report, at_once=True)
-        return io.NodeOutput(to_output(masks), preview, report, ui=preview_video(outlined))
+        return io.NodeOutput(to_output(masks), preview, report, ui=shown)
 
 
 def _numbers(text: str) -> list[int]:
@@ -295,11 +281,7 @@ class TakeShadows(io.ComfyNode):
     def execute(cls, images: Tensor, mask: Tensor) -> io.NodeOutput:
         clip = to_images(images)
         taken = take_shadows(clip, to_masks(mask, clip), on_progress=Progress(preview_seconds=None))
-        outlined = [
-            outline_mask(picture, hole)
-            for picture, hole in zip(to_pictures(clip), taken.masks.numpy(), strict=True)
-        ]
-        preview = torch.cat([from_pictures(picture) for picture in outlined])
+        preview, shown = outlined(clip, taken.masks.numpy())
         report = f"{sum(taken.added_pixels) / len(clip):.0f} pixels a frame added"
         if taken.unseen_frames:
             report += (
@@ -307,7 +289,7 @@ class TakeShadows(io.ComfyNode):
                 "frame shows enough of the ground to tell"
             )
         Line()(report, at_once=True)
-        return io.NodeOutput(to_output(taken.masks), preview, report, ui=preview_video(outlined))
+        return io.NodeOutput(to_output(taken.masks), preview, report, ui=shown)
 
 
 class MakeHoles(io.ComfyNode):

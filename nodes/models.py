@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from typing import get_args
 
 import folder_paths
@@ -11,6 +12,7 @@ from combcn_core import load_model, read_model_info, save_model
 from combcn_core.networks.inference import Precision
 
 from . import folders
+from .links import refusal
 from .memory import LoadedModel, hold
 from .schema import known
 from .sockets import Model
@@ -52,12 +54,7 @@ class LoadModel(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, name: str | None) -> bool | str:
         # Naming it here replaces ComfyUI's "value not in list".
-        try:
-            if name is not None:  # it comes from another node
-                _path(name)
-        except ValueError as error:
-            return str(error)
-        return True
+        return refusal(_path, name) or True
 
     @classmethod
     def fingerprint_inputs(cls, name: str, **kwargs: object) -> tuple[str, float]:
@@ -107,14 +104,8 @@ class SaveModel(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
-        try:
-            if filename_prefix is not None:  # it comes from another node
-                folders.within(
-                    folder_paths.get_folder_paths(folders.FOLDER_NAME)[0], filename_prefix
-                )
-        except ValueError as error:
-            return str(error)
-        return True
+        folder = folder_paths.get_folder_paths(folders.FOLDER_NAME)[0]
+        return refusal(partial(folders.within, folder), filename_prefix) or True
 
     @classmethod
     def execute(cls, model: LoadedModel, filename_prefix: str) -> io.NodeOutput:

@@ -15,6 +15,7 @@ from torch import Tensor
 from combcn_core.masks import check_masks
 
 from . import folders
+from .links import refusal
 from .schema import known
 from .sockets import to_images, to_masks, to_output, to_pictures
 
@@ -80,12 +81,7 @@ class PaintMask(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, image: str | None) -> bool | str:
-        try:
-            if image:  # None where it comes from another node
-                _find(image)
-        except ValueError as error:
-            return str(error)
-        return True
+        return refusal(_find, image or None) or True
 
     @classmethod
     def execute(

@@ -7,15 +7,31 @@ from fractions import Fraction
 
 import cv2
 import numpy as np
+import torch
 from comfy_api.latest import io, ui
 from numpy.typing import NDArray
+from torch import Tensor
 
+from combcn_core.clips.pictures import outline_mask
 from combcn_core.clips.video import ClipInfo, open_writer
 
 from .scratch import Scratch
+from .sockets import from_pictures, to_pictures
 
 SIDE_PIXELS = 768
 FPS = Fraction(24)  # IMAGE has no rate
+
+
+def outlined(frames: Tensor, holes: NDArray[np.bool_]) -> tuple[Tensor, ui.PreviewVideo]:
+    """Frames with an outline around their holes, as IMAGE and as what the node shows.
+
+    Args:
+        frames: (T, H, W, 3) float.
+        holes: (T, H, W).
+    """
+    pairs = zip(to_pictures(frames), holes, strict=True)
+    pictures = [outline_mask(*pair) for pair in pairs]
+    return torch.cat([from_pictures(picture) for picture in pictures]), preview_video(pictures)
 
 
 def preview_video(pictures: Sequence[NDArray[np.uint8]]) -> ui.PreviewVideo:

@@ -27,6 +27,7 @@ from combcn_core.training.train import Progress as TrainingProgress
 from combcn_core.training.train import train
 
 from . import folders
+from .links import refusal
 from .memory import LoadedModel, hold, is_out_of_memory
 from .progress import Progress
 from .schema import known
@@ -207,16 +208,11 @@ class JointTrainer(io.ComfyNode):
         cls, name: str | None, footage: str | None, images: object = NOT_CONNECTED
     ) -> bool | str:
         # Naming footage here replaces ComfyUI's "value not in list".
-        try:
-            if name is not None:  # it comes from another node
-                _output_path(name)
-            if footage == CONNECTED and images is NOT_CONNECTED:
-                raise ValueError(NOTHING)
-            if footage not in (None, CONNECTED):  # None comes from another node
-                folders.footage_path(footage)
-        except ValueError as error:
-            return str(error)
-        return True
+        if refused := refusal(_output_path, name):
+            return refused
+        if footage == CONNECTED:
+            return NOTHING if images is NOT_CONNECTED else True
+        return refusal(folders.footage_path, footage) or True
 
     @classmethod
     def fingerprint_inputs(cls, name: str, **kwargs: object) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from combcn_core.progress import Progress as RunProgress
 
 from .folders import free_path, within
 from .inpaint import settings, summary, unseen
-from .links import check_links
+from .links import check_links, refusal
 from .memory import Attempt, LoadedModel, backing_off
 from .progress import Line, Progress
 from .schema import REMOVAL, known
@@ -93,12 +94,9 @@ class InpaintVideo(io.ComfyNode):
     def validate_inputs(
         cls, input_types: dict[str, str], filename_prefix: str | None
     ) -> bool | str:
-        try:
-            if filename_prefix is not None:  # it comes from another node
-                within(folder_paths.get_output_directory(), filename_prefix)
-        except ValueError as error:
-            return str(error)
-        return check_links(cls, input_types, ("mask", "mask_video"))
+        inside = partial(within, folder_paths.get_output_directory())
+        refused = refusal(inside, filename_prefix)
+        return refused or check_links(cls, input_types, ("mask", "mask_video"))
 
     @classmethod
     def execute(

@@ -6,17 +6,21 @@ import dataclasses
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
-from combcn_core.clips.mask_rules import MaskConfig
 from combcn_core.memory import GIB
 from combcn_core.progress import Progress
 
 if TYPE_CHECKING:
+    from combcn_core.clips.mask_rules import MaskConfig
+    from combcn_core.measure.trials import EvaluateConfig
     from combcn_core.networks.layers import CombCN
+    from combcn_core.shot import InpaintConfig
     from combcn_core.stream.report import Report
+
+Config = TypeVar("Config", bound="InpaintConfig | MaskConfig | EvaluateConfig")
 
 
 def say(text: str) -> None:
@@ -61,9 +65,10 @@ class RunBar:
         self._stage = now.stage
 
 
-def mask_settings(command: MaskConfig) -> MaskConfig:
-    fields = dataclasses.fields(MaskConfig)
-    return MaskConfig(**{field.name: getattr(command, field.name) for field in fields})
+def settings(command: Config, kind: type[Config], **changes: Any) -> Config:
+    """The fields of a command that are settings of a kind, checked now."""
+    found = {field.name: getattr(command, field.name) for field in dataclasses.fields(kind)}
+    return kind(**(found | changes))
 
 
 def load_weights(name: str | None, wanted: bool) -> CombCN | None:

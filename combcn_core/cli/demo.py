@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import arg
 
+from combcn_core.atomic import make_folder
 from combcn_core.cli.common import RunBar, say, summary
 from combcn_core.clips.video import ClipInfo, open_reader, open_writer
 from combcn_core.pixels import Pixels
@@ -37,14 +38,7 @@ class Demo:
         from combcn_core.measure.metrics import hole_psnr
         from combcn_core.stream.files import inpaint_file
 
-        folder = self.output
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = error.strerror or error
-            raise ValueError(
-                f"folder {folder} cannot be made ({reason}); give another one."
-            ) from error
+        folder = make_folder(self.output)
         clip = load_demo()
         _write_demo(clip, folder)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated
 from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import Positional, arg
 
-from combcn_core.cli.common import bar
+from combcn_core.cli.common import bar, settings
 from combcn_core.measure.evaluate import WEIGHTS, evaluate
 from combcn_core.measure.trials import EvaluateConfig
 
@@ -36,9 +35,7 @@ class Evaluate(EvaluateConfig):
         pass  # as in `Inpaint`
 
     def config(self) -> EvaluateConfig:
-        names = [field.name for field in dataclasses.fields(EvaluateConfig)]
-        settings = {name: getattr(self, name) for name in names}
-        return EvaluateConfig(**{**settings, "size": _parse_size(self.size)})
+        return settings(self, EvaluateConfig, size=_parse_size(self.size))
 
     def run(self) -> int:
         from combcn_core.measure.scores import describe, format_table

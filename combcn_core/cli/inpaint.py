@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 from collections.abc import Iterable
@@ -14,7 +13,7 @@ from typing import Annotated
 from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
-from combcn_core.cli.common import RunBar, load_weights, mask_settings, parse_frames, summary
+from combcn_core.cli.common import RunBar, load_weights, parse_frames, settings, summary
 from combcn_core.clips.mask_rules import MaskConfig
 from combcn_core.clips.video import open_reader
 from combcn_core.shot import InpaintConfig
@@ -69,14 +68,12 @@ class Inpaint(InpaintConfig, MaskConfig, _Files):
         pass  # `config` checks the values: the parser would put a box around the sentence
 
     def config(self) -> InpaintConfig:
-        names = [field.name for field in dataclasses.fields(InpaintConfig)]
-        settings = {name: getattr(self, name) for name in names}
-        return InpaintConfig(**{**settings, "network": None if self.network else False})
+        return settings(self, InpaintConfig, network=None if self.network else False)
 
     def run(self) -> int:
         from combcn_core.stream.files import inpaint_file
 
-        config, mask_config = self.config(), mask_settings(self)
+        config, mask_config = self.config(), settings(self, MaskConfig)
         frames = None if self.frames is None else parse_frames(self.frames)
         references = _parse_references(self.reference)
         fps = None if self.fps is None else _parse_rate(self.fps)
@@ -144,14 +141,7 @@ def _check_report(command: Inpaint) -> None:
         raise ValueError(
             f"report {report} cannot be written; give a file name in a folder of yours."
         )
-    if report.resolve() in {Path(path).resolve() for path in _paths(command)}:
+    files = [command.input, Path(command.mask), command.output]
+    files += _parse_references(command.reference).values()
+    if report.resolve() in {file.resolve() for file in files}:
         raise ValueError(f"report {report} is also an input or the output; give another name.")
-
-
-def _paths(command: Inpaint) -> list[str | Path]:
-    return [
-        command.input,
-        command.mask,
-        command.output,
-        *_parse_references(command.reference).values(),
-    ]

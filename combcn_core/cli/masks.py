@@ -9,7 +9,7 @@ from typing import Annotated
 from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from combcn_core.cli.common import RunBar, mask_settings, parse_frames
+from combcn_core.cli.common import RunBar, parse_frames, settings
 from combcn_core.clips.mask_rules import MaskConfig
 from combcn_core.progress import Progress
 
@@ -45,7 +45,7 @@ class Masks(MaskConfig):
     def run(self) -> int:
         from combcn_core.stream.files import write_masks
 
-        mask_config = mask_settings(self)
+        mask_config = settings(self, MaskConfig)
         frames = None if self.frames is None else parse_frames(self.frames)
         count = 0
         with logging_redirect_tqdm(), RunBar(self.output.name) as bar:

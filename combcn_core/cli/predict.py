@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import Positional, arg
 
-from combcn_core.cli.common import RunBar, load_weights
+from combcn_core.cli.common import RunBar, load_weights, settings
 from combcn_core.clips.video import open_reader
 from combcn_core.measure.predict import MAX_FRAMES, SEEDS
 from combcn_core.shot import InpaintConfig
@@ -40,9 +39,7 @@ class Predict(InpaintConfig):
         pass  # as in `Inpaint`
 
     def config(self) -> InpaintConfig:
-        names = [field.name for field in dataclasses.fields(InpaintConfig)]
-        settings = {name: getattr(self, name) for name in names}
-        return InpaintConfig(**{**settings, "network": None if self.network else False})
+        return settings(self, InpaintConfig, network=None if self.network else False)
 
     def run(self) -> int:
         from combcn_core.measure.predict import describe, self_test_file

@@ -101,21 +101,6 @@ class Masks(ABC):
         return Rule("auto")
 
 
-class BoxMask(Masks):
-    def __init__(self, mask: Mask) -> None:
-        super().__init__(Path(), MaskConfig())
-        self._mask = mask
-
-    def __len__(self) -> int:
-        return 1
-
-    def pictures(self, positions: Sequence[int]) -> Iterator[Picture]:
-        raise NotImplementedError
-
-    def read(self, positions: Sequence[int], seen: MaskValues) -> Iterator[Mask]:
-        yield self._mask
-
-
 class KeptMasks(Masks):
     def __init__(self, masks: Mapping[int, PackedMask]) -> None:
         super().__init__(Path(), MaskConfig())

@@ -23,7 +23,6 @@ from combcn_core.clips.images import (
 from combcn_core.clips.mask_rules import MaskConfig, MaskValues
 from combcn_core.clips.mask_sources import (
     MASK_ENDINGS,
-    BoxMask,
     ImageMasks,
     KeptMasks,
     Masks,
@@ -75,8 +74,8 @@ def read_mask(
     """
     config = config or MaskConfig()
     if re.fullmatch(r"\s*-?\d+\s*(,\s*-?\d+\s*){3}", str(source)):
-        box = box_mask(str(source), info)
-        return MaskReader(BoxMask(box), info, [0], config, fit_mask)
+        box = KeptMasks({0: PackedMask.of(box_mask(str(source), info))})
+        return MaskReader(box, info, [0], config, fit_mask)
     path = Path(source)
     if not is_pattern(path):
         check_exists(path, "give an image, a folder of images, a video, or x,y,w,h")

@@ -24,6 +24,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from combcn_core.atomic import make_folder
 from combcn_core.clips.pictures import (
     Image,
     frame_over_slice,
@@ -108,7 +109,7 @@ def evaluate(
             f"no clip of {data} has masks/ and background.png beside its frames/, which a removal "
             "needs; name other holes."
         )
-    folder = _make_folder(output)
+    folder = make_folder(output)
     book = ScoreBook(folder / "scores.csv")
     scores: list[Score] = []
     sheets: list[Sheet] = []
@@ -138,16 +139,6 @@ def evaluate(
             sheets.append(Sheet(first, picture))
     write_page(folder / "index.html", Path(data).resolve().name, scores, sheets)
     return scores
-
-
-def _make_folder(path: PathLike) -> Path:
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ValueError(f"folder {folder} cannot be made ({reason}); give another one.") from error
-    return folder
 
 
 # --- methods --------------------------------------------------------------------------------------
@@ -269,8 +260,8 @@ def _key(trial: Trial, use: _Use) -> str:
 def _measure(trial: Trial, method: Method, result: Tensor, seconds: float, key: str) -> Score:
     num_frames, height, width = trial.holes.shape
     with _one_thread():
-        errors = _errors(trial, result)
         pair = (result, trial.truth, trial.holes)
+        errors = metrics.frame_errors(*pair)
         is_small = min(height, width) < metrics.SSIM_WINDOW
         return Score(
             method=method,
@@ -291,12 +282,6 @@ def _measure(trial: Trial, method: Method, result: Tensor, seconds: float, key: 
             worst_l1=max(errors),
             key=key,
         )
-
-
-def _errors(trial: Trial, result: Tensor) -> list[float]:
-    """l1 of each frame; 0 where there is no hole."""
-    pairs = zip(result[:, None], trial.truth[:, None], trial.holes[:, None], strict=True)
-    return [metrics.l1(*pair) if pair[2].any() else 0.0 for pair in pairs]
 
 
 @contextmanager
@@ -327,7 +312,7 @@ def _draw_sheet(
         labels.append("truth")
     for method, result in results.items():
         panels.append(frame_over_slice(result[frame].numpy(), xt_slice(result.numpy(), row)))
-        here = _errors(trial, result)[frame]
+        here = metrics.frame_errors(result, trial.truth, trial.holes)[frame]
         labels.append(f"{method}\nl1 {here:.1f}; of the clip {scores[method].l1:.1f}")
     rows = math.ceil(len(panels) / max(2, SHEET_PIXELS // panels[0].shape[1]))
     return side_by_side(panels, labels, columns=math.ceil(len(panels) / rows))

@@ -39,6 +39,12 @@ def l1(prediction: Tensor, target: Tensor, masks: Tensor) -> float:
     return _ratio(255 * total, count)
 
 
+def frame_errors(prediction: Tensor, target: Tensor, masks: Tensor) -> list[float]:
+    """`l1` of each frame; 0 where it has no hole."""
+    frames = zip(prediction[:, None], target[:, None], masks[:, None], strict=True)
+    return [l1(*frame) if frame[2].any() else 0.0 for frame in frames]
+
+
 def hole_psnr(prediction: Tensor, target: Tensor, masks: Tensor) -> float:
     """PSNR over the hole pixels only, in dB. Higher is better; inf where they are identical.
 

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from combcn_core.atomic import make_folder, write_text
 from combcn_core.clips.masks import read_mask
 from combcn_core.clips.pictures import (
     Image,
@@ -35,9 +36,9 @@ from combcn_core.clips.video import PathLike, open_reader
 from combcn_core.masks import check_masks, grow
 from combcn_core.measure import metrics
 from combcn_core.measure.placements import Masks, Placement, draw_placements
-from combcn_core.measure.scores import write_html, write_text
+from combcn_core.measure.scores import write_html
 from combcn_core.networks.inference import Model
-from combcn_core.pixels import from_unit, to_unit
+from combcn_core.pixels import to_uint8
 from combcn_core.progress import OnProgress, OnShare, Progress, part_of
 from combcn_core.shot import InpaintConfig, inpaint_with_unseen
 
@@ -191,7 +192,7 @@ def self_test_file(
     start = _busiest(areas, max_frames)
     last = min(start + max_frames, len(areas)) - 1
     with open_reader(clip, frames=(start, last)) as frames, read_mask(mask, frames.info) as masks:
-        images = np.stack([_to_bytes(frame.pixels) for frame in frames])
+        images = np.stack([to_uint8(frame.pixels) for frame in frames])
         picked = torch.from_numpy(np.stack(list(masks)))
     holes = grow(picked, config.grow_pixels).numpy()
     prediction = _test(
@@ -292,7 +293,7 @@ def _test(
                 1 - float(remaining.numpy()[holes].mean()),
             )
         )
-        of_frames = _frame_errors(result, images, where)
+        of_frames = np.array(metrics.frame_errors(result, images, where))
         errors += of_frames / len(placements)
         worst = int(np.where(hidden.any(axis=(1, 2)), of_frames, -1).argmax())
         panels += _draw_panels(images, result, holes, hidden, worst)
@@ -323,26 +324,16 @@ def _telling(progress: OnProgress | None, number: int, count: int) -> OnShare | 
     return part_of(on_progress, number / count, (number + 1) / count)
 
 
-def _frame_errors(result: Tensor, images: Tensor, hidden: Tensor) -> NDArray[np.float64]:
-    """l1 of each frame, (T,); 0 where nothing is hidden."""
-    frames = zip(result[:, None], images[:, None], hidden[:, None], strict=True)
-    return np.array([metrics.l1(*frame) if frame[2].any() else 0 for frame in frames])
-
-
 def _draw_panels(
     images: Tensor, result: Tensor, holes: Masks, hidden: Masks, frame: int
 ) -> list[Image]:
     """The source with both areas outlined, and the result, each over a slice through the hidden."""
     row = int(np.median(hidden[frame].nonzero()[0]))
-    given, filled = (_to_bytes(clip[frame].numpy()) for clip in (images, result))
-    slices = [xt_slice(_to_bytes(clip[:, row, None].numpy()), 0) for clip in (images, result)]
+    given, filled = (to_uint8(clip[frame].numpy()) for clip in (images, result))
+    slices = [xt_slice(to_uint8(clip[:, row, None].numpy()), 0) for clip in (images, result)]
     outlined = outline_mask(given, holes[frame], color=HOLE_INK)
     outlined = outline_mask(outlined, hidden[frame], color=HIDDEN_INK)
     return [frame_over_slice(outlined, slices[0]), frame_over_slice(filled, slices[1])]
-
-
-def _to_bytes(pixels: NDArray[Any]) -> Image:
-    return from_unit(to_unit(pixels), np.dtype(np.uint8))
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -350,11 +341,7 @@ def _to_bytes(pixels: NDArray[Any]) -> Image:
 
 def _write(folder: Path, clip: str, prediction: Prediction) -> None:
     """Write the picture, the figures, and last the page that shows both."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ValueError(f"folder {folder} cannot be made ({reason}); give another one.") from error
+    make_folder(folder)
     save_picture(folder / "prediction.jpg", prediction.picture)
     figures = {key: value for key, value in vars(prediction).items() if key != "picture"}
     figures["scores"] = [

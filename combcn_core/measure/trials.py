@@ -18,7 +18,7 @@ from torch import Tensor
 from combcn_core.clips.masks import read_mask
 from combcn_core.clips.video import IMAGE_ENDINGS, VIDEO_ENDINGS, PathLike, open_reader
 from combcn_core.masks import grow
-from combcn_core.pixels import Pixels, from_unit, to_unit
+from combcn_core.pixels import Pixels, to_uint8
 from combcn_core.training.holes import HoleKind, make_holes
 
 Method = Literal["combcn", "no-network", "networks", "3dcn", "2dcn", "smooth", "telea", "ns"]
@@ -177,9 +177,8 @@ def make_trials(clip: Clip, config: EvaluateConfig) -> Iterator[Trial]:
 def _read(path: Path, config: EvaluateConfig) -> Tensor:
     """Read frames, (T, H, W, 3) uint8, fitted to the size."""
     with open_reader(path, frames=_span(path, config)) as reader:
-        frames = [_fit(frame.pixels, config.size) for frame in reader]
-    uint8 = np.dtype(np.uint8)
-    return torch.from_numpy(np.stack([from_unit(to_unit(frame), uint8) for frame in frames]))
+        frames = [to_uint8(_fit(frame.pixels, config.size)) for frame in reader]
+    return torch.from_numpy(np.stack(frames))
 
 
 def _read_masks(path: Path, frames: Path, config: EvaluateConfig) -> Tensor:

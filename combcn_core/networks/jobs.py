@@ -125,8 +125,7 @@ def plan_batches(
             tiles, side = [box], max(box.height, box.width)
             while side > MIN_TILE_PIXELS and max(map(forecast, tiles)) > memory_bytes:
                 side = max(side // 2, MIN_TILE_PIXELS)
-                cuts = plan_tiles(box.height, box.width, side, 0)
-                tiles = [_moved(cut.box, box.top, box.left) for cut in cuts]
+                tiles = plan_tiles(box, side)
             for tile in tiles:
                 if (tight := tight_box(hole, tile)) is not None:
                     job = plan(tight, frame)
@@ -161,7 +160,3 @@ def default_memory_bytes(device: torch.device) -> int:
 
 def _spans(box: Box) -> tuple[Span, Span]:
     return Span(box.top, box.bottom), Span(box.left, box.right)
-
-
-def _moved(box: Box, rows: int, columns: int) -> Box:
-    return Box(box.top + rows, box.left + columns, box.bottom + rows, box.right + columns)

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from combcn_core.networks.layers import Layer, with_in_channels
-from combcn_core.pixels import Box
+from combcn_core.pixels import Box, crop, find_box, placed_box, union
 
 CELL_PIXELS = 32  # parts of a hole in the same or in neighbouring cells of this size stay together
 MAX_BOXES = 16  # per frame; more are joined in larger cells
@@ -157,14 +157,14 @@ def split_hole(hole: np.ndarray, cost: Callable[[Box], float]) -> list[Box]:
     while len(boxes) > 1:
         gains = {}
         for one, two in combinations(sorted(boxes), 2):
-            both = _union(one, two)
+            both = union(one, two)
             if both not in costs:
                 costs[both] = cost(both)
             gains[one, two] = costs[one] + costs[two] - costs[both]
         one, two = max(gains, key=lambda pair: gains[pair])
         if gains[one, two] < 0:
             break
-        boxes = boxes - {one, two} | {_union(one, two)}
+        boxes = boxes - {one, two} | {union(one, two)}
     # Pair by pair, joining may stop too early.
     apart = sum(costs[box] for box in boxes)
     return sorted(boxes) if len(boxes) == 1 or apart < cost(whole) else [whole]
@@ -197,14 +197,5 @@ def _groups(hole: np.ndarray, whole: Box) -> list[Box]:
 
 def tight_box(hole: np.ndarray, box: Box) -> Box | None:
     """Smallest box of the hole pixels within a box; None without any."""
-    part = hole[box.top : box.bottom, box.left : box.right]
-    rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
-    if len(rows) == 0:
-        return None
-    top, left = box.top + int(rows[0]), box.left + int(columns[0])
-    return Box(top, left, box.top + int(rows[-1]) + 1, box.left + int(columns[-1]) + 1)
-
-
-def _union(one: Box, two: Box) -> Box:
-    low, high = map(min, one[:2], two[:2]), map(max, one[2:], two[2:])
-    return Box(*low, *high)
+    found = find_box(crop(hole, box))
+    return None if found is None else placed_box(found, box)

@@ -37,7 +37,7 @@ from combcn_core.clips.video import (
 )
 from combcn_core.fill.cuts import is_cut_between, thumbnail
 from combcn_core.memory import peak_memory_bytes
-from combcn_core.pixels import Pixels, from_unit, to_unit
+from combcn_core.pixels import Pixels, to_uint8
 from combcn_core.progress import OnProgress, OnShare, Stages
 from combcn_core.shot import Counts, InpaintConfig
 from combcn_core.stream.memory import QUEUE_FRAMES
@@ -337,8 +337,7 @@ def write_masks(
             gray = hole.whole().astype(np.uint8) * np.uint8(255)
             writer.write(np.repeat(gray[..., None], 3, axis=2))
             if preview is not None:
-                picture = from_unit(to_unit(next(pictures).pixels), np.dtype(np.uint8))
-                shown.write(outline_mask(picture, hole.whole()))
+                shown.write(outline_mask(to_uint8(next(pictures).pixels), hole.whole()))
             hole_pixels += hole.num_pixels
             stages.frames += 1
             stages("writing", stages.frames / stages.num_frames)

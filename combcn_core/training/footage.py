@@ -8,7 +8,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from combcn_core.clips.video import IMAGE_ENDINGS, VIDEO_ENDINGS, open_reader
 from combcn_core.masks import check_masks
-from combcn_core.pixels import Mask, Pixels, from_unit, to_unit
+from combcn_core.pixels import Mask, Pixels, to_uint8
 from combcn_core.progress import OnShare
 from combcn_core.training.workers import map_in_processes
 
@@ -218,12 +217,6 @@ def read_frames(path: Path, frames: tuple[int, int]) -> Iterator[Pixels]:
     with open_reader(path, frames=frames) as reader:
         for frame in reader:
             yield to_uint8(frame.pixels)
-
-
-def to_uint8(pixels: npt.NDArray[Any]) -> Pixels:
-    if pixels.dtype == np.uint8:
-        return pixels
-    return from_unit(to_unit(pixels), np.dtype(np.uint8))
 
 
 def shrink(image: Pixels, short_side: int) -> Pixels:
