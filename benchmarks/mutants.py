@@ -43,16 +43,18 @@ MODULES = {
     "training.losses": "unit/test_losses.py",
     "segments": "unit/test_segments.py",
     "masks": "unit/test_masks.py",
+    "pixels": "unit/test_pixels.py",
     "clips.color": "files/test_video.py",
     "clips.decode": "files/test_video.py",
     "clips.scan": "files/test_video.py",
     "clips.read": "files/test_video.py",
     "clips.write": "files/test_video.py",
     "clips.tracks": "files/test_video.py",
-    "fill.motion": "unit/test_fill.py",
-    "fill.trace": "unit/test_fill.py",
-    "fill.choose": "unit/test_fill.py",
-    "fill.smooth": "unit/test_fill.py",
+    "fill.motion": "unit/test_fill_motion.py",
+    "fill.trace": "unit/test_fill_trace.py",
+    "fill.choose": "unit/test_fill_choose.py",
+    "fill.merge": "unit/test_fill_merge.py",
+    "fill.smooth": "unit/test_fill_smooth.py",
 }
 
 # A mutant may loop for ever, and fill the memory or the disk meanwhile.

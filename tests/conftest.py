@@ -17,8 +17,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 # What is run from the root, without the root on sys.path: its `nodes` would hide ComfyUI's.
-sys.modules["recipes"] = recipes = types.ModuleType("recipes")
-recipes.__path__ = [str(Path(__file__).parents[1] / "recipes")]
+for name in ("benchmarks", "recipes"):
+    sys.modules[name] = package = types.ModuleType(name)
+    package.__path__ = [str(Path(__file__).parents[1] / name)]
 
 
 @pytest.fixture(scope="module")

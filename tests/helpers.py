@@ -1,10 +1,7 @@
 """Functions that several files of tests share; fixtures are in conftest.py."""
 
 import contextlib
-import importlib.util
-import sys
 import time
-from pathlib import Path
 
 import av
 import cv2
@@ -13,15 +10,6 @@ import pytest
 import torch
 
 from combcn_core.networks import layers
-
-
-def load_benchmark(name):
-    """A module of benchmarks/ by its path: on sys.path, the root's `nodes` would hide ComfyUI's."""
-    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"benchmarks.{name}", path)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def write_video(path, frames, codec=None, pixel_format=None, options=None):

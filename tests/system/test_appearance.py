@@ -7,13 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.appearance import boil, local_contrast, smear_and_rubble, texture_error
 from combcn_core.masks import grow
-
-from ..helpers import load_benchmark
-
-appearance = load_benchmark("appearance")
-boil, local_contrast = appearance.boil, appearance.local_contrast
-smear_and_rubble, texture_error = appearance.smear_and_rubble, appearance.texture_error
 
 HEIGHT, WIDTH = 91, 113
 

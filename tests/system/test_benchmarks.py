@@ -9,10 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from ..helpers import load_benchmark
+from benchmarks import clips
 
 ROOT = Path(__file__).parents[2]
-clips = load_benchmark("clips")
 
 
 def run(*arguments):

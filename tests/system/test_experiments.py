@@ -3,11 +3,8 @@
 import numpy as np
 import pytest
 
+from benchmarks import experiments
 from combcn_core.training.config import TrainConfig, plan_phases
-
-from ..helpers import load_benchmark
-
-experiments = load_benchmark("experiments")
 
 
 def test_each_network_takes_as_many_steps_in_every_variant():

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ..helpers import load_benchmark
+from benchmarks import mutants as check
 
 PATH = Path(__file__).parents[2] / "benchmarks" / "mutants.py"
 if sys.platform == "win32":
     pytest.skip("memory and file size are limited as on Unix", allow_module_level=True)
 
-check = load_benchmark("mutants")
 
 TOY = '''"""A docstring with 1 < 2."""
 import logging

@@ -5,12 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import scenes
 from combcn_core.masks import composite
 from combcn_core.measure import metrics
 
-from ..helpers import load_benchmark
-
-scenes = load_benchmark("scenes")
 Camera, paint_scenery, render_frame = scenes.Camera, scenes.paint_scenery, scenes.render_frame
 
 SMALL = {"num_frames": 4, "height": 81, "width": 145}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import scenes
 from combcn_core import cli
 from combcn_core.clips.frames import ClipInfo
 from combcn_core.clips.video import open_writer
@@ -17,10 +18,6 @@ from combcn_core.measure import metrics
 from combcn_core.measure.placements import Placement, find_placements
 from combcn_core.measure.predict import HiddenScore, Prediction, describe, self_test
 from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
-
-from ..helpers import load_benchmark
-
-scenes = load_benchmark("scenes")
 
 
 def picture(height=60, width=90, seed=0):

@@ -1,0 +1,220 @@
+"""Hole pixels followed to where they are seen, and what is read there."""
+
+import cv2
+import numpy as np
+import pytest
+
+from combcn_core.fill.levels import Levels
+from combcn_core.fill.plate import Plate
+from combcn_core.fill.trace import NEARNESS_PIXELS, Nearness, gather, trace
+from combcn_core.pixels import (
+    Box,
+    Patch,
+    to_unit,
+)
+
+from .scene import box_masks, make_motion, make_path
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def trace_slowly(steps, holes, t, row, column, reach, direction):
+    """Follow one pixel through whole-pixel motions, one frame at a time.
+
+    Returns:
+        (frame, x, y) where it is first seen, None where it never is.
+    """
+    num_frames, height, width = holes.shape
+    x, y = column, row
+    for _ in range(reach):
+        if not 0 <= t + direction < num_frames:
+            return None
+        dx, dy = steps[t][y, x]
+        x, y, t = x + dx, y + dy, t + direction
+        if not (0 <= x < width and 0 <= y < height):
+            return None
+        if not holes[t][y, x]:
+            return t, x, y
+    return None
+
+
+@pytest.mark.parametrize("reach", [1, 2, 3, 20])
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_trace_against_a_loop_over_pixels(reach, direction, seed):
+    random = np.random.default_rng(seed)
+    num_frames, height, width = 7, 13, 17
+    holes = np.zeros((num_frames, height, width), bool)
+    for hole in holes[:-2]:
+        top, left = random.integers(0, 5, 2)
+        hole[top : top + 8, left : left + 11] = True
+    holes[-2:] = holes[0]
+    holes[2] |= random.random((height, width)) < 0.2
+    holes[3] = direction == 1  # one frame all hole
+    if seed:
+        holes[5] = False  # and a clean plate
+    steps = random.integers(-2, 3, (num_frames, height, width, 2))
+    motions = {}
+    for t in range(num_frames):
+        if not 0 <= t + direction < num_frames:
+            continue
+        field = np.concatenate([steps[t] - (1, -1), random.random((height, width, 1))], -1)
+        motions[t] = make_motion(height, width, field, holes[t], affine=(1, -1))
+    order = range(num_frames)[::-direction]
+
+    outcomes = set()
+    result = dict(trace(motions, holes.__getitem__, order, reach))
+    assert list(result) == list(order)
+    for t, path in result.items():
+        found = {}
+        for i, pixel in enumerate(zip(path.rows.tolist(), path.columns.tolist(), strict=True)):
+            found[pixel] = (int(path.source[i]), float(path.x[i]), float(path.y[i]))
+            assert np.isfinite(path.error[i]) == (path.source[i] >= 0)
+        assert len(found) == len(path.rows)
+        for row, column in np.argwhere(holes[t]).tolist():
+            expected = trace_slowly(steps, holes, t, row, column, reach, direction)
+            source, x, y = found[row, column]
+            if expected is None:
+                assert source == -1
+                outcomes.add("never")
+            else:
+                # Whole steps, added up in float32: exact but for the bilinear table's 1/32.
+                assert source == expected[0]
+                np.testing.assert_allclose((x, y), expected[1:], rtol=0, atol=1e-3)
+                outcomes.add(abs(source - t))
+        if not holes[t].any():
+            assert len(found) == 0
+    assert "never" in outcomes
+    assert max(outcomes - {"never"}) == min(reach, max(outcomes - {"never"}))
+    assert 1 in outcomes
+
+
+def test_trace_keeps_parts_of_a_pixel_and_adds_errors():
+    height, width, num_frames = 9, 40, 7
+    holes = box_masks(num_frames, height, width, 3, 5, 6, 20)
+    holes[-1] = False
+    field = np.zeros((height, width, 3), np.float32)
+    field[..., 2] = 0.125
+    motions = {
+        t: make_motion(height, width, field, holes[t], affine=(0.3, -0.1))
+        for t in range(num_frames - 1)
+    }
+    order = range(num_frames - 1, -1, -1)
+    path = dict(trace(motions, holes.__getitem__, order, 10))[0]
+    pixel = np.flatnonzero((path.rows == 4) & (path.columns == 12)).item()
+    assert path.source[pixel] == num_frames - 1
+    # Six equal steps: offsets are kept, so nothing is rounded but float32.
+    assert path.x[pixel] == pytest.approx(12 + 6 * 0.3, abs=1e-4)
+    assert path.y[pixel] == pytest.approx(4 - 6 * 0.1, abs=1e-4)
+    assert path.error[pixel] == pytest.approx(6 * 0.125, abs=1e-4)
+
+
+def test_trace_doubts_a_source_that_moves_otherwise():
+    height, width = 9, 20
+    holes = box_masks(3, height, width, 3, 5, 6, 8)
+    still = np.zeros((height, width, 3), np.float32)
+    passing = still.copy()
+    passing[..., 0] = 3
+    errors = []
+    for after in (still, passing):
+        first = still.copy()
+        first[..., 0] = 4  # out of the hole at once
+        second = after.copy()
+        second[..., 0] += 4
+        motions = {
+            0: make_motion(height, width, first, holes[0]),
+            1: make_motion(height, width, second, holes[1]),
+        }
+        path = dict(trace(motions, holes.__getitem__, (2, 1, 0), 5))[0]
+        errors.append(path.error[(path.rows == 4) & (path.columns == 6)].item())
+    assert errors[0] == pytest.approx(0, abs=1e-5)
+    assert errors[1] == pytest.approx(3, abs=1e-5)
+
+
+def test_trace_does_not_judge_a_source_where_its_motion_is_not_known():
+    height, width = 9, 20
+    holes = box_masks(3, height, width, 3, 5, 6, 8)
+    first = np.zeros((height, width, 3), np.float32)
+    first[..., 0] = 4  # out of the hole, and out of the crop that the next motion is known in
+    passing = np.zeros((height, 8, 3), np.float32)
+    passing[..., 0] = 7
+    motions = {
+        0: make_motion(height, width, first, holes[0]),
+        1: make_motion(height, 8, passing, holes[1][:, :8]),
+    }
+    path = dict(trace(motions, holes.__getitem__, (2, 1, 0), 5))[0]
+    outside = (path.source == 1) & (path.x > 7)
+    assert outside.any()
+    np.testing.assert_allclose(path.error[outside], 0, atol=1e-5)
+
+
+def test_trace_never_ends_in_the_hole_of_the_first_frame():
+    # Each step is 0.6 of a pixel. The pixel at 10 in frame 2 meets that at 11 in frame 1, which
+    # comes out at 11.6, so at 12, in frame 0. Its own way ends at 11.2: in the hole.
+    height, width = 7, 24
+    holes = np.zeros((3, height, width), bool)
+    for hole, right in zip(holes, (12, 12, 11), strict=True):
+        hole[3, 4:right] = True
+    field = np.zeros((height, width, 3), np.float32)
+    motions = {t: make_motion(height, width, field, holes[t], affine=(0.6, 0)) for t in (1, 2)}
+    path = dict(trace(motions, holes.__getitem__, (0, 1, 2), 5))[2]
+    pixel = np.flatnonzero((path.rows == 3) & (path.columns == 10)).item()
+    assert path.source[pixel] == -1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_plate_is_the_mean_of_three_sightings_or_more(dtype):
+    random = np.random.default_rng(11)
+    picture = random.integers(0, 256, (12, 15, 3)).astype(np.uint8)
+    noise = random.integers(-1, 2, (5, *picture.shape))
+    frames = (picture.clip(2, 253) + noise).astype(dtype)
+    if dtype == np.float32:
+        frames /= 255
+    holes = random.random((5, 12, 15)) < 0.5
+    holes[4, :, :4] = holes[4, :2] = False  # the ring ends with the box
+    plate = Plate(lambda t: (frames[t], holes[t]), Box(0, 2, 12, 15))
+    plate.look(range(5))
+    plate.look(range(1, 5))  # the first one is gone
+    path, colors = plate.sight(holes[4])
+
+    count = (~holes[1:]).sum(0)
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+    ringed = cv2.dilate(holes[4].astype(np.uint8), disk) > 0
+    wanted = np.argwhere(ringed & (count >= 3))
+    assert len(wanted) > 5
+    np.testing.assert_array_equal(np.stack([path.rows, path.columns], -1), wanted)
+    for (row, column), color in zip(wanted, colors, strict=True):
+        seen = [to_unit(frames[t])[row, column] for t in range(1, 5) if not holes[t, row, column]]
+        # Floats are counted in steps of 1/65536.
+        np.testing.assert_allclose(color, np.mean(seen, axis=0), rtol=0, atol=1e-5)
+
+
+def test_gather_reads_and_scales():
+    random = np.random.default_rng(6)
+    frames = {3: random.random((8, 9, 3), np.float32), 5: random.random((8, 9, 3), np.float32)}
+    path = make_path([0, 0, 0], [0, 1, 2], [3, 5, -1], [4, 8, 0], [2, 7, 0])
+    gains = {3: np.log([2.0, 1.0, 0.5]), 5: np.zeros(3)}
+    colors = gather(path, {t: Patch.of(frame) for t, frame in frames.items()}, Levels(gains))
+    # At whole positions the cubic kernel is 1 at one pixel: float32 arithmetic only.
+    expected = [frames[3][2, 4] / (2, 1, 0.5), frames[5][7, 8], (0, 0, 0)]
+    np.testing.assert_allclose(colors, expected, rtol=0, atol=1e-6)
+
+
+def test_gather_takes_the_dark_corners_of_a_lens_into_account():
+    frame = np.full((9, 13, 3), 0.5, np.float32)
+    path = make_path([4, 0], [6, 0], [1, 1], [0, 6], [0, 4])  # from the centre to a corner; back
+    colors = gather(path, {1: Patch.of(frame)}, Levels({1: np.zeros(3)}, np.log(0.8)))
+    # A corner is 0.8 times as bright as the centre; the centre of its pixel is not so far out.
+    there = 0.8 ** ((6**2 + 4**2) / (6.5**2 + 4.5**2))
+    np.testing.assert_allclose(colors[:, 0], [0.5 / there, 0.5 * there], rtol=1e-5)
+
+
+def test_nearness_falls_with_the_distance_to_the_hole():
+    mask = np.zeros((480, 640), bool)  # twice the reference: distances count half
+    mask[200:240, 300:360] = True
+    nearness = Nearness.of(mask)
+    x = np.array([330, 330, 392, 456], np.float32)
+    near = nearness.at(x, np.full(4, 220, np.float32))
+    distance = np.array([0, 0, 32 + 1, 96 + 1]) / 2
+    np.testing.assert_allclose(near, np.exp(-distance / NEARNESS_PIXELS), atol=0.05)
+    assert not Nearness.of(np.zeros_like(mask)).at(x, x).max() > 1e-3
