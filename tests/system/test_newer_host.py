@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import json
 import sys
 import types
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class OldInput:
         self, id, options=None, default=None, min=None, max=None, step=None, optional=False,
         round=None, tooltip=None, force_input=None,
     ):  # fmt: skip
-        self.id = id
+        self.id, self.tooltip = id, tooltip
 
 
 class NewInput(OldInput):
@@ -136,6 +137,29 @@ def schemas(monkeypatch, folder, schema_class, input_class):
     spec.loader.exec_module(pack)
     found = [node.define_schema() for node in pack.NODES]
     return {schema.node_id: schema for schema in found}
+
+
+def test_english_texts_are_copies_of_those_of_the_nodes(monkeypatch, tmp_path):
+    path = NODES.parent / "locales" / "en" / "nodeDefs.json"
+    texts = json.loads(path.read_text(encoding="utf-8"))
+    nodes = schemas(monkeypatch, tmp_path, WholeNewSchema, NewInput)
+    assert texts.keys() == nodes.keys()
+    for name, node in nodes.items():
+        assert texts[name] == {
+            "display_name": node.display_name,
+            "description": node.description,
+            "inputs": {
+                one.id: {"name": one.id.replace("_", " "), "tooltip": one.tooltip}
+                for one in node.inputs
+            },
+            "outputs": {
+                str(number): {
+                    "name": one["display_name"].replace("_", " "),
+                    "tooltip": one["tooltip"],
+                }
+                for number, one in enumerate(node.outputs)
+            },
+        }, name
 
 
 def test_old_host_loads_all_nodes(monkeypatch, tmp_path):
