@@ -14,7 +14,7 @@ from combcn_core.fill.levels import Levels
 from combcn_core.fill.merge import LEVEL_WEIGHT
 from combcn_core.fill.register import CELL_PIXELS, Registered, Scale, Target, project
 from combcn_core.fill.smooth import push_pull
-from combcn_core.fill.trace import Nearness, Trace, searched
+from combcn_core.fill.trace import MAX_CHOSEN_ERROR, Nearness, Trace, searched
 from combcn_core.pixels import (
     Array,
     Mask,
@@ -42,7 +42,7 @@ LONELY_DISSENT, NEUTRAL_DISSENT = 4.0, 8.0  # where there is one other, or none
 HEARD_COST = 3.0  # by which another may be dearer to be heard; twice as much beside a hole
 SEAM_COST = 6.0  # of a cell whose neighbours come from elsewhere
 SEAM_CELLS, SEAM_ROUNDS = 2.5, 6
-TRACE_COST, TRACE_ERROR_COST, MAX_TRACE_ERROR = 1.0, 0.6, 30.0
+TRACE_COST, TRACE_ERROR_COST = 1.0, 0.6
 LEAST_COST_ERROR, COST_ERROR = 3.5, 0.08
 
 
@@ -178,7 +178,7 @@ def candidate_of_traces(
     here_x, here_y = target.frame.scale.to_frame(target.x, target.y)
     row, column = np.rint(here_y).astype(np.int32), np.rint(here_x).astype(np.int32)
     number = np.full((int(row.max()) + 1, int(column.max()) + 1), -1, np.int32)
-    usable = (path.source >= 0) & (path.error < MAX_TRACE_ERROR * unit)
+    usable = (path.source >= 0) & (path.error < MAX_CHOSEN_ERROR * unit)
     usable &= (path.rows < number.shape[0]) & (path.columns < number.shape[1])
     number[path.rows[usable], path.columns[usable]] = np.flatnonzero(usable)
     index = number[row, column]

@@ -10,15 +10,14 @@ import numpy as np
 from combcn_core.fill.choose import SourceMap
 from combcn_core.fill.early import Settled
 from combcn_core.fill.levels import Levels
-from combcn_core.fill.merge import error_unit
 from combcn_core.fill.register import Registered, Small, Target, homography_of
-from combcn_core.fill.trace import Trace
+from combcn_core.fill.trace import SURE_ERROR, Trace, error_unit
 from combcn_core.pixels import Array, Mask
 
 KEY_STEP = 8  # frames between two fills of what was never seen; between them it is carried along
 # Frames between those registered as sources, up to so far away; twice as many beyond.
 SOURCE_STEP, NEAR_FRAMES = 4, 16
-SURE_ERROR, UNSURE_SHARE = 1.5, 0.01  # a frame wants sources where more of its hole is less sure
+UNSURE_SHARE = 0.01  # of a hole: where more is not sure, its frame wants sources
 LEAST_SIDE_PIXELS = 64  # smaller frames have no room for features around a hole
 # A sharp frame is looked for so near; it must be sharper by so much for each frame farther off.
 SHARP_FRAMES, FAR_DETAIL = 6, 0.02

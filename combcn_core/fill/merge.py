@@ -10,7 +10,7 @@ import numpy as np
 
 from combcn_core.fill.blur import as_blurred, lost
 from combcn_core.fill.smooth import push_pull
-from combcn_core.fill.trace import RING_PIXELS, Trace
+from combcn_core.fill.trace import HALF_ERROR, MAX_ERROR, RING_PIXELS, Trace, error_unit
 from combcn_core.pixels import (
     Array,
     Box,
@@ -25,10 +25,7 @@ from combcn_core.pixels import (
     weighted,
 )
 
-# Expected errors of a trace, in pixels of a frame of 240 rows (`error_unit`). The estimate is
-# conservative, about four times the true error: at 6.5 it is as likely right as wrong, at 12 wrong.
-MAX_ERROR, HALF_ERROR, LEAST_ERROR = 12.0, 6.5, 0.3
-REFERENCE_ROWS = 240
+LEAST_ERROR = 0.3  # added to that of a trace, which may be none
 LEAST_CONFIDENCE = 0.25  # what is less sure is left to others
 # What is hardly surer leans towards a smooth fill, by 1 less this power of the confidence: the mean
 # of both has less error, and more of it is a haze.
@@ -73,11 +70,6 @@ class Sighting(NamedTuple):
     fade: Array | float = 1.0
     share: float = 1.0
     log_detail: Array | None = None
-
-
-def error_unit(mask: Mask) -> float:
-    """What one pixel of a frame of `REFERENCE_ROWS` is in this one, in pixels."""
-    return min(mask.shape) / REFERENCE_ROWS
 
 
 def merge(

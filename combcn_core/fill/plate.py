@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from combcn_core.fill.merge import error_unit
 from combcn_core.fill.motion import Motion
-from combcn_core.fill.trace import Trace, searched
+from combcn_core.fill.trace import Trace, error_unit, searched
 from combcn_core.pixels import Array, Box, Mask, Stored, crop, crop_stored, to_unit
 
 DRIFT_PIXELS = 0.5  # over many frames, the camera stands still if their motions add up to no more

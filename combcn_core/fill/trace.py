@@ -27,9 +27,19 @@ from combcn_core.pixels import (
     to_unit,
 )
 
+# Expected errors of a trace, in pixels of a frame of 240 rows (`error_unit`). The estimate is
+# conservative, about four times the true error: at 6.5 it is as likely right as wrong, at 12 wrong.
+# Up to 1.5 no registered source is wanted beside it; up to 30 it may be chosen where there is none.
+SURE_ERROR, HALF_ERROR, MAX_ERROR, MAX_CHOSEN_ERROR = 1.5, 6.5, 12.0, 30.0
+REFERENCE_ROWS = 240
 NEARNESS_ROWS = 240  # of a frame at the size that nearness is measured at
 NEARNESS_PIXELS = 16  # of such a frame, in which nearness falls to 1/e
 RING_PIXELS = 2  # around the hole, traced too, to compare levels
+
+
+def error_unit(mask: Mask) -> float:
+    """What one pixel of a frame of `REFERENCE_ROWS` is in this one, in pixels."""
+    return min(mask.shape) / REFERENCE_ROWS
 
 
 class Trace(NamedTuple):

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from combcn_core.fill.choose import (
-    MAX_TRACE_ERROR,
     best_sources,
     candidate_of_traces,
     candidates_of,
@@ -36,17 +35,20 @@ from combcn_core.fill.keys import (
     wants_sources,
 )
 from combcn_core.fill.levels import Levels
-from combcn_core.fill.merge import MAX_ERROR, REGISTERED_SHARE, Sighting, error_unit, merge
+from combcn_core.fill.merge import REGISTERED_SHARE, Sighting, merge
 from combcn_core.fill.motion import SETTLE_ROUNDS, Motion, speed
 from combcn_core.fill.plate import Plate, stands_still
 from combcn_core.fill.register import Small, Target
 from combcn_core.fill.smooth import fill_quickly, fill_smoothly
 from combcn_core.fill.threads import one_thread, parallel
 from combcn_core.fill.trace import (
+    MAX_CHOSEN_ERROR,
+    MAX_ERROR,
     RING_PIXELS,
     Nearness,
     Trace,
     count_ends,
+    error_unit,
     gather,
     nearness_of,
     trace,
@@ -371,7 +373,7 @@ class Window:
             ]
         candidates = candidates_of(target, t, found, self._nearness, details)
         for path in paths:
-            path = path.within(MAX_TRACE_ERROR * unit)
+            path = path.within(MAX_CHOSEN_ERROR * unit)
             levels = self._light.levels(t, path.ends(), key)
             colors = gather(path, self._readable, levels)
             near = nearness_of(path, self._nearness)

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from combcn_core.fill.merge import HALF_ERROR, REFERENCE_ROWS, REGISTERED_SHARE, Sighting, merge
+from combcn_core.fill.merge import REGISTERED_SHARE, Sighting, merge
+from combcn_core.fill.trace import HALF_ERROR, REFERENCE_ROWS
 from combcn_core.pixels import (
     Patch,
     dilate,
