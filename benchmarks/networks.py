@@ -153,7 +153,7 @@ def measure_temporal(name: str, network: InferenceModel, watch: Stopwatch) -> Ro
     size = coarse_size(network, case.height, case.width)
     _, low_holes = downsample_known(images, holes, size=size)
     memory_bytes = default_memory_bytes(watch.device)
-    jobs = plan_runs(network.temporal, low_holes, frames=frames, memory_bytes=memory_bytes)
+    jobs = plan_runs(network.temporal, low_holes, wanted=frames, memory_bytes=memory_bytes)
     flops = sum(network.temporal.flops(job.wanted, job.size) for job in jobs)
     whole = count_whole(network.temporal, (len(images), *size))
     seconds, rate = watch.time(lambda: infer_temporal(network, images, holes, frames=frames))

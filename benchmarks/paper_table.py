@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.experiments import paired_gap
 from combcn_core.measure.evaluate import evaluate
-from combcn_core.measure.scores import Score, describe, summarize
+from combcn_core.measure.scores import Score, describe_scores, summarize
 from combcn_core.measure.trials import EvaluateConfig, Method
 from combcn_core.networks.checkpoint import load_model
 from combcn_core.training.holes import HoleKind
@@ -75,7 +75,7 @@ def main() -> None:
         progress=lambda done, total: print(f"\r{done} of {total}", end="", file=sys.stderr),
     )
     print(file=sys.stderr)
-    print(f"l1 in the hole, 0..255, 128x128, 32 frames. {describe(scores)}")
+    print(f"l1 in the hole, 0..255, 128x128, 32 frames. {describe_scores(scores)}")
     for hole in HOLES:
         print_table(scores, hole)
 

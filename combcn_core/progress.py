@@ -51,14 +51,14 @@ class Stages:
         total = sum(weights.values())
         self._weights = {name: weight / total for name, weight in weights.items()}
         self._shares = dict.fromkeys(weights, 0.0)
-        self.frames = self.num_frames = 0
+        self.frames_written = self.num_frames = 0
 
     def __call__(self, stage: str, share: float = 0.0, picture: Pixels | None = None) -> None:
         """Report that this share of a stage is done; a share less than before changes nothing."""
         self._shares[stage] = max(share, self._shares[stage])
         if self._on_progress is not None:
             whole = sum(self._weights[name] * share for name, share in self._shares.items())
-            now = Progress(stage, min(whole, 1.0), self.frames, self.num_frames, picture)
+            now = Progress(stage, min(whole, 1.0), self.frames_written, self.num_frames, picture)
             self._on_progress(now)
 
     @property

@@ -27,7 +27,7 @@ from combcn_core.masks import (
 from combcn_core.networks.config import NetworkConfig
 from combcn_core.networks.inference import InferenceModel, Model, Precision, prepare
 from combcn_core.networks.jobs import (
-    Job,
+    NetworkJob,
     default_batch_frames,
     default_memory_bytes,
     detail_crop,
@@ -108,16 +108,16 @@ def _complete(
     model: InferenceModel,
     small: Tensor,
     small_holes: Tensor,
-    frames: tuple[int, int],
+    wanted: tuple[int, int],
     memory_bytes: int | None,
     on_progress: OnShare | None,
 ) -> Tensor:
     """The wanted frames of one shot, as `infer_temporal` returns them, from frames made small."""
-    (start, stop), device = frames, model.temporal.device
+    (start, stop), device = wanted, model.temporal.device
     jobs = plan_runs(
         model.temporal,
         small_holes,
-        frames=frames,
+        wanted=wanted,
         memory_bytes=memory_bytes or model.memory_bytes or default_memory_bytes(device),
     )
     coarse = small.clone()
@@ -241,7 +241,7 @@ def restore_detail(
                 guide,
                 reach=network.config.steady_frames,
                 step=detail_step(network.config),
-                frames=frames or (0, stop - start),
+                wanted=frames or (0, stop - start),
                 together=together,
                 on_progress=part_of(on_progress, start / len(images), stop / len(images)),
             )
@@ -257,12 +257,12 @@ def _paint_steadily(
     *,
     reach: int,
     step: int,
-    frames: tuple[int, int],
+    wanted: tuple[int, int],
     together: int,
     on_progress: OnShare | None,
 ) -> Tensor:
     """The wanted frames of one shot, each with the average of what is added near it in time."""
-    start, stop = frames
+    start, stop = wanted
     last = len(images) - 1
     near = range(max(0, start - reach + 1), min(last, stop - 1 + reach - 1) + 1)
     keys = [t for t in near if t % step == 0]
@@ -330,7 +330,7 @@ def _paint(
 
 
 def _detail_input(
-    config: NetworkConfig, images: Tensor, holes: Tensor, guidance: Tensor | None, job: Job
+    config: NetworkConfig, images: Tensor, holes: Tensor, guidance: Tensor | None, job: NetworkJob
 ) -> list[Tensor]:
     """Frame, mask and guidance as DetailNet takes them, cut to what a job reads."""
     read = _slices(job.read)

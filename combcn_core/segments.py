@@ -30,7 +30,7 @@ class Segment(NamedTuple):
 
 
 def plan_shot(
-    start: int, stop: int, length: int, halo: int, *, frames: tuple[int, int] | None = None
+    start: int, stop: int, length: int, halo: int, *, wanted: tuple[int, int] | None = None
 ) -> list[Segment]:
     """Cut a shot into segments that cover every output frame exactly once, in order.
 
@@ -40,7 +40,7 @@ def plan_shot(
         start, stop: the shot's frames, start to stop - 1 of the source.
         length: output frames of a segment, 1 or more.
         halo: frames read on each side, 0 or more, where the shot has them.
-        frames: (start, stop) of the output, half-open, where only a part of the shot is wanted.
+        wanted: (start, stop) of the output, half-open, where only a part of the shot is wanted.
             Halos reach beyond it, so that the part equals the same frames of the whole.
 
     Raises:
@@ -50,7 +50,7 @@ def plan_shot(
         raise ValueError(f"length is {length}; a segment has 1 frame or more.")
     if halo < 0:
         raise ValueError(f"halo is {halo}; give 0 frames or more.")
-    first, last = frames or (start, stop)
+    first, last = wanted or (start, stop)
     segments = []
     for begin in range(first, last, length):
         end = min(begin + length, last)

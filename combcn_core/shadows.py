@@ -93,7 +93,7 @@ def take_shadows(
 
     given = check_masks(masks, *images.shape[:3])
     height, width = images.shape[1:3]
-    small = Small.of(height, width)
+    small = ShadowSize.of(height, width)
     frames = [small.frame(image.numpy(force=True)) for image in images]
     objects = [small.mask(mask.numpy(force=True)) for mask in given]
     found, unseen = find_effects(np.stack(frames), np.stack(objects), on_progress=on_progress)
@@ -104,7 +104,7 @@ def take_shadows(
     return TakenShadows(result.to(masks.device), added, unseen)
 
 
-class Small(NamedTuple):
+class ShadowSize(NamedTuple):
     """The size at which shadows are looked for."""
 
     width: int
@@ -112,7 +112,7 @@ class Small(NamedTuple):
     whole: tuple[int, int]  # height and width of the frames
 
     @classmethod
-    def of(cls, height: int, width: int) -> Small:
+    def of(cls, height: int, width: int) -> ShadowSize:
         """For frames of this size."""
         scale = min(1.0, ROWS / min(height, width))
         return cls(max(1, round(width * scale)), max(1, round(height * scale)), (height, width))
@@ -144,7 +144,7 @@ def find_effects(
     """What belongs to objects, frame by frame.
 
     Args:
-        frames: (T, H, W, 3) uint8, see `Small`.
+        frames: (T, H, W, 3) uint8, see `ShadowSize`.
         objects: (T, H, W) bool.
         on_progress: as in `inpaint`.
 

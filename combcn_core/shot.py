@@ -385,8 +385,8 @@ class ShotInpainter:
         counts = prefilled.counts
         span = range(segment.start, segment.stop)
         counts.hole_pixels = sum(int(hole.sum()) for hole in prefilled.holes)
-        rest_pixels = sum(prefilled.unseen[t].num_pixels for t in span)
-        counts.propagated_pixels = counts.hole_pixels - rest_pixels
+        unseen_pixels = sum(prefilled.unseen[t].num_pixels for t in span)
+        counts.propagated_pixels = counts.hole_pixels - unseen_pixels
         filled = prefilled.filled
         if prefilled.texture is not None:
 
@@ -404,14 +404,14 @@ class ShotInpainter:
             counts.seconds["texture"] -= counts.seconds.get("networks", 0.0) - before
             for t in [t for t in list(prefilled.textures) if t < segment.stop - CARRY_FRAMES]:
                 del prefilled.textures[t]
-            counts.synthesized_pixels = rest_pixels - without
-        elif self.model is not None and rest_pixels:
+            counts.synthesized_pixels = unseen_pixels - without
+        elif self.model is not None and unseen_pixels:
             with counts.timed("networks"):
                 filled = {**filled, **self._paint(prefilled, span, on_progress)}
         if self.model is None:
-            counts.filled_pixels = rest_pixels
+            counts.filled_pixels = unseen_pixels
         else:
-            counts.network_pixels = rest_pixels
+            counts.network_pixels = unseen_pixels
         with counts.timed("composite"):
 
             def composed(t: int) -> Filled:

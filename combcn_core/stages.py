@@ -54,7 +54,7 @@ def propagate(
         filled += window.fill_unseen(
             given, start, stop, start, part_of(on_progress, middle, end)
         ).values()
-        remaining += [rest.whole() for _, rest in given.values()]
+        remaining += [hole.whole() for _, hole in given.values()]
     return _filled(images, holes, filled), torch.from_numpy(np.stack(remaining)).to(images.device)
 
 

@@ -23,8 +23,7 @@ from combcn_core.training.footage import Footage, footage_from_images, scan_foot
 from combcn_core.training.holes import HOLE_KINDS
 from combcn_core.training.log import TrainingLog
 from combcn_core.training.state import STATE_ENDING
-from combcn_core.training.train import Progress as TrainingProgress
-from combcn_core.training.train import train
+from combcn_core.training.train import TrainingStep, train
 
 from . import folders
 from .links import refusal
@@ -305,7 +304,7 @@ def _shown(curve: NDArray[np.uint8], sample: NDArray[np.uint8] | None) -> NDArra
     return np.concatenate([curve, below])
 
 
-def _report(last: TrainingProgress | None, output: Path) -> str:
+def _report(last: TrainingStep | None, output: Path) -> str:
     if last is None:
         return f"{output.name} has had all its steps already; give more steps to go on."
     lines = [f"{output.name}: {last.step} of {last.steps} steps, in the phase {last.phase}"]

@@ -38,7 +38,7 @@ class Evaluate(EvaluateConfig):
         return settings(self, EvaluateConfig, size=_parse_size(self.size))
 
     def run(self) -> int:
-        from combcn_core.measure.scores import describe, format_table
+        from combcn_core.measure.scores import describe_scores, format_table
         from combcn_core.networks import WEIGHTS_FOLDER
         from combcn_core.networks.checkpoint import load_model
 
@@ -65,7 +65,7 @@ class Evaluate(EvaluateConfig):
                 model_2dcn=model_2dcn,
                 progress=progress,
             )
-        print(f"{describe(scores)}\n")
+        print(f"{describe_scores(scores)}\n")
         for metric in ("l1", "hole_psnr", "flicker", "seconds_per_frame"):
             print(f"{format_table(scores, metric)}\n")
         print(

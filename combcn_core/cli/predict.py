@@ -42,7 +42,7 @@ class Predict(InpaintConfig):
         return settings(self, InpaintConfig, network=None if self.network else False)
 
     def run(self) -> int:
-        from combcn_core.measure.predict import describe, self_test_file
+        from combcn_core.measure.predict import describe_prediction, self_test_file
 
         config = self.config()
         open_reader(self.clip)  # before the weights are read, which may take longer
@@ -58,6 +58,6 @@ class Predict(InpaintConfig):
                 max_frames=self.test_frames,
                 progress=bar,
             )
-        print("\n".join(describe(prediction)))
+        print("\n".join(describe_prediction(prediction)))
         print(f"{self.output / 'index.html'} shows the hidden areas.")
         return 0

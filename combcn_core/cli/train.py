@@ -91,8 +91,7 @@ class Train:
         from combcn_core.networks.layers import CombCN
         from combcn_core.training.footage import scan_footage
         from combcn_core.training.log import TrainingLog
-        from combcn_core.training.train import Progress as Step
-        from combcn_core.training.train import estimate, train
+        from combcn_core.training.train import TrainingStep, estimate, train
 
         config = self.config()
         network = NetworkConfig(
@@ -150,7 +149,7 @@ class Train:
                 calibration = calibration or RunBar(self.output.name)
                 calibration(Progress("calibrating", share))
 
-        progress: Step | None = None
+        progress: TrainingStep | None = None
         with (
             logging_redirect_tqdm(),
             bar(self.output.name, "step") as counted,

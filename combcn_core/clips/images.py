@@ -174,8 +174,8 @@ def _bmp_size(data: bytes) -> tuple[int, int] | None:
 def _webp_size(data: bytes) -> tuple[int, int] | None:
     """Of the first chunk. Source: RFC 9649, section 2; RFC 6386, section 9.1, for lossy ones."""
 
-    def number(at: int, size: int) -> int:
-        return int.from_bytes(data[at : at + size], "little")
+    def number(at: int, num_bytes: int) -> int:
+        return int.from_bytes(data[at : at + num_bytes], "little")
 
     kind = data[12:16]
     if kind == b"VP8X":
@@ -232,8 +232,8 @@ def _tiff_tags(data: bytes) -> dict[int, int]:
     """
     order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
 
-    def number(at: int, size: int) -> int:
-        return int.from_bytes(data[at : at + size], order)
+    def number(at: int, num_bytes: int) -> int:
+        return int.from_bytes(data[at : at + num_bytes], order)
 
     # Bytes of an offset, and of the number of entries.
     wide, count = {42: (4, 2), 43: (8, 8)}.get(number(2, 2), (0, 0))

@@ -202,7 +202,7 @@ def self_test_file(
     return prediction
 
 
-def describe(prediction: Prediction) -> list[str]:
+def describe_prediction(prediction: Prediction) -> list[str]:
     """The prediction in sentences: what was tested, what to expect, and how far to trust it."""
     first, tested = prediction.first_frame, prediction.num_frames
     span = f"frames {first} to {first + tested - 1} of {prediction.total_frames}"
@@ -352,7 +352,7 @@ def _write(folder: Path, clip: str, prediction: Prediction) -> None:
         figures[name] = {"mean": mean, "spread": spread}
     figures["doubt"] = prediction.doubt
     write_text(folder / "prediction.json", json.dumps(_plain(figures), indent=2) + "\n")
-    sentences = [f"<p>{escape(sentence)}</p>" for sentence in describe(prediction)]
+    sentences = [f"<p>{escape(sentence)}</p>" for sentence in describe_prediction(prediction)]
     picture = '<a href="prediction.jpg"><img src="prediction.jpg" alt="hidden areas"></a>'
     note = (
         "<p>The hole is outlined in yellow, the hidden areas in blue: of each its worst frame. "

@@ -175,7 +175,7 @@ def format_table(scores: Sequence[Score], metric: str) -> str:
     return "\n".join([METRICS[metric].title, *rows])
 
 
-def describe(scores: Sequence[Score]) -> str:
+def describe_scores(scores: Sequence[Score]) -> str:
     """One line that says what the tables show."""
     counts = {
         hole: len({score.clip for score in scores if score.hole == hole})
@@ -244,7 +244,7 @@ def write_page(path: Path, title: str, scores: Sequence[Score], sheets: Iterable
     """
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{describe(scores)} The best of a column is bold. All rows are in "
+        f"<p>{describe_scores(scores)} The best of a column is bold. All rows are in "
         '<a href="scores.csv">scores.csv</a>.</p>',
         '<div class="tables">',
         *(_html_table(scores, metric) for metric in METRICS),

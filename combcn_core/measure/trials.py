@@ -75,7 +75,7 @@ class EvaluateConfig:
             )
 
 
-class Clip(NamedTuple):
+class ClipFiles(NamedTuple):
     """The files of a clip. `masks` and `background` are there where a removal can be scored."""
 
     name: str
@@ -84,7 +84,7 @@ class Clip(NamedTuple):
     background: Path | None = None
 
 
-def find_clips(data: PathLike) -> list[Clip]:
+def find_clips(data: PathLike) -> list[ClipFiles]:
     """The videos and clip folders in a folder, by name; or the one clip that `data` is.
 
     Raises:
@@ -108,16 +108,16 @@ def find_clips(data: PathLike) -> list[Clip]:
     return clips
 
 
-def _as_clip(path: Path) -> Clip | None:
+def _as_clip(path: Path) -> ClipFiles | None:
     name = Path(os.path.abspath(path)).name
     if path.is_file():
-        return Clip(name, path) if path.suffix.lower() in VIDEO_ENDINGS else None
+        return ClipFiles(name, path) if path.suffix.lower() in VIDEO_ENDINGS else None
     frames, masks, background = path / "frames", path / "masks", path / "background.png"
     if frames.is_dir():
         can_remove = masks.is_dir() and background.is_file()
-        return Clip(name, frames, masks, background) if can_remove else Clip(name, frames)
+        return ClipFiles(name, frames, masks, background) if can_remove else ClipFiles(name, frames)
     has_images = any(file.suffix.lower() in IMAGE_ENDINGS for file in path.iterdir())
-    return Clip(name, path) if has_images and name != "masks" else None
+    return ClipFiles(name, path) if has_images and name != "masks" else None
 
 
 class Trial(NamedTuple):
@@ -133,7 +133,7 @@ class Trial(NamedTuple):
     digest: str  # of these three
 
 
-def list_trials(clip: Clip, config: EvaluateConfig) -> list[tuple[Hole, int]]:
+def list_trials(clip: ClipFiles, config: EvaluateConfig) -> list[tuple[Hole, int]]:
     """Kinds and seeds of the holes that a clip gets."""
     pairs: list[tuple[Hole, int]] = []
     for hole in config.holes:
@@ -144,7 +144,7 @@ def list_trials(clip: Clip, config: EvaluateConfig) -> list[tuple[Hole, int]]:
     return pairs
 
 
-def make_trials(clip: Clip, config: EvaluateConfig) -> Iterator[Trial]:
+def make_trials(clip: ClipFiles, config: EvaluateConfig) -> Iterator[Trial]:
     """A clip with each of its holes; its frames are read once."""
     trials = list_trials(clip, config)
     if not trials:

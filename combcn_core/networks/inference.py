@@ -326,15 +326,15 @@ class FoldedLayer(nn.Module):
             x = deconv(x, self.weight, self.bias, stride, padding=1)
         else:
             padding: list[int] = []
-            rest: list[int] = []
+            uneven: list[int] = []
             for axis, step in zip(self.axes, steps, strict=True):
                 # As padding, zeros cost nothing, but lie on both sides; a stride skips the last.
                 before, after = step.zeros
                 both = min(before, after + axis.stride - 1)
                 padding.append(both)
-                rest = [before - both, max(0, after - both), *rest]
-            if any(rest):
-                x = F.pad(x, rest)
+                uneven = [before - both, max(0, after - both), *uneven]
+            if any(uneven):
+                x = F.pad(x, uneven)
             conv = F.conv3d if three else F.conv2d
             dilation = [axis.dilation for axis in self.axes]
             x = conv(x, self.weight, self.bias, stride, padding, dilation)

@@ -30,7 +30,7 @@ BATCH_MULTIPLE_PIXELS = 16  # where frames are batched, edges of boxes: more of 
 MIN_TILE_PIXELS = 128  # smaller ones are hardly more than context
 
 
-class Job(NamedTuple):
+class NetworkJob(NamedTuple):
     """A part of a clip to be computed, and what it depends on; spans of frames, rows, columns."""
 
     write: tuple[Span, ...]
@@ -51,20 +51,20 @@ class Job(NamedTuple):
 
 
 def plan_runs(
-    net: FoldedNet, holes: Tensor, *, frames: tuple[int, int], memory_bytes: int
-) -> list[Job]:
+    net: FoldedNet, holes: Tensor, *, wanted: tuple[int, int], memory_bytes: int
+) -> list[NetworkJob]:
     """Cover the holes of low-resolution frames with runs of frames that fit into memory.
 
     Args:
         net: of TemporalNet.
         holes: (T, h, w) bool.
-        frames: first and last + 1 of those to be covered; the others are context.
+        wanted: (start, stop) of the frames to be covered, half-open; the others are context.
         memory_bytes: that a run may take; single frames may take more.
     """
     num_frames, height, width = holes.shape
     halo, multiple = temporal_halo(net.config), time_multiple(net.config)
 
-    def plan(start: int, stop: int) -> Job | None:
+    def plan(start: int, stop: int) -> NetworkJob | None:
         box = bounding_box(holes[start:stop])
         if box is None:
             return None
@@ -72,12 +72,12 @@ def plan_runs(
         start, stop = start + times[0], start + times[-1] + 1
         crop = crop_box(box, TEMPORAL_CONTEXT_PIXELS, TEMPORAL_MULTIPLE_PIXELS, height, width)
         low = max(0, start - halo) // multiple * multiple
-        return Job(
+        return NetworkJob(
             (Span(start, stop), *_spans(box)),
             (Span(low, min(num_frames, stop + halo)), *_spans(crop)),
         )
 
-    first, last = frames
+    first, last = wanted
     length = last - first
     while True:
         parts = (plan(start, min(start + length, last)) for start in range(first, last, length))
@@ -90,7 +90,7 @@ def plan_runs(
 
 def plan_batches(
     net: FoldedNet, holes: Tensor, *, memory_bytes: int, batch_frames: int
-) -> list[list[Job]]:
+) -> list[list[NetworkJob]]:
     """Cover the holes of frames with boxes, at little cost, in batches that fit into memory.
 
     Args:
@@ -105,11 +105,11 @@ def plan_batches(
     height, width = holes.shape[1:]
     multiple = DETAIL_MULTIPLE_PIXELS if batch_frames == 1 else BATCH_MULTIPLE_PIXELS
 
-    def plan(box: Box, frame: int = 0) -> Job:
+    def plan(box: Box, frame: int = 0) -> NetworkJob:
         box = crop_box(box, 0, multiple, height, width)
         crop = crop_box(box, DETAIL_CONTEXT_PIXELS, DETAIL_MULTIPLE_PIXELS, height, width)
         time = Span(frame, frame + 1)
-        return Job((time, *_spans(box)), (time, *_spans(crop)))
+        return NetworkJob((time, *_spans(box)), (time, *_spans(crop)))
 
     def flops(box: Box) -> int:
         job = plan(box)
@@ -119,7 +119,7 @@ def plan_batches(
         job = plan(box)
         return net.forecast_bytes(job.wanted[1:], job.size[1:])
 
-    alike: dict[tuple[object, ...], list[Job]] = defaultdict(list)
+    alike: dict[tuple[object, ...], list[NetworkJob]] = defaultdict(list)
     for frame, hole in enumerate(holes.numpy(force=True)):
         for box in split_hole(hole, flops):
             tiles, side = [box], max(box.height, box.width)

@@ -154,8 +154,8 @@ def inpaint_file(
         for segment in filled:
             while segment:  # let go of one by one
                 sink.put(segment.pop(0))
-                stages.frames += 1
-                stages("writing", stages.frames / stages.num_frames)
+                stages.frames_written += 1
+                stages("writing", stages.frames_written / stages.num_frames)
         sink.finish()
         with counts.timed("write"):
             writer.close()
@@ -170,10 +170,10 @@ def inpaint_file(
             log.warning("%s is written, but could not be compared: %s", output, error)
     stages("checking", 1)
     seconds = counts.seconds | {"total": time.perf_counter() - start}
-    assert stages.frames == stages.num_frames
+    assert stages.frames_written == stages.num_frames
     return Report(
         version=__version__,
-        frames=stages.frames,
+        frames=stages.frames_written,
         hole_pixels=counts.hole_pixels,
         reference_pixels=counts.reference_pixels,
         reference_reach={number: _reach(counts, clip, number) for number in references},
@@ -339,8 +339,8 @@ def write_masks(
             if preview is not None:
                 shown.write(outline_mask(to_uint8(next(pictures).pixels), hole.whole()))
             hole_pixels += hole.num_pixels
-            stages.frames += 1
-            stages("writing", stages.frames / stages.num_frames)
+            stages.frames_written += 1
+            stages("writing", stages.frames_written / stages.num_frames)
     return hole_pixels
 
 

@@ -56,7 +56,7 @@ def plan_jobs(
     def ready(shot_ended: bool) -> Iterator[Job]:
         nonlocal begin
         wanted = (begin, min(clip.stop, read_stop))
-        for segment in plan_shot(shot_start, read_stop, length, halo, frames=wanted):
+        for segment in plan_shot(shot_start, read_stop, length, halo, wanted=wanted):
             if not shot_ended and min(begin + length, clip.stop) + halo > read_stop:
                 return  # more of the shot is to come, and would be part of it
             offset = window[0].position

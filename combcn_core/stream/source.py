@@ -25,7 +25,7 @@ from combcn_core.fill.cuts import is_cut_between, thumbnail
 from combcn_core.fill.follow import describe_followed, follow
 from combcn_core.pixels import Array, Mask, PackedMask, Pixels, Stored, grow_mask
 from combcn_core.progress import OnShare, Stages, part_of
-from combcn_core.shadows import Small, find_effects
+from combcn_core.shadows import ShadowSize, find_effects
 from combcn_core.stream.store import digest_frame
 
 log = logging.getLogger("combcn")
@@ -174,7 +174,7 @@ def take_shadows_of_clip(
         pictures, objects = [], []
         wholes: list[PackedMask | None] = []  # of the frames that are asked for
         with open_frames(first, last) as frames, open_masks(frames.info) as masks:
-            small = Small.of(frames.info.height, frames.info.width)
+            small = ShadowSize.of(frames.info.height, frames.info.width)
             for at, (frame, hole) in enumerate(zip(frames, masks, strict=True), first):
                 pictures.append(small.frame(frame.pixels))
                 objects.append(small.mask(hole))

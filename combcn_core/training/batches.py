@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from combcn_core.training.config import DataConfig
-from combcn_core.training.draw import Clip, draw_clip
+from combcn_core.training.draw import TrainingClip, draw_clip
 from combcn_core.training.footage import Source
 from combcn_core.training.workers import map_in_processes
 
@@ -73,7 +73,7 @@ def iterate_batches(
     )
     clips = map_in_processes(partial(_draw, sources, config), wanted, workers)
     named: set[str] = set()
-    drawn: list[Clip] = []
+    drawn: list[TrainingClip] = []
     drawn_round = -1
     try:
         for number in count(start, step):
@@ -104,11 +104,11 @@ def _coarse_side(config: DataConfig, ratio: int, round_number: int) -> int:
     return max(4, round(config.size / math.exp(rng.uniform(smallest, largest))))
 
 
-def _draw(sources: Sequence[Source], config: DataConfig, job: tuple[int, int]) -> Clip:
+def _draw(sources: Sequence[Source], config: DataConfig, job: tuple[int, int]) -> TrainingClip:
     return draw_clip(sources, config, *job)
 
 
-def _stack(clips: Sequence[Clip], rng: np.random.Generator) -> Batch:
+def _stack(clips: Sequence[TrainingClip], rng: np.random.Generator) -> Batch:
     """Clips as a batch, each mirrored and reversed at random."""
     turned = []
     for clip in clips:

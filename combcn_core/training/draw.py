@@ -28,7 +28,7 @@ LARGEST_MOTION = 12.0  # grey levels a frame; above it, motion makes a clip no m
 TRIES = 100  # draws until a clip without a cut is found; edited films have many
 
 
-class Clip(NamedTuple):
+class TrainingClip(NamedTuple):
     """A clip with its hole, channels last, as worker processes hand it over."""
 
     clip: Pixels  # (T, H, W, 3) uint8
@@ -42,7 +42,9 @@ class Clip(NamedTuple):
     damaged: tuple[tuple[str, str], ...] = ()  # files that were passed over, and why
 
 
-def draw_clip(sources: Sequence[Source], config: DataConfig, number: int, coarse_side: int) -> Clip:
+def draw_clip(
+    sources: Sequence[Source], config: DataConfig, number: int, coarse_side: int
+) -> TrainingClip:
     """Draw one training clip.
 
     Args:
@@ -92,11 +94,11 @@ def draw_clip(sources: Sequence[Source], config: DataConfig, number: int, coarse
 def _draw_frames(
     source: Source, config: DataConfig, rng: np.random.Generator
 ) -> tuple[Pixels, Mask]:
-    """(T, size, size, 3) uint8 and where they are unknown."""
-    size, length = config.size, config.clip_length
+    """(T, side, side, 3) uint8 and where they are unknown."""
+    side, length = config.size, config.clip_length
     if source.num_frames == 1 and source.images is None:
         (photo,) = read_frames(source.path, (0, 0))
-        frames = move_camera(photo, length, size, rng)
+        frames = move_camera(photo, length, side, rng)
         return frames, np.zeros(frames.shape[:3], bool)
     longest_step = max(1, min(3, (source.num_frames - 1) // max(1, length - 1)))
     step = int(rng.integers(1, longest_step, endpoint=True))
@@ -115,24 +117,24 @@ def _draw_frames(
     cut: list[Pixels] = []
     for frame in taken:  # cut as they come: whole frames of a clip may need gigabytes
         if not cut:
-            rows, columns = _draw_square(frame.shape[0], frame.shape[1], size, rng)
-        cut.append(_resized(frame[rows, columns], size))
-    frames, unknown = np.stack(cut), np.zeros((length, size, size), bool)
+            rows, columns = _draw_square(frame.shape[0], frame.shape[1], side, rng)
+        cut.append(_resized(frame[rows, columns], side))
+    frames, unknown = np.stack(cut), np.zeros((length, side, side), bool)
     if source.unknown is not None:
         # Any touch of an unknown pixel makes the resized one unknown.
         touched = source.unknown[chosen, rows, columns].astype(np.float32)
-        unknown = np.stack([_resized(hole, size) > 0 for hole in touched])
+        unknown = np.stack([_resized(hole, side) > 0 for hole in touched])
     if rng.random() < 0.5:  # time runs backwards
         frames, unknown = frames[::-1].copy(), unknown[::-1].copy()
     return frames, unknown
 
 
 def _draw_square(
-    height: int, width: int, size: int, rng: np.random.Generator
+    height: int, width: int, least: int, rng: np.random.Generator
 ) -> tuple[slice, slice]:
-    """Rows and columns to cut: the whole height, or less, but hardly ever less than `size`."""
+    """Rows and columns to cut: the whole height, or less, but hardly ever less than `least`."""
     short = min(height, width)
-    side = round(short * math.exp(rng.uniform(math.log(min(1.0, 0.8 * size / short)), 0)))
+    side = round(short * math.exp(rng.uniform(math.log(min(1.0, 0.8 * least / short)), 0)))
     top = int(rng.integers(0, height - side, endpoint=True))
     left = int(rng.integers(0, width - side, endpoint=True))
     return slice(top, top + side), slice(left, left + side)
@@ -155,7 +157,7 @@ def _fill(frames: Pixels, holes: Mask, kind: FillKind) -> tuple[Pixels, Mask]:
 
 def _with_coarse(
     frames: Pixels, filled: Pixels, mask: Mask, learn: Mask, unknown: Mask, side: int
-) -> Clip:
+) -> TrainingClip:
     size = (side, side)
     truth, hole = torch.from_numpy(frames), torch.from_numpy(mask)
     nothing = torch.zeros_like(hole)
@@ -165,7 +167,7 @@ def _with_coarse(
     _, coarse_mask = downsample_known(truth, hole, size=size)
     _, coarse_learn = downsample_known(truth, torch.from_numpy(learn), size=size)
     _, coarse_unknown = downsample_known(truth, torch.from_numpy(unknown), size=size)
-    return Clip(
+    return TrainingClip(
         frames,
         filled,
         mask,
@@ -177,7 +179,7 @@ def _with_coarse(
     )
 
 
-def move_camera(photo: Pixels, num_frames: int, size: int, rng: np.random.Generator) -> Pixels:
+def move_camera(photo: Pixels, num_frames: int, side: int, rng: np.random.Generator) -> Pixels:
     """A photograph as a clip: a smooth move of a camera, sometimes with a layer that moves.
 
     Pan, zoom, rotation and perspective go from one random view to another; a layer is a silhouette
@@ -186,24 +188,25 @@ def move_camera(photo: Pixels, num_frames: int, size: int, rng: np.random.Genera
     Args:
         photo: (H, W, 3) uint8.
         num_frames: of the clip.
-        size: side of the clip in pixels.
+        side: side of the clip in pixels.
         rng: what decides.
 
     Returns:
-        (T, size, size, 3) uint8.
+        (T, side, side, 3) uint8.
     """
     # Four times the clip at most: the closest view magnifies hardly, the widest aliases little.
-    photo = shrink(photo, 4 * size)
+    photo = shrink(photo, 4 * side)
     height, width = photo.shape[:2]
     short = min(height, width)
-    closest = min(1.0, size / short)  # side of the smallest view, in short sides
+    closest = min(1.0, side / short)  # side of the smallest view, in short sides
     views = []
     for _ in range(2):
-        side = short * rng.uniform(min(closest, 0.9), 0.95) * 0.8  # leaves room to turn and lean
+        # A fifth is left as room to turn and lean.
+        view_side = short * rng.uniform(min(closest, 0.9), 0.95) * 0.8
         angle = rng.normal(0, math.radians(4))
         turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-        square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * side / 2
-        corners = square @ turn.T + rng.normal(0, 0.02 * side, (4, 2))
+        square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * view_side / 2
+        corners = square @ turn.T + rng.normal(0, 0.02 * view_side, (4, 2))
         low, high = corners.min(0), corners.max(0)
         room = np.array([width - 1, height - 1]) - (high - low)
         views.append(corners - low + np.maximum(room, 0) * rng.random(2))
@@ -211,7 +214,7 @@ def move_camera(photo: Pixels, num_frames: int, size: int, rng: np.random.Genera
     views[1] = views[0] + (views[1] - views[0]) * rng.uniform(0.05, 1) * min(1, num_frames / 48)
     times = np.linspace(0, 1, num_frames)
     times = times + rng.uniform(-0.12, 0.12) * np.sin(2 * math.pi * times)
-    frame_corners = np.array([[0, 0], [size, 0], [size, size], [0, size]], np.float32) - 0.5
+    frame_corners = np.array([[0, 0], [side, 0], [side, side], [0, side]], np.float32) - 0.5
     frames = []
     for time in times:
         corners = (views[0] + (views[1] - views[0]) * time).astype(np.float32)
@@ -219,7 +222,7 @@ def move_camera(photo: Pixels, num_frames: int, size: int, rng: np.random.Genera
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         frames.append(
             cv2.warpPerspective(
-                photo, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101
+                photo, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_REFLECT_101
             )
         )
     clip = np.stack(frames)
@@ -230,17 +233,17 @@ def move_camera(photo: Pixels, num_frames: int, size: int, rng: np.random.Genera
 
 def _lay_over(clip: Pixels, photo: Pixels, rng: np.random.Generator) -> None:
     """Let silhouettes cross the clip, filled with a part of the photograph that moves along."""
-    size = clip.shape[1]
-    shapes = make_holes("object", len(clip), size, size, int(rng.integers(2**31))).numpy()
-    texture = cv2.flip(_resized(photo[: min(photo.shape[:2]), : min(photo.shape[:2])], size), 1)
+    side = clip.shape[1]
+    shapes = make_holes("object", len(clip), side, side, int(rng.integers(2**31))).numpy()
+    texture = cv2.flip(_resized(photo[: min(photo.shape[:2]), : min(photo.shape[:2])], side), 1)
     for frame, shape in zip(clip, shapes, strict=True):
         if not shape.any():
             continue
         rows, columns = np.nonzero(shape)
-        x, y = columns.mean() - size / 2, rows.mean() - size / 2
+        x, y = columns.mean() - side / 2, rows.mean() - side / 2
         shift = np.array([[1, 0, x], [0, 1, y]], np.float32)
         moved = cv2.warpAffine(
-            texture, shift, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
+            texture, shift, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
         )
         frame[shape] = moved[shape]
 

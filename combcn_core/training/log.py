@@ -13,7 +13,7 @@ import numpy as np
 from combcn_core.atomic import write_text
 from combcn_core.clips.pictures import draw_curves, save_picture
 from combcn_core.pixels import Pixels
-from combcn_core.training.train import Progress
+from combcn_core.training.train import TrainingStep
 
 LOSSES = ("3DCN", "3DCN validation", "CombCN", "CombCN validation")
 COLUMNS = ("step", "phase", "learning_rate", "seconds", *LOSSES)
@@ -30,7 +30,7 @@ class TrainingLog:
         self.path = self.folder / "log.csv"
         self._rows: list[dict[str, str]] | None = None
 
-    def add(self, progress: Progress) -> None:
+    def add(self, progress: TrainingStep) -> None:
         """Write a step's row; the sample and the curves too, where there is a sample."""
         if self._rows is None:
             self._open(progress.step - 1)

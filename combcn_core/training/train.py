@@ -54,7 +54,7 @@ from combcn_core.version import __version__
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingStep:
     """How far a training is, after a step.
 
     Attributes:
@@ -89,7 +89,7 @@ def train(
     start: CombCN | None = None,
     stop: Callable[[], bool] = lambda: False,
     on_progress: OnShare | None = None,
-) -> Generator[Progress, None, None]:
+) -> Generator[TrainingStep, None, None]:
     """Train a model and save it; yields after every step and prints nothing.
 
     Where `output` has been trained before, training goes on from there. Closing the iterator,
@@ -170,8 +170,8 @@ def train(
                 now = time.monotonic()
                 if state.step > first_step + 1:
                     step_seconds = max(step_seconds, now - step_began)
-                rest = calibration_seconds_kept(config, step_seconds)
-                late = config.minutes is not None and now + rest >= began + config.minutes * 60
+                kept = calibration_seconds_kept(config, step_seconds)
+                late = config.minutes is not None and now + kept >= began + config.minutes * 60
                 ends = processes.any(ends or late or stop() or bool(signals))
                 validation = sample = None
                 if held_back and (ends or state.step % config.sample_every == 0):
@@ -183,7 +183,7 @@ def train(
                     _save(state, output, phase, footage, losses, limit)
                 saved_step = state.step if saved else saved_step
                 seconds = time.monotonic() - began
-                yield Progress(
+                yield TrainingStep(
                     state.step, num_steps, phase.name, losses, rate, seconds, validation, sample,
                     saved,
                 )  # fmt: skip

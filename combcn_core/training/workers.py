@@ -15,20 +15,20 @@ from typing import Any, TypeVar
 import cv2
 import torch
 
-Job = TypeVar("Job")
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
 def map_in_processes(
-    function: Callable[[Job], Result], jobs: Iterable[Job], workers: int
+    function: Callable[[Task], Result], tasks: Iterable[Task], workers: int
 ) -> Generator[Result, None, None]:
-    """`map` in worker processes that keep a few jobs ahead; in the order of the jobs.
+    """`map` in worker processes that keep a few tasks ahead; in the order of the tasks.
 
     Raises:
         OSError: a worker process was ended from outside.
     """
     if workers == 0:
-        yield from map(function, jobs)
+        yield from map(function, tasks)
         return
     # Started anew and not forked: threads of torch and OpenCV do not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -36,8 +36,8 @@ def map_in_processes(
     pool = ProcessPoolExecutor(workers, context, _start_worker, (function,))
     ahead: deque[Future[Result]] = deque()
     try:
-        for job in jobs:
-            ahead.append(pool.submit(_work, job))
+        for task in tasks:
+            ahead.append(pool.submit(_work, task))
             if len(ahead) > 4 * workers + 8:
                 yield ahead.popleft().result()
         while ahead:
@@ -63,8 +63,8 @@ def _start_worker(function: Callable[[Any], Any]) -> None:
     cv2.setNumThreads(1)
 
 
-def _work(job: Any) -> Any:
-    return _function(job)
+def _work(task: Any) -> Any:
+    return _function(task)
 
 
 def _end_with_parent() -> None:

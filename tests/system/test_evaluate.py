@@ -23,7 +23,7 @@ from skimage.metrics import structural_similarity
 from combcn_core import cli
 from combcn_core.measure import evaluate as module
 from combcn_core.measure.evaluate import evaluate, fill
-from combcn_core.measure.scores import Score, describe, format_table, summarize
+from combcn_core.measure.scores import Score, describe_scores, format_table, summarize
 from combcn_core.measure.trials import EvaluateConfig, find_clips
 from combcn_core.networks.checkpoint import save_model
 from combcn_core.networks.layers import CombCN, NetworkConfig
@@ -506,10 +506,14 @@ def test_summary_is_over_clips_first_and_seeds_second():
 
 def test_description_counts_the_clips():
     one = [score_of("telea", "a", 0, 1.0)]
-    assert describe(one) == "Mean of 1 clip."
+    assert describe_scores(one) == "Mean of 1 clip."
     both = [*one, score_of("telea", "b", 1, 1.0)]
-    assert describe(both) == ("Mean of 2 clips, ± the standard deviation between the seeds 0, 1.")
-    assert "2 (box), 1 (removal)" in describe([*both, score_of("telea", "a", 0, 1.0, "removal")])
+    assert describe_scores(both) == (
+        "Mean of 2 clips, ± the standard deviation between the seeds 0, 1."
+    )
+    assert "2 (box), 1 (removal)" in describe_scores(
+        [*both, score_of("telea", "a", 0, 1.0, "removal")]
+    )
 
 
 # The page

@@ -16,7 +16,7 @@ from combcn_core.clips.frames import ClipInfo
 from combcn_core.clips.video import open_writer
 from combcn_core.measure import metrics
 from combcn_core.measure.placements import Placement, find_placements
-from combcn_core.measure.predict import HiddenScore, Prediction, describe, self_test
+from combcn_core.measure.predict import HiddenScore, Prediction, describe_prediction, self_test
 from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
 
 
@@ -174,7 +174,7 @@ def test_part_of_the_mask_is_hidden_where_all_has_no_room():
         moved = score.placement.apply(masks.numpy() & (np.arange(60) >= 40))
         assert moved.sum() == 3 * large
         assert not (moved & masks.numpy()).any()
-    assert "a part of the mask (52% of it" in describe(prediction)[0]
+    assert "a part of the mask (52% of it" in describe_prediction(prediction)[0]
 
 
 @pytest.mark.parametrize(("peak", "first"), [(0, 0), (11, 7), (19, 12)])
@@ -215,7 +215,7 @@ def test_figure_that_cannot_be_measured_is_unknown():
     masks[:3] = masks[4:] = False
     prediction = self_test(still(6), masks)
     assert math.isnan(prediction.expected("flicker")[0])
-    text = "\n".join(describe(prediction))
+    text = "\n".join(describe_prediction(prediction))
     assert "flicker unknown" in text
     assert "nan" not in text
 
@@ -246,7 +246,7 @@ def prediction_of(seen, hole_seen):
 
 
 def test_description_states_mean_spread_and_span():
-    text = "\n".join(describe(prediction_of(0.9, 0.95)))
+    text = "\n".join(describe_prediction(prediction_of(0.9, 0.95)))
     assert "frames 10 to 49 of 300" in text
     assert "PSNR 31.00 ± 1.41 dB, l1 3.00 ± 1.41, flicker 0.50 ± 0.00" in text  # sqrt(2)
     assert "90.0% of the hidden areas, 95.0% of the hole" in text
@@ -307,7 +307,7 @@ def test_command_predicts(folder, capfd):
     expected = self_test(
         still(), walk(), config=InpaintConfig(grow_pixels=2), seeds=(2, 5), max_frames=8
     )
-    assert output.splitlines()[:-1] == describe(expected)
+    assert output.splitlines()[:-1] == describe_prediction(expected)
     assert "frames 0 to 7 of 12" in output
     figures = json.loads((folder / "out/prediction.json").read_text())
     assert figures["l1"]["mean"] == expected.expected("l1")[0]

@@ -9,7 +9,7 @@ from combcn_core import cli
 from combcn_core.objects import shift_between, track_objects
 from combcn_core.shadows import (
     SURE_RATIO,
-    Small,
+    ShadowSize,
     _log_ratio,
     _parts,
     take_shadows,
@@ -196,7 +196,7 @@ def test_difference_is_a_smooth_factor_not_an_edge_out_of_place():
 
 
 def test_small_frames_keep_thin_masks():
-    small = Small.of(1080, 1920)
+    small = ShadowSize.of(1080, 1920)
     mask = np.zeros((1080, 1920), bool)
     mask[500, 700:900] = True
     assert (small.height, small.width) == (160, 284)

@@ -101,7 +101,7 @@ def test_runs_cover_the_holes_and_fit_into_memory(network, limit, most):
         masks[t, 30:50, 20 + 4 * t : 40 + 4 * t] = True
     masks[22:24] = False
     net = network.temporal
-    jobs = plan_runs(net, masks, frames=(13, 45), memory_bytes=limit)
+    jobs = plan_runs(net, masks, wanted=(13, 45), memory_bytes=limit)
     assert 1 <= len(jobs) <= most
     assert (len(jobs) == 1) == (limit == 2**40)
     for job in jobs:
@@ -120,7 +120,7 @@ def test_runs_cover_the_holes_and_fit_into_memory(network, limit, most):
 def test_no_holes_are_no_jobs(network):
     masks = torch.zeros(3, 40, 50, dtype=torch.bool)
     assert plan_batches(network.detail, masks, memory_bytes=1, batch_frames=1) == []
-    assert plan_runs(network.temporal, masks, frames=(0, 3), memory_bytes=1) == []
+    assert plan_runs(network.temporal, masks, wanted=(0, 3), memory_bytes=1) == []
 
 
 def test_a_gpu_gets_more_frames_than_a_cpu():

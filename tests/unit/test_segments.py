@@ -24,7 +24,7 @@ def test_plan_shot_against_frame_by_frame(shot_start, num_frames, length, halo, 
     shot = range(shot_start, shot_start + num_frames)
     first = data.draw(st.integers(shot.start, shot.stop))
     last = data.draw(st.integers(first, shot.stop))
-    plan = plan_shot(shot.start, shot.stop, length, halo, frames=(first, last))
+    plan = plan_shot(shot.start, shot.stop, length, halo, wanted=(first, last))
 
     written = [frame for segment in plan for frame in range(segment.start, segment.stop)]
     assert written == list(range(first, last))
@@ -37,7 +37,7 @@ def test_plan_shot_against_frame_by_frame(shot_start, num_frames, length, halo, 
 
 def test_plan_shot_by_hand():
     assert plan_shot(3, 10, 4, 2) == [Segment(3, 7, 3, 9, 3), Segment(7, 10, 5, 10, 3)]
-    assert plan_shot(0, 10, 4, 2, frames=(3, 5)) == [Segment(3, 5, 1, 7, 0)]
+    assert plan_shot(0, 10, 4, 2, wanted=(3, 5)) == [Segment(3, 5, 1, 7, 0)]
     assert plan_shot(0, 0, 4, 2) == []
 
 

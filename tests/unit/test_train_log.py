@@ -3,11 +3,11 @@ import csv
 import numpy as np
 
 from combcn_core.training.log import TrainingLog
-from combcn_core.training.train import Progress
+from combcn_core.training.train import TrainingStep
 
 
 def progress(step, sample=None):
-    return Progress(
+    return TrainingStep(
         step=step,
         steps=10,
         phase="joint",
