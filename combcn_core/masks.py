@@ -203,8 +203,7 @@ def downsample_known(
     images: Tensor,
     masks: Tensor,
     *,
-    factor: int | None = None,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int],
     is_filled: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Average the known pixels of each cell of a coarser grid; the hole never leaks into them.
@@ -213,8 +212,6 @@ def downsample_known(
         images: (T, H, W, 3), uint8, uint16 or float. What is in the hole has no effect; a known
             pixel with inf or NaN counts as hole.
         masks: what `check_masks` takes.
-        factor: side of a square cell in pixels; the last cells end with the frame. Gives
-            ceil(H / factor) x ceil(W / factor). Either this or `size`.
         size: (height, width) of the result, at most that of the images. Cell i of n covers i H / n
             to (i + 1) H / n; a pixel that lies in several cells counts in each by its area there.
         is_filled: the hole holds a fill, which counts as known pixels do. NaN counts as 0, inf as 1
@@ -225,25 +222,16 @@ def downsample_known(
         has none; and (T, h, w) bool, True where any part of a hole pixel lies in the cell.
 
     Raises:
-        ValueError: not just one of factor and size, or a size that is not smaller or equal.
+        ValueError: a size that is not smaller or equal.
     """
     masks = _check_pair(images, masks)
     height, width = masks.shape[1:]
-    if (factor is None) == (size is None):
-        raise ValueError(f"factor is {factor} and size is {size}; give one of the two.")
-    if factor is not None:
-        if factor < 1:
-            raise ValueError(f"factor is {factor}; give 1 or more.")
-        rows, columns = _overlap(height, factor, 1), _overlap(width, factor, 1)
-    else:
-        assert size is not None
-        if not (1 <= size[0] <= height and 1 <= size[1] <= width):
-            raise ValueError(
-                f"size is {size[1]}x{size[0]} but images are {width}x{height}; "
-                f"give a size from 1x1 to that of the images."
-            )
-        rows, columns = _overlap(height, height, size[0]), _overlap(width, width, size[1])
-
+    if not (1 <= size[0] <= height and 1 <= size[1] <= width):
+        raise ValueError(
+            f"size is {size[1]}x{size[0]} but images are {width}x{height}; "
+            f"give a size from 1x1 to that of the images."
+        )
+    rows, columns = _overlap(height, size[0]), _overlap(width, size[1])
     low_images, low_masks = [], []
     for image, mask in zip(images, masks.cpu(), strict=True):  # one frame as float at a time
         rgb = to_float(image.cpu())
@@ -303,17 +291,14 @@ def _sum_cells(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _overlap(pixels: int, cell: int, parts: int) -> Tensor:
-    """(n, pixels) sparse: how much of each pixel lies in each cell, both cut into `parts`.
-
-    A cell is `cell` parts long, a pixel `parts` parts.
-    """
-    end = pixels * parts
-    cells = np.arange(-(-end // cell))[:, None]
-    edges = np.arange(pixels)[None] * parts
-    low = np.maximum(cells * cell, edges)
-    high = np.minimum(cells * cell + cell, edges + parts)
-    weights = torch.from_numpy(np.maximum(high - low, 0) / parts).float()
+def _overlap(num_pixels: int, num_cells: int) -> Tensor:
+    """(num_cells, num_pixels) sparse: how much of each pixel lies in each of so many cells."""
+    # In parts of which a pixel has num_cells and a cell num_pixels.
+    cells = np.arange(num_cells)[:, None] * num_pixels
+    pixels = np.arange(num_pixels)[None] * num_cells
+    low = np.maximum(cells, pixels)
+    high = np.minimum(cells + num_pixels, pixels + num_cells)
+    weights = torch.from_numpy(np.maximum(high - low, 0) / num_cells).float()
     with torch.inference_mode(False):  # for later calls outside of it
         return weights.clone().to_sparse().coalesce()
 

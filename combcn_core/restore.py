@@ -16,14 +16,7 @@ import torch
 from torch import Tensor
 
 from combcn_core.fill.cuts import find_shots
-from combcn_core.masks import (
-    check_clip,
-    composite,
-    downsample_known,
-    finite,
-    to_arrays,
-    to_float,
-)
+from combcn_core.masks import check_clip, composite, downsample_known, finite, to_arrays, to_float
 from combcn_core.networks.config import NetworkConfig
 from combcn_core.networks.inference import InferenceModel, Model, Precision, prepare
 from combcn_core.networks.jobs import (
@@ -34,12 +27,7 @@ from combcn_core.networks.jobs import (
     plan_batches,
     plan_runs,
 )
-from combcn_core.networks.layers import (
-    detail_step,
-    fill_mean,
-    temporal_halo,
-    time_multiple,
-)
+from combcn_core.networks.layers import detail_step, fill_mean, temporal_halo, time_multiple
 from combcn_core.networks.regions import Span
 from combcn_core.pixels import Box, PackedMask, Patch, crop, find_box, replaced
 from combcn_core.progress import OnShare, part_of

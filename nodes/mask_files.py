@@ -1,6 +1,5 @@
 """Load Mask Sequence: masks as files in ComfyUI's input folder."""
 
-import dataclasses
 from fractions import Fraction
 from typing import get_args
 
@@ -77,8 +76,7 @@ class LoadMaskSequence(io.ComfyNode):
     ) -> io.NodeOutput:
         clip = to_images(images)
         count, height, width = clip.shape[:3]
-        info = ClipInfo(width, height, Fraction(24))
-        info = dataclasses.replace(info, total_frames=count, indices=range(count))
+        info = ClipInfo(width, height, Fraction(24), total_frames=count, indices=range(count))
         config = MaskConfig(mask_missing=missing)
         path = folders.footage_path(folder)
         with read_mask(path, info, config=config, fit_mask=resize) as reader:

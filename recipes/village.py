@@ -25,15 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from combcn_core.demo import (
-    FPS,
-    HEIGHT,
-    NUM_FRAMES,
-    SAMPLE_RATE,
-    WIDTH,
-    DemoClip,
-    film_grain,
-)
+from combcn_core.demo import FPS, HEIGHT, NUM_FRAMES, SAMPLE_RATE, WIDTH, DemoClip, film_grain
 
 DEMO = Path(__file__).parents[1] / "combcn_core" / "demo"
 

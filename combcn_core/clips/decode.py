@@ -14,9 +14,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from combcn_core.clips.frames import (
-    MAX_FRAME_PIXELS,
-)
+from combcn_core.clips.frames import MAX_FRAME_PIXELS
 
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 

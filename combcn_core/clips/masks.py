@@ -16,10 +16,7 @@ import cv2
 import numpy as np
 
 from combcn_core.clips.frames import ClipInfo, PathLike, Reader
-from combcn_core.clips.images import (
-    image_files,
-    is_pattern,
-)
+from combcn_core.clips.images import image_files, is_pattern
 from combcn_core.clips.mask_rules import MaskConfig, MaskValues
 from combcn_core.clips.mask_sources import (
     MASK_ENDINGS,

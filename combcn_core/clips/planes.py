@@ -15,12 +15,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from combcn_core.clips.color import (
-    pixels_to_planes,
-    plane_rows,
-    planes_to_pixels,
-    yuv_to_pixels,
-)
+from combcn_core.clips.color import pixels_to_planes, plane_rows, planes_to_pixels, yuv_to_pixels
 from combcn_core.clips.frames import ColorTags
 from combcn_core.pixels import Box, Decoded, Filled, Pixels, crop_box
 

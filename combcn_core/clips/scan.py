@@ -20,11 +20,7 @@ from av.video.stream import VideoStream
 
 from combcn_core.clips.color import check_matrix, has_alpha
 from combcn_core.clips.decode import Decoder, decodes_alpha, is_cut_short
-from combcn_core.clips.frames import (
-    ClipInfo,
-    ColorTags,
-    check_frame_size,
-)
+from combcn_core.clips.frames import ClipInfo, ColorTags, check_frame_size
 from combcn_core.clips.hdr import read_mastering
 from combcn_core.clips.tracks import has_more_tracks
 

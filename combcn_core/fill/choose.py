@@ -15,13 +15,7 @@ from combcn_core.fill.merge import LEVEL_WEIGHT
 from combcn_core.fill.register import CELL_PIXELS, Registered, Scale, Target, project
 from combcn_core.fill.smooth import push_pull
 from combcn_core.fill.trace import MAX_CHOSEN_ERROR, Nearness, Trace, searched
-from combcn_core.pixels import (
-    Array,
-    Mask,
-    channel_sum,
-    dilate,
-    weighted,
-)
+from combcn_core.pixels import Array, Mask, channel_sum, dilate, weighted
 
 # Costs of a source: the gap to the truth that is to be expected, in grey levels of 255, as fitted
 # on clips split off from training footage; and the error in pixels that stands for one.

@@ -10,12 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from combcn_core.fill.choose import (
-    best_sources,
-    candidate_of_traces,
-    candidates_of,
-    choose,
-)
+from combcn_core.fill.choose import best_sources, candidate_of_traces, candidates_of, choose
 from combcn_core.fill.early import (
     SETTLE_FRAMES,
     EarlyMotion,

@@ -29,12 +29,7 @@ from combcn_core.clips.formats import keeps_pixels
 from combcn_core.clips.images import differing
 from combcn_core.clips.mask_rules import MaskConfig
 from combcn_core.clips.pictures import outline_mask
-from combcn_core.clips.video import (
-    ClipInfo,
-    PathLike,
-    open_reader,
-    open_writer,
-)
+from combcn_core.clips.video import ClipInfo, PathLike, open_reader, open_writer
 from combcn_core.fill.cuts import is_cut_between, thumbnail
 from combcn_core.memory import peak_memory_bytes
 from combcn_core.pixels import Pixels, to_uint8

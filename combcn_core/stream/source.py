@@ -13,13 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from combcn_core.clips.mask_rules import MaskConfig
-from combcn_core.clips.masks import (
-    MaskReader,
-    drawn_numbers,
-    keep_masks,
-    read_drawn,
-    read_mask,
-)
+from combcn_core.clips.masks import MaskReader, drawn_numbers, keep_masks, read_drawn, read_mask
 from combcn_core.clips.video import ClipInfo, FrameReader, PathLike, open_reader
 from combcn_core.fill.cuts import is_cut_between, thumbnail
 from combcn_core.fill.follow import describe_followed, follow

@@ -26,7 +26,7 @@ def temporal_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     Raises:
         ValueError: shapes that do not fit.
     """
-    _check(prediction, target, mask, ndim=5)
+    _check(prediction, target, mask)
     return _hole_error(prediction, target, mask, dims=(1, 2, 3, 4)).mean()
 
 
@@ -44,7 +44,7 @@ def detail_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     Raises:
         ValueError: shapes that do not fit.
     """
-    _check(prediction, target, mask, ndim=5)
+    _check(prediction, target, mask)
     return _hole_error(prediction, target, mask, dims=(1, 3, 4)).mean()
 
 
@@ -60,9 +60,9 @@ def _hole_error(prediction: Tensor, target: Tensor, mask: Tensor, dims: tuple[in
     return error / area.clamp(min=1)  # a mask of whole pixels has area 0 or at least 3
 
 
-def _check(prediction: Tensor, target: Tensor, mask: Tensor, ndim: int) -> None:
+def _check(prediction: Tensor, target: Tensor, mask: Tensor) -> None:
     wanted = (prediction.shape[0], 1, *prediction.shape[2:])
-    if prediction.ndim != ndim or target.shape != prediction.shape or mask.shape != wanted:
+    if prediction.ndim != 5 or target.shape != prediction.shape or mask.shape != wanted:
         raise ValueError(
             f"prediction has shape {tuple(prediction.shape)}, target {tuple(target.shape)}, mask "
             f"{tuple(mask.shape)}; pass (B, 3, T, H, W) twice, and (B, 1, T, H, W)."

@@ -12,10 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from combcn_core.networks.checkpoint import (
-    load_tensors,
-    save_tensors,
-)
+from combcn_core.networks.checkpoint import load_tensors, save_tensors
 from combcn_core.networks.config import NetworkConfig
 from combcn_core.networks.layers import CombCN
 from combcn_core.training import TrainingDiverged

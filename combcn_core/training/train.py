@@ -21,11 +21,7 @@ from pathlib import Path
 import torch
 
 from combcn_core.memory import peak_memory_bytes
-from combcn_core.networks.checkpoint import (
-    check_name,
-    read_model_info,
-    save_model,
-)
+from combcn_core.networks.checkpoint import check_name, read_model_info, save_model
 from combcn_core.networks.config import NetworkConfig
 from combcn_core.networks.layers import CombCN
 from combcn_core.pixels import Pixels

@@ -21,12 +21,7 @@ import pytest
 from combcn_core.clips.color import downsample_chroma, upsample_chroma
 from combcn_core.clips.formats import CODECS
 from combcn_core.clips.timecode import shift_timecode
-from combcn_core.clips.video import (
-    ClipInfo,
-    ColorTags,
-    open_reader,
-    open_writer,
-)
+from combcn_core.clips.video import ClipInfo, ColorTags, open_reader, open_writer
 
 NTSC_FILM = Fraction(24000, 1001)
 H264_LOSSLESS = {"qp": "0", "preset": "ultrafast"}

@@ -1,12 +1,7 @@
 import numpy as np
 import pytest
 
-from combcn_core.fill.levels import (
-    LEAST_PAIRS,
-    measure_falloff,
-    off_centre,
-    robust_log_gain,
-)
+from combcn_core.fill.levels import LEAST_PAIRS, measure_falloff, off_centre, robust_log_gain
 from combcn_core.fill.threads import one_thread
 from combcn_core.fill.window import Window
 

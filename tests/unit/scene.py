@@ -5,14 +5,9 @@ import functools
 import numpy as np
 import torch
 
-from combcn_core.fill.motion import (
-    find_motion,
-)
+from combcn_core.fill.motion import find_motion
 from combcn_core.fill.trace import Trace
-from combcn_core.pixels import (
-    Box,
-    PackedMask,
-)
+from combcn_core.pixels import Box, PackedMask
 
 
 class Scene:

@@ -6,10 +6,7 @@ import pytest
 
 from combcn_core.fill.merge import REGISTERED_SHARE, Sighting, merge
 from combcn_core.fill.trace import HALF_ERROR, REFERENCE_ROWS
-from combcn_core.pixels import (
-    Patch,
-    dilate,
-)
+from combcn_core.pixels import Patch, dilate
 
 from .scene import make_path
 

@@ -4,11 +4,7 @@ import numpy as np
 import pytest
 
 from combcn_core.fill import motion as motion_module
-from combcn_core.fill.motion import (
-    SETTLE_PIXELS,
-    SETTLE_ROUNDS,
-    settle,
-)
+from combcn_core.fill.motion import SETTLE_PIXELS, SETTLE_ROUNDS, settle
 
 from .scene import Scene, box_masks, make_motion, motion_of
 

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 
 from combcn_core.fill.smooth import fill_smoothly, membrane, push_pull
-from combcn_core.pixels import (
-    Patch,
-)
+from combcn_core.pixels import Patch
 
 from .scene import Scene, box_masks
 

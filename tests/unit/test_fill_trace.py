@@ -7,11 +7,7 @@ import pytest
 from combcn_core.fill.levels import Levels
 from combcn_core.fill.plate import Plate
 from combcn_core.fill.trace import NEARNESS_PIXELS, Nearness, gather, trace
-from combcn_core.pixels import (
-    Box,
-    Patch,
-    to_unit,
-)
+from combcn_core.pixels import Box, Patch, to_unit
 
 from .scene import box_masks, make_motion, make_path
 

@@ -6,13 +6,7 @@ import pytest
 import torch
 
 from combcn_core import cli
-from combcn_core.fill.follow import (
-    _guided,
-    _strays,
-    describe_followed,
-    follow,
-    follow_masks,
-)
+from combcn_core.fill.follow import _guided, _strays, describe_followed, follow, follow_masks
 
 from ..helpers import write_pngs
 

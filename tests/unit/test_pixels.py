@@ -4,9 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from combcn_core.fill.motion import (
-    MARGIN_PIXELS,
-)
+from combcn_core.fill.motion import MARGIN_PIXELS
 from combcn_core.fill.threads import one_thread
 from combcn_core.pixels import (
     Box,
