@@ -395,8 +395,8 @@ def take_snapshot(folder: Path, modules: Sequence[str]) -> None:
     ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
     shutil.copytree(ROOT / "combcn_core", folder / "combcn_core", ignore=ignored)
     (folder / "tests").mkdir()
-    for name in ("conftest.py", "helpers.py"):
-        shutil.copy(ROOT / "tests" / name, folder / "tests")
+    for shared in (ROOT / "tests").glob("*.py"):
+        shutil.copy(shared, folder / "tests")
     for name in modules:
         tests_path(folder, name).parent.mkdir(exist_ok=True)
         shutil.copy(tests_path(ROOT, name), tests_path(folder, name))

@@ -8,7 +8,7 @@ from combcn_core.fill.merge import REGISTERED_SHARE, Sighting, merge
 from combcn_core.fill.trace import HALF_ERROR, REFERENCE_ROWS
 from combcn_core.pixels import Patch, dilate
 
-from .scene import make_path
+from ..scene import make_path
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,7 +6,7 @@ import pytest
 from combcn_core.fill import motion as motion_module
 from combcn_core.fill.motion import SETTLE_PIXELS, SETTLE_ROUNDS, settle
 
-from .scene import Scene, box_masks, make_motion, motion_of
+from ..scene import Scene, box_masks, make_motion, motion_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

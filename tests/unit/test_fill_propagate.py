@@ -8,7 +8,7 @@ from combcn_core.fill.cuts import is_cut
 from combcn_core.pixels import from_unit
 from combcn_core.stages import propagate
 
-from .scene import Scene, as_tensors, box_masks
+from ..scene import Scene, as_tensors, box_masks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

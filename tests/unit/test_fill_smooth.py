@@ -6,7 +6,7 @@ import pytest
 from combcn_core.fill.smooth import fill_smoothly, membrane, push_pull
 from combcn_core.pixels import Patch
 
-from .scene import Scene, box_masks
+from ..scene import Scene, box_masks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,7 +9,7 @@ from combcn_core.fill.plate import Plate
 from combcn_core.fill.trace import NEARNESS_PIXELS, Nearness, gather, trace
 from combcn_core.pixels import Box, Patch, to_unit
 
-from .scene import box_masks, make_motion, make_path
+from ..scene import box_masks, make_motion, make_path
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
