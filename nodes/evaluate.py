@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from combcn_core.clips.pictures import outline_mask, side_by_side, wipe, xt_slice
-from combcn_core.masks import bounding_box, check_masks
+from combcn_core.masks import bounding_box
 from combcn_core.measure import metrics
 from combcn_core.progress import OnShare, part_of
 
 from .previews import preview_video
 from .progress import Progress
 from .schema import known
-from .sockets import from_pictures, to_images, to_masks, to_pictures
+from .sockets import from_pictures, to_holes, to_images, to_pictures
 
 MAX_RESULTS = 4
 LINE_SHARE = 0.12  # of a panel: labels are read in a small node
@@ -78,7 +78,7 @@ class Evaluate(io.ComfyNode):
         cls, truth: Tensor, mask: Tensor, names: str, **images: Tensor | None
     ) -> io.NodeOutput:
         target = to_images(truth, "truth")
-        holes = check_masks(to_masks(mask, target), *target.shape[:3])
+        holes = to_holes(mask, target)
         rows, panels = [], {}
         busiest = int(holes.flatten(1).sum(1).argmax())
         progress, results = Progress(preview_seconds=None), _named(images, names, target)
@@ -199,7 +199,7 @@ class Compare(io.ComfyNode):
         first = next(iter(clips.values()))
         row = min(int(height * first.shape[1]), first.shape[1] - 1)
         if mask is not None:
-            box = bounding_box(check_masks(to_masks(mask, first), *first.shape[:3]))
+            box = bounding_box(to_holes(mask, first))
             row = row if box is None else (box.top + box.bottom) // 2
         labels, pictures = list(clips), [to_pictures(clip) for clip in clips.values()]
         frames, wiped, shown = [], [], []

@@ -1,6 +1,5 @@
 """Inpaint: all stages in one node."""
 
-import dataclasses
 from typing import Any
 
 from comfy_api.latest import io
@@ -118,7 +117,7 @@ class Inpaint(io.ComfyNode):
 
         def work(attempt: Attempt) -> tuple[Tensor, Tensor]:
             network = None if model is None else attempt.ready(model, *frames.shape[1:3])
-            shorter = dataclasses.replace(config, segment_frames=attempt.segment_frames)
+            shorter = attempt.shorten(config)
             return inpaint_with_unseen(frames, masks, network, shorter, on_progress=progress)
 
         filled, unseen = backing_off(work)

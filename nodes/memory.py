@@ -1,7 +1,7 @@
 """Networks as ComfyUI wants to have them: on its device, in its precision, within its memory."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -42,6 +42,10 @@ class Attempt:
 
     segment_frames: int
     share: float
+
+    def shorten(self, config: InpaintConfig) -> InpaintConfig:
+        """Settings of a run with segments of this length."""
+        return replace(config, segment_frames=self.segment_frames)
 
     def ready(self, loaded: LoadedModel, height: int, width: int) -> InferenceModel:
         """The networks on their device, with room beside them for frames of this size."""

@@ -12,12 +12,10 @@ from comfy_api.latest import io, ui
 from numpy.typing import NDArray
 from torch import Tensor
 
-from combcn_core.masks import check_masks
-
 from . import folders
 from .links import refusal
 from .schema import known
-from .sockets import to_images, to_masks, to_output, to_pictures
+from .sockets import to_holes, to_images, to_masks, to_output, to_pictures
 
 _EDITOR_FOLDER = "clipspace"  # which the newest front ends leave out of the name
 _SAME_FRAME = 0.98  # of its pixels differ by two levels at most; the editor's brush may paint some
@@ -108,8 +106,7 @@ class PaintMask(io.ComfyNode):
             hole = _painted(path, to_pictures(clip[frame])[0], frame)
             shown = ui.SavedImages([_reference(path)])
         elif start is not None:
-            given = check_masks(to_masks(start, clip, "start") >= 0.5, *clip.shape[:3])
-            hole = given[frame]
+            hole = to_holes(start, clip, "start")[frame]
             alpha = 1 - hole.float()
             shown = ui.PreviewImage(torch.cat([clip[frame], alpha[..., None]], -1)[None], cls=cls)
         else:

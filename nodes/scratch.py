@@ -35,17 +35,16 @@ def trim(video: Input.Video, info: ClipInfo) -> tuple[int, int] | None:
     start, duration = window()
     if not (start or duration):
         return None
-    assert info.indices is not None
     if info.pts is not None and info.time_base is not None:
         times = [float(pts * info.time_base) for pts in info.pts]
     else:
         assert info.fps is not None
-        times = [float(info.start_seconds + index / info.fps) for index in info.indices]
+        times = [float(info.start_seconds + index / info.fps) for index in info.read_indices]
     stop = start + duration if duration else times[-1] + 1
     slack = 1e-4  # seconds: a time is a rounded number, and a frame longer than this
     inside = [
         index
-        for index, time in zip(info.indices, times, strict=True)
+        for index, time in zip(info.read_indices, times, strict=True)
         if start - slack <= time < stop - slack
     ]
     if not inside:

@@ -14,6 +14,8 @@ from comfy_api.latest import io
 from numpy.typing import NDArray
 from torch import Tensor
 
+from combcn_core.masks import check_masks
+
 Model = io.Custom("COMBCN_MODEL")  # a memory.LoadedModel
 
 _NO_ALPHA_SIDE = 64  # Load Image gives an empty mask of this size for a picture without alpha
@@ -47,6 +49,11 @@ def to_masks(mask: Tensor, images: Tensor, name: str = "mask") -> Tensor:
             f"without alpha; paint a mask, or connect one of {size[1]}x{size[0]}."
         )
     return mask.cpu().float()
+
+
+def to_holes(mask: Tensor, images: Tensor, name: str = "mask") -> Tensor:
+    """(T, H, W) bool of a MASK, one for each of the images. Raises as `to_masks`."""
+    return check_masks(to_masks(mask, images, name), *images.shape[:3])
 
 
 def to_output(images: Tensor) -> Tensor:

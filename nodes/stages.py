@@ -17,14 +17,13 @@ from combcn_core import (
     upsample_guidance,
 )
 from combcn_core.fill.grain import match_grain
-from combcn_core.masks import check_masks
 from combcn_core.progress import OnShare, part_of
 from combcn_core.restore import Upsampling
 
 from .memory import Attempt, LoadedModel, backing_off
 from .progress import Progress, with_largest_hole
 from .schema import known
-from .sockets import Model, to_images, to_masks, to_output
+from .sockets import Model, to_holes, to_images, to_output
 
 METHODS: tuple[Upsampling, ...] = ("bicubic", "nearest", "bilinear", "lanczos")
 
@@ -107,7 +106,7 @@ class Propagate(io.ComfyNode):
         painted: Tensor | None = None,
     ) -> io.NodeOutput:
         frames = to_images(images)
-        holes = _check(to_masks(mask, frames), frames)
+        holes = to_holes(mask, frames)
         if painted is not None:
             plate = to_images(painted, "painted")
             frames, holes = _with_plate(frames, holes, painted_frame, plate)
@@ -296,7 +295,7 @@ class SpatialDetail(io.ComfyNode):
 
         result = backing_off(work)
         if match_grain:
-            whole = holes if removed is None else _check(to_masks(removed, frames), frames)
+            whole = holes if removed is None else to_holes(removed, frames)
             result = _with_grain(result, holes, whole | holes)
         progress.finish(with_largest_hole(result, holes))
         return io.NodeOutput(to_output(result))
@@ -364,9 +363,9 @@ class SynthesizeTexture(io.ComfyNode):
         removed: Tensor | None = None,
     ) -> io.NodeOutput:
         frames = to_images(images)
-        holes = _check(to_masks(mask, frames), frames)
+        holes = to_holes(mask, frames)
         begun = None if start is None else to_images(start, "start")
-        whole = holes if removed is None else _check(to_masks(removed, frames), frames) | holes
+        whole = holes if removed is None else to_holes(removed, frames) | holes
         progress = Progress()
         result = synthesize_texture(frames, holes, begun, removed=whole, on_progress=progress)
         if match_grain:
@@ -380,14 +379,10 @@ def _starting_point(
 ) -> tuple[Tensor, Tensor]:
     """The frames as the networks want to have them, and (T, H, W) bool of the holes."""
     frames = to_images(images)
-    holes = _check(to_masks(mask, frames), frames)
+    holes = to_holes(mask, frames)
     if fill_first and model.model.config.input_fill == "classical":
         frames = fill_rest(frames, holes, on_progress=on_progress)
     return frames, holes
-
-
-def _check(masks: Tensor, frames: Tensor) -> Tensor:
-    return check_masks(masks, *frames.shape[:3])
 
 
 def _with_grain(frames: Tensor, smooth: Tensor, holes: Tensor) -> Tensor:

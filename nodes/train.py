@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from combcn_core import CombCN, NetworkConfig, load_model, read_model_info
-from combcn_core.masks import check_masks
 from combcn_core.progress import part_of
 from combcn_core.training.config import Mode, TrainConfig
 from combcn_core.training.footage import Footage, footage_from_images, scan_footage
@@ -30,7 +29,7 @@ from .links import refusal
 from .memory import LoadedModel, hold, is_out_of_memory
 from .progress import Progress
 from .schema import known
-from .sockets import Model, from_pictures, to_images, to_masks
+from .sockets import Model, from_pictures, to_holes, to_images
 
 log = logging.getLogger("combcn")
 
@@ -327,10 +326,7 @@ def _footage(
     if images is None:
         raise ValueError(NOTHING)
     frames = to_images(images).clone()
-    unknown = None
-    if mask is not None:
-        unknown = check_masks(to_masks(mask, frames), *frames.shape[:3])
-    return footage_from_images(frames, unknown)
+    return footage_from_images(frames, None if mask is None else to_holes(mask, frames))
 
 
 def _device_name(device: torch.device) -> Literal["cuda", "mps", "cpu"]:

@@ -135,12 +135,11 @@ class InpaintVideo(io.ComfyNode):
                 output = free_path(filename_prefix, folder_paths.get_output_directory(), ending)
 
             def work(attempt: Attempt) -> Report:
-                shorter = dataclasses.replace(config, segment_frames=attempt.segment_frames)
                 return inpaint_file(
                     source,
                     masks,
                     output,
-                    config=shorter,
+                    config=attempt.shorten(config),
                     model=None if model is None else attempt.ready(model, info.height, info.width),
                     frames=frames,
                     fit_mask=resize_mask,

@@ -106,6 +106,12 @@ class ClipInfo:
     is_flipped: bool = False  # displayed in the size in which it is stored, turned or mirrored
 
     @property
+    def read_indices(self) -> Sequence[int]:
+        """`indices` of a clip that comes from a reader."""
+        assert self.indices is not None
+        return self.indices
+
+    @property
     def num_frames(self) -> int | None:
         """How many frames the reader yields, exactly; None if this comes from no reader."""
         return None if self.indices is None else len(self.indices)

@@ -331,8 +331,7 @@ class ImageReader(FrameReader):
 
     def _items(self) -> Generator[Frame, None, None]:
         info = self.info
-        assert info.indices is not None
-        for index in info.indices:
+        for index in info.read_indices:
             frame = self._read(index)
             pixels = frame.pixels
             if pixels.shape != (info.height, info.width, 3) or pixels.dtype != info.dtype:
@@ -342,9 +341,10 @@ class ImageReader(FrameReader):
                     "give images of one size and depth."
                 )
             if _has_alpha(frame) and not info.has_alpha:
+                first = self._files[info.read_indices[0]]
                 raise ValueError(
-                    f"image {self._files[index]} has alpha but {self._files[info.indices[0]]} has "
-                    "none; give alpha to all or to none."
+                    f"image {self._files[index]} has alpha but {first} has none; give alpha to all "
+                    "or to none."
                 )
             yield frame
 

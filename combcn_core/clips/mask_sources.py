@@ -164,8 +164,7 @@ class VideoMasks(Masks):
         self._allow_truncated = allow_truncated
         info = open_reader(path, allow_truncated=allow_truncated).info
         assert info.total_frames is not None
-        assert info.indices is not None
-        self._num_frames, self._indices = info.total_frames, info.indices
+        self._num_frames, self._indices = info.total_frames, info.read_indices
         if len(self._indices) < self._num_frames:
             warn_once(
                 f"mask {path} is damaged: {len(self._indices)} of {self._num_frames} frames "

@@ -155,8 +155,7 @@ def keep_masks(masks: Mapping[int, PackedMask], info: ClipInfo) -> MaskReader:
         masks: index of a frame in the source -> its mask.
         info: of the clip's reader; all of its frames have masks.
     """
-    assert info.indices is not None
-    return MaskReader(KeptMasks(masks), info, info.indices, MaskConfig(), False)
+    return MaskReader(KeptMasks(masks), info, info.read_indices, MaskConfig(), False)
 
 
 class MaskReader(Reader[Mask]):

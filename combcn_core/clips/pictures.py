@@ -60,7 +60,7 @@ def side_by_side(
     if len(shapes) > 1:
         raise ValueError(f"frames of shapes {sorted(shapes)}; scale them to one size first.")
     for frame in frames:
-        _check_image(frame)
+        _check(frame)
     if columns is None:
         columns = len(frames) if len(frames) <= 3 else math.ceil(math.sqrt(len(frames)))
     if columns < 1 or gap < 0:
@@ -120,7 +120,7 @@ def xt_slice(images: Image, row: int) -> Image:
     Raises:
         ValueError: row is outside the frames.
     """
-    _check_clip(images)
+    _check(images, ndim=4)
     if not 0 <= row < images.shape[1]:
         raise ValueError(f"row is {row} but frames have {images.shape[1]} rows; count from 0.")
     return images[:, row].copy()
@@ -268,7 +268,7 @@ def outline_mask(
     Raises:
         ValueError: mask and image differ in size.
     """
-    _check_image(image)
+    _check(image)
     if mask.shape != image.shape[:2]:
         raise ValueError(
             f"mask is {mask.shape} but image is {image.shape[:2]}; pass the mask of this frame."
@@ -308,7 +308,7 @@ def save_picture(path: str | os.PathLike[str], image: Image) -> Path:
     ending = path.suffix.lower()
     if ending not in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"picture is to be written to {path}; its name must end in .png or .jpg.")
-    _check_image(image)
+    _check(image)
     # Full chroma: JPEG's default smears a coloured outline.
     full = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     options = [] if ending == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 92, *full]
@@ -319,15 +319,9 @@ def save_picture(path: str | os.PathLike[str], image: Image) -> Path:
     return path
 
 
-def _check_image(image: Image) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+def _check(images: Image, ndim: int = 3) -> None:
+    if images.dtype != np.uint8 or images.ndim != ndim or images.shape[-1] != 3 or not images.size:
+        what, form = ("picture", "(H, W, 3)") if ndim == 3 else ("clip", "(T, H, W, 3)")
         raise ValueError(
-            f"picture is {image.dtype} of shape {image.shape}; pass uint8 RGB of shape (H, W, 3)."
-        )
-
-
-def _check_clip(images: Image) -> None:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.size == 0:
-        raise ValueError(
-            f"clip is {images.dtype} of shape {images.shape}; pass uint8 RGB of shape (T, H, W, 3)."
+            f"{what} is {images.dtype} of shape {images.shape}; pass uint8 RGB of shape {form}."
         )

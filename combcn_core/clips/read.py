@@ -48,9 +48,9 @@ class VideoReader(FrameReader):
         if scan.change:
             raise damage_error(path, 0, 0, scan.change)
         info, pts = scan.info, scan.pts
-        assert info.indices is not None
-        indices = select_frames(info.indices, frames, path)
-        begin = bisect_left(info.indices, indices[0])
+        known = info.read_indices
+        indices = select_frames(known, frames, path)
+        begin = bisect_left(known, indices[0])
         end = begin + len(indices)
 
         def seconds(position: int) -> Fraction:
@@ -63,7 +63,7 @@ class VideoReader(FrameReader):
         self._allow_truncated = allow_truncated
         self._with_alpha = with_alpha
         last_seconds = info.last_seconds
-        if end < len(info.indices):
+        if end < len(known):
             last_seconds = seconds(end) - seconds(end - 1) if info.pts is not None else None
         self.info = replace(
             info,
@@ -72,13 +72,13 @@ class VideoReader(FrameReader):
             indices=indices,
             pts=None if info.pts is None else info.pts[begin:end],
             start_seconds=seconds(begin),
-            stop_seconds=None if end == len(info.indices) else seconds(end),
+            stop_seconds=None if end == len(known) else seconds(end),
             truncated=scan.damaged,
         )
 
     def _items(self) -> Generator[Frame, None, None]:
-        assert self.info.indices is not None
-        first, last = self.info.indices[0], self.info.indices[-1]
+        wanted = self.info.read_indices
+        first, last = wanted[0], wanted[-1]
         keys = [pts for index, pts in self._scan.keyframes if 0 < index <= first]
         reformatter = VideoReformatter()
         num_yielded = 0
@@ -95,13 +95,12 @@ class VideoReader(FrameReader):
                     num_yielded += 1
             if num_yielded:
                 break
-        if num_yielded < len(self.info.indices) and not self._allow_truncated:
+        if num_yielded < len(wanted) and not self._allow_truncated:
             raise damage_error(self._path, first + num_yielded, self._scan.num_stated)
 
     def _decode(self, start: int | None) -> Iterator[tuple[int, VideoFrame]]:
         """Decode from the key frame with this pts; yields indices with frames."""
         scan = self._scan
-        assert scan.info.indices is not None
         with av.open(str(self._path.absolute()), metadata_errors="ignore") as container:
             stream = container.streams[scan.stream_index]
             assert isinstance(stream, VideoStream)
@@ -117,7 +116,7 @@ class VideoReader(FrameReader):
                     position = -1 if frame.pts is None else bisect_left(scan.pts, frame.pts)
                     if frame.pts not in scan.pts[position : position + 1]:
                         continue  # before the first one that counts
-                index = scan.info.indices[position]
+                index = scan.info.read_indices[position]
                 yield index, frame
             if decoder.damaged and not self._allow_truncated:
                 raise damage_error(self._path, index + 1, scan.num_stated, decoder.change)

@@ -193,8 +193,7 @@ def _alpha_of(info: ClipInfo) -> Alpha | None:
     """The frames of a clip once more, for their alpha; EXR images bring their own."""
     if not info.has_alpha or info.path is None or info.dtype == np.float32:
         return None
-    assert info.indices is not None
-    span = (info.indices[0], info.indices[-1])
+    span = (info.read_indices[0], info.read_indices[-1])
     return Alpha(
         open_reader(info.path, frames=span, allow_truncated=info.truncated, with_alpha=True)
     )

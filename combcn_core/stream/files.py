@@ -230,8 +230,7 @@ def list_segments(
         small = (thumbnail(frame.picture) for frame in pictures)
         pairs = enumerate(pairwise(small), clip.start + 1)
         cuts = [here for here, pair in pairs if is_cut_between(*pair)]
-    assert clip.info.indices is not None
-    numbers = clip.info.indices
+    numbers = clip.info.read_indices
     return [
         (
             numbers[begin - clip.start],
@@ -354,8 +353,7 @@ def _weights(
 
 def _reach(counts: Counts, clip: SourceClip, number: int) -> dict[str, int]:
     """How far the painted area of a frame travelled, see `Report`."""
-    indices = clip.whole.indices
-    assert indices is not None
+    indices = clip.whole.read_indices
     painted = bisect_left(indices, number)
     pixels = {t: some[painted] for t, some in counts.travelled.items() if painted in some}
     if not pixels:
@@ -390,9 +388,8 @@ def _changed_outside_mask(
     clip: SourceClip, grow_pixels: int, output: Path, on_progress: OnShare | None = None
 ) -> int:
     """Count the pixels that are not those of the source though no mask covers them."""
-    source, indices = clip.info.path, clip.info.indices
+    source, indices = clip.info.path, clip.info.read_indices
     assert source is not None
-    assert indices is not None
     span, truncated = (indices[0], indices[-1]), clip.whole.truncated
     changed = 0
     with (

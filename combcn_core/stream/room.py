@@ -36,8 +36,7 @@ def forecast_bytes(
         info: of the frames to be written.
         first_frame: gives (H, W, 3), the measure of the others where no pixel may be lost.
     """
-    assert info.indices is not None
-    count = len(info.indices)
+    count = len(info.read_indices)
     if info.dtype == np.float32:  # EXR images become EXR images
         assert info.path is not None
         assert info.total_frames is not None

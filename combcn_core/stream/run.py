@@ -120,8 +120,7 @@ def _say_cost(clip: SourceClip, config: InpaintConfig, inpainter: ShotInpainter)
     wanted, read = clip.stop - clip.start, clip.read_stop - clip.read_start
     if read < 2 * wanted or not config.propagate or config.reach == 1:
         return
-    assert clip.whole.indices is not None
-    total = len(clip.whole.indices)
+    total = len(clip.whole.read_indices)
 
     def near(reach: int) -> int:
         beyond = inpainter.halo - inpainter.context - config.reach + reach

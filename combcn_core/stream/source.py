@@ -68,9 +68,7 @@ def open_clip(
     """Open all that is to be read, which shows what is wrong with it."""
     whole = open_reader(input, allow_truncated=allow_truncated).info
     info = open_reader(input, frames=frames, allow_truncated=allow_truncated).info
-    assert whole.indices is not None
-    assert info.indices is not None
-    indices = whole.indices
+    indices, wanted = whole.read_indices, info.read_indices
     if whole.truncated:
         log.warning("%s is damaged: %d frames of it decode, and are used.", input, len(indices))
 
@@ -87,8 +85,8 @@ def open_clip(
     if follows:
         drawn = read_drawn(mask, whole, config=mask_config, fit_mask=fit_mask)
     masks = None if follows else open_masks(info)
-    start = bisect_left(indices, info.indices[0])
-    stop = start + len(info.indices)
+    start = bisect_left(indices, wanted[0])
+    stop = start + len(wanted)
     read_start, read_stop = max(start - halo, 0), min(stop + halo, len(indices))
     if masks is not None and masks.is_of_range:  # no other frames can be used
         read_start = shot_start = start
@@ -117,7 +115,7 @@ def open_clip(
         )
         wholes = dict(zip(indices[read_start:read_stop], taken, strict=True))
         with open_given(info) as given:
-            for index, hole in zip(info.indices, given, strict=True):
+            for index, hole in zip(wanted, given, strict=True):
                 shadow_pixels += wholes[index].num_pixels - int(hole.sum())
 
         def open_masks(info: ClipInfo) -> MaskReader:
@@ -298,11 +296,10 @@ def _read_plate(path: PathLike, info: ClipInfo) -> Pixels:
 
 def check_references(references: Mapping[int, PathLike], whole: ClipInfo) -> None:
     for number, path in references.items():
-        assert whole.indices is not None
-        if number not in whole.indices:
+        if number not in whole.read_indices:
             raise ValueError(
                 f"reference {path} is for frame {number}, but {whole.path} has frames 0 to "
-                f"{whole.indices[-1]}; give one of these numbers."
+                f"{whole.read_indices[-1]}; give one of these numbers."
             )
         if not Path(path).is_file():
             raise ValueError(
