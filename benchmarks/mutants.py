@@ -37,24 +37,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-# The tests of each module: a file in tests/.
+# The tests of each module: files in tests/.
 MODULES = {
     "networks.layers": "unit/test_networks.py",
     "training.losses": "unit/test_losses.py",
     "segments": "unit/test_segments.py",
     "masks": "unit/test_masks.py",
-    "pixels": "unit/test_pixels.py",
+    "pixels": "unit/test_pixels.py unit/test_masks.py",
     "clips.color": "files/test_video.py",
     "clips.decode": "files/test_video.py",
     "clips.scan": "files/test_video.py",
     "clips.read": "files/test_video.py",
     "clips.write": "files/test_video.py",
     "clips.tracks": "files/test_video.py",
-    "fill.motion": "unit/test_fill_motion.py",
-    "fill.trace": "unit/test_fill_trace.py",
-    "fill.choose": "unit/test_fill_choose.py",
-    "fill.merge": "unit/test_fill_merge.py",
-    "fill.smooth": "unit/test_fill_smooth.py",
+    "fill.motion": "unit/test_fill_motion.py unit/test_fill_propagate.py",
+    "fill.trace": "unit/test_fill_trace.py unit/test_fill_propagate.py",
+    "fill.choose": "unit/test_fill_choose.py unit/test_fill_propagate.py",
+    "fill.merge": "unit/test_fill_merge.py unit/test_fill_propagate.py",
+    "fill.smooth": "unit/test_fill_smooth.py unit/test_fill_propagate.py",
 }
 
 # A mutant may loop for ever, and fill the memory or the disk meanwhile.
@@ -363,16 +363,16 @@ def module_path(root: Path, module: str) -> Path:
     return root / "combcn_core" / f"{module.replace('.', '/')}.py"
 
 
-def tests_path(root: Path, module: str) -> Path:
-    return root / "tests" / MODULES[module]
+def tests_paths(root: Path, module: str) -> list[Path]:
+    return [root / "tests" / name for name in MODULES[module].split()]
 
 
 def key(module: str, mutant: Mutant) -> tuple[str, int, str, str, str]:
     return module, mutant.line, mutant.operator, mutant.before, mutant.after
 
 
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def digest(*paths: Path) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
 
 
 def read_state(path: Path, root: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
@@ -380,10 +380,11 @@ def read_state(path: Path, root: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
     known = {}
     for text in path.read_text().splitlines():
         record = json.loads(text)
-        if record["module"] not in MODULES or not tests_path(root, record["module"]).exists():
+        tests = tests_paths(root, record["module"]) if record["module"] in MODULES else []
+        if not tests or not all(path.exists() for path in tests):
             continue
         same_module = record["module_digest"] == digest(module_path(root, record["module"]))
-        same_tests = record["tests_digest"] == digest(tests_path(root, record["module"]))
+        same_tests = record["tests_digest"] == digest(*tests)
         if same_module and (same_tests or record["caught"]):
             fields = ("module", "line", "operator", "before", "after")
             known[tuple(record[name] for name in fields)] = record
@@ -398,8 +399,9 @@ def take_snapshot(folder: Path, modules: Sequence[str]) -> None:
     for shared in (ROOT / "tests").glob("*.py"):
         shutil.copy(shared, folder / "tests")
     for name in modules:
-        tests_path(folder, name).parent.mkdir(exist_ok=True)
-        shutil.copy(tests_path(ROOT, name), tests_path(folder, name))
+        for path in tests_paths(Path(), name):
+            (folder / path).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / path, folder / path)
     shutil.copy(ROOT / "pyproject.toml", folder)
     (folder / "quick_first.py").write_text(QUICK_FIRST)
 
@@ -438,7 +440,7 @@ def judge(scratch: Path, module: str, mutant: Mutant) -> tuple[str, Mutant, dict
         "by": "time limit" if code is None else "".join(failed[:1])[:200],
         "seconds": round(time.monotonic() - start, 1),
         "module_digest": digest(module_path(scratch / "snapshot", module)),
-        "tests_digest": digest(tests_path(scratch / "snapshot", module)),
+        "tests_digest": digest(*tests_paths(scratch / "snapshot", module)),
     }
     return module, mutant, record
 
@@ -447,7 +449,9 @@ def run_tests(
     folder: Path, module: str, times: Path, limit_seconds: float
 ) -> tuple[int | None, str]:
     """Exit code, None where the time was over, and what was printed."""
-    process = _processes().Process(target=_pytest, args=(folder, tests_path(folder, module), times))
+    process = _processes().Process(
+        target=_pytest, args=(folder, tests_paths(folder, module), times)
+    )
     process.start()
     try:
         process.join(limit_seconds)
@@ -470,7 +474,7 @@ def _processes() -> ForkServerContext:
     return context
 
 
-def _pytest(folder: Path, tests: Path, times: Path) -> None:
+def _pytest(folder: Path, tests: Sequence[Path], times: Path) -> None:
     """Run the tests of a copy, in a process of its own, which this ends."""
     os.setsid()
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
@@ -495,7 +499,7 @@ def _pytest(folder: Path, tests: Path, times: Path) -> None:
 
     options = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "quick_first"]
     options += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
-    options += ["--basetemp", str(folder / "results"), str(tests)]
+    options += ["--basetemp", str(folder / "results"), *map(str, tests)]
     sys.exit(pytest.main(options))
 
 

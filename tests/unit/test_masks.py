@@ -3,9 +3,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
 
 from combcn_core.masks import (
     bounding_box,
@@ -16,7 +13,7 @@ from combcn_core.masks import (
     grow,
     to_float,
 )
-from combcn_core.pixels import Box, PackedMask, PackedMasks, crop_box
+from combcn_core.pixels import Box, crop_box
 
 DTYPES = [torch.uint8, torch.uint16, torch.float16, torch.float32]
 
@@ -346,27 +343,3 @@ def test_downsample_counts_what_a_filled_hole_holds():
 def test_downsample_rejects_other_sizes(size, message):
     with pytest.raises(ValueError, match=message):
         downsample_known(random_images(torch.uint8), torch.zeros(9, 11), size=size)
-
-
-@given(
-    hole=arrays(
-        bool,
-        array_shapes(min_dims=2, max_dims=2, max_side=19),
-        elements=st.booleans(),
-        fill=st.just(False),
-    )
-)
-def test_a_packed_mask_is_the_mask(hole):
-    packed = PackedMask.of(hole)
-    np.testing.assert_array_equal(packed.whole(), hole)
-    assert packed.num_pixels == hole.sum()
-    assert packed.box == bounding_box(torch.from_numpy(hole))
-
-
-def test_packed_masks_are_a_sequence():
-    holes = np.random.default_rng(3).random((5, 4, 6)) < 0.3
-    packed = PackedMasks([PackedMask.of(hole) for hole in holes])
-    assert len(packed) == 5
-    np.testing.assert_array_equal(np.stack(list(packed)), holes)
-    np.testing.assert_array_equal(np.stack(list(packed[1:4])), holes[1:4])
-    np.testing.assert_array_equal(packed[-1], holes[-1])

@@ -3,20 +3,39 @@
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from combcn_core.fill.motion import MARGIN_PIXELS
 from combcn_core.fill.threads import one_thread
 from combcn_core.pixels import (
     Box,
+    Decoded,
+    Filled,
+    PackedMask,
+    PackedMasks,
     Patch,
+    channel_sum,
+    covers,
     crop,
+    crop_box,
+    crop_stored,
     differ,
     dilate,
     find_box,
     from_unit,
+    intersection,
+    moved_box,
+    pixels_of,
+    placed_box,
     replaced,
     sample,
+    sample_stored,
+    shrunk,
     to_unit,
+    union,
+    weighted,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -101,3 +120,142 @@ def test_one_thread_restores_the_setting():
     with one_thread():
         assert cv2.getNumThreads() == 1
     assert cv2.getNumThreads() == before
+
+
+@st.composite
+def boxes(draw):
+    """(box, height, width), the box within the frame."""
+    height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    top, left = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
+    bottom, right = draw(st.integers(top + 1, height)), draw(st.integers(left + 1, width))
+    return Box(top, left, bottom, right), height, width
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(boxes(), st.integers(0, 20), st.integers(1, 9))
+def test_crop_box_against_pixel_by_pixel(placed, context, multiple):
+    box, height, width = placed
+    crop = crop_box(box, context, multiple, height, width)
+    for low, high, first, last, size in [
+        (crop.top, crop.bottom, box.top, box.bottom, height),
+        (crop.left, crop.right, box.left, box.right, width),
+    ]:
+        needed = [i for i in range(size) if first - context <= i < last + context]
+        # The least range on the grid, or up to the end of the frame, that holds what is needed.
+        starts = [i for i in range(0, size, multiple) if i <= needed[0]]
+        ends = [i for i in [*range(0, size, multiple), size] if i > needed[-1]]
+        assert (low, high) == (max(starts), min(ends))
+    assert (crop.height, crop.width) == (crop.bottom - crop.top, crop.right - crop.left)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: crop_box(Box(2, 2, 2, 3), 0, 4, 9, 9), "does not lie within a frame of 9x9"),
+        (lambda: crop_box(Box(2, 2, 4, 10), 0, 4, 9, 9), "does not lie within a frame of 9x9"),
+        (lambda: crop_box(Box(2, 2, 4, 5), -1, 4, 9, 9), "context_pixels is -1"),
+        (lambda: crop_box(Box(2, 2, 4, 5), 0, 0, 9, 9), "multiple is 0"),
+    ],
+)
+def test_crop_box_rejects_impossible_numbers(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@given(boxes(), boxes())
+def test_boxes_against_sets_of_pixels(first, second):
+    one, two = first[0], second[0]
+
+    def pixels(box):
+        return {(y, x) for y in range(box.top, box.bottom) for x in range(box.left, box.right)}
+
+    both = pixels(one) & pixels(two)
+    common = intersection(one, two)
+    assert (set() if common is None else pixels(common)) == both
+    assert covers(one, two) == (pixels(two) <= pixels(one))
+    around = union(one, two)
+    ys, xs = zip(*(pixels(one) | pixels(two)), strict=True)
+    assert around == (min(ys), min(xs), max(ys) + 1, max(xs) + 1)
+    assert placed_box(moved_box(one, two), two) == one
+    shifted = {(y - two.top, x - two.left) for y, x in pixels(one)}
+    assert pixels(moved_box(one, two)) == shifted
+
+
+@given(
+    hole=arrays(
+        bool,
+        array_shapes(min_dims=2, max_dims=2, max_side=19),
+        elements=st.booleans(),
+        fill=st.just(False),
+    )
+)
+def test_a_packed_mask_is_the_mask(hole):
+    packed = PackedMask.of(hole)
+    np.testing.assert_array_equal(packed.whole(), hole)
+    assert packed.num_pixels == hole.sum()
+    assert packed.box == find_box(hole)
+
+
+def test_packed_masks_are_a_sequence():
+    holes = np.random.default_rng(3).random((5, 4, 6)) < 0.3
+    packed = PackedMasks([PackedMask.of(hole) for hole in holes])
+    assert len(packed) == 5
+    np.testing.assert_array_equal(np.stack(list(packed)), holes)
+    np.testing.assert_array_equal(np.stack(list(packed[1:4])), holes[1:4])
+    np.testing.assert_array_equal(packed[-1], holes[-1])
+
+
+def test_sums_and_products_by_channel():
+    rng = np.random.default_rng(2)
+    values, weights = rng.random((9, 11, 3), np.float32), rng.random((9, 11), np.float32)
+    np.testing.assert_array_equal(weighted(values, weights), values * weights[..., None])
+    np.testing.assert_allclose(channel_sum(values), values.sum(-1), rtol=1e-6)
+
+
+def test_a_filled_frame_is_its_source_with_other_pixels_in_the_hole():
+    rng = np.random.default_rng(5)
+    frame = rng.integers(0, 256, (20, 30, 3), np.uint8)
+    hole = np.zeros((20, 30), bool)
+    hole[4:9, 6:12] = rng.random((5, 6)) < 0.6
+    values = rng.integers(0, 256, (int(hole.sum()), 3), np.uint8)
+    expected = frame.copy()
+    expected[hole] = values
+    filled = Filled(frame, PackedMask.of(hole), values)
+    np.testing.assert_array_equal(filled.whole(), expected)
+    box = Box(2, 3, 15, 25)
+    np.testing.assert_array_equal(filled.crop(box), expected[2:15, 3:25])
+    assert Filled.of(frame).whole() is frame  # not a copy
+
+
+class Upside(Decoded):
+    """A frame that is stored upside down."""
+
+    def __init__(self, pixels):
+        self.stored, self.shape, self.dtype = pixels[::-1], pixels.shape, pixels.dtype
+
+    def to_pixels(self, box):
+        return self.stored[::-1][box.top : box.bottom, box.left : box.right]
+
+    def to_small(self, width, height):
+        return cv2.resize(self.stored[::-1], (width, height), interpolation=cv2.INTER_AREA)
+
+
+def test_a_decoded_frame_shows_what_its_pixels_do():
+    rng = np.random.default_rng(6)
+    pixels = rng.integers(0, 256, (90, 120, 3), np.uint8)
+    frame = Upside(pixels)
+    assert pixels_of(pixels) is pixels
+    np.testing.assert_array_equal(pixels_of(frame), pixels)
+    for box in (Box(50, 60, 60, 70), Box(52, 61, 55, 66), Box(0, 0, 90, 120), Box(3, 2, 9, 8)):
+        np.testing.assert_array_equal(crop_stored(frame, box), crop(pixels, box))
+    small = cv2.resize(pixels, (40, 30), interpolation=cv2.INTER_AREA)
+    for stored in (frame, pixels):
+        np.testing.assert_array_equal(shrunk(stored, 40, 30), small)
+        np.testing.assert_array_equal(shrunk(stored, 120, 90), pixels)
+    x, y = (rng.uniform(-4, size + 4, 500).astype(np.float32) for size in (120, 90))
+    for some in (np.s_[:], np.s_[:3], np.s_[:0]):
+        for kernel in (cv2.INTER_LINEAR, cv2.INTER_CUBIC):
+            there = Upside(pixels)  # nothing of it is kept yet
+            expected = sample(pixels, x[some], y[some], kernel)
+            found = sample_stored(there, x[some], y[some], kernel)
+            np.testing.assert_array_equal(found, expected)

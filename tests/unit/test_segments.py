@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from combcn_core.pixels import Box, crop_box
+from combcn_core.pixels import Box
 from combcn_core.segments import Segment, plan_shot, plan_tiles
 
 light = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -42,23 +42,6 @@ def test_plan_shot_by_hand():
 
 
 @light
-@given(boxes(), st.integers(0, 20), st.integers(1, 9))
-def test_crop_box_against_pixel_by_pixel(placed, context, multiple):
-    box, height, width = placed
-    crop = crop_box(box, context, multiple, height, width)
-    for low, high, first, last, size in [
-        (crop.top, crop.bottom, box.top, box.bottom, height),
-        (crop.left, crop.right, box.left, box.right, width),
-    ]:
-        needed = [i for i in range(size) if first - context <= i < last + context]
-        # The least range on the grid, or up to the end of the frame, that holds what is needed.
-        starts = [i for i in range(0, size, multiple) if i <= needed[0]]
-        ends = [i for i in [*range(0, size, multiple), size] if i > needed[-1]]
-        assert (low, high) == (max(starts), min(ends))
-    assert (crop.height, crop.width) == (crop.bottom - crop.top, crop.right - crop.left)
-
-
-@light
 @given(boxes(), st.integers(1, 35))
 def test_plan_tiles_covers_every_pixel_once(placed, side):
     box, height, width = placed
@@ -77,10 +60,6 @@ def test_plan_tiles_covers_every_pixel_once(placed, side):
     [
         (lambda: plan_shot(0, 5, 0, 1), "length is 0"),
         (lambda: plan_shot(0, 5, 1, -1), "halo is -1"),
-        (lambda: crop_box(Box(2, 2, 2, 3), 0, 4, 9, 9), "does not lie within a frame of 9x9"),
-        (lambda: crop_box(Box(2, 2, 4, 10), 0, 4, 9, 9), "does not lie within a frame of 9x9"),
-        (lambda: crop_box(Box(2, 2, 4, 5), -1, 4, 9, 9), "context_pixels is -1"),
-        (lambda: crop_box(Box(2, 2, 4, 5), 0, 0, 9, 9), "multiple is 0"),
     ],
 )
 def test_segments_rejects_impossible_numbers(call, message):
