@@ -15,7 +15,7 @@ from combcn_core.progress import OnShare, part_of
 
 from .previews import preview_video
 from .progress import Progress
-from .schema import known
+from .schema import found_by
 from .sockets import from_pictures, to_holes, to_images, to_pictures
 
 MAX_RESULTS = 4
@@ -49,7 +49,7 @@ class Evaluate(io.ComfyNode):
             node_id="CombCN_Evaluate",
             display_name="CombCN Evaluate",
             category="CombCN",
-            **known(io.Schema, search_aliases=["PSNR", "SSIM", "metrics", "flicker", "CombCN"]),
+            **found_by(io.Schema, "PSNR, SSIM, metrics, flicker"),
             description="Measure results against the truth: error, PSNR and flicker in the hole, "
             "PSNR and SSIM of whole frames.",
             inputs=[
@@ -143,16 +143,7 @@ class Compare(io.ComfyNode):
             node_id="CombCN_Compare",
             display_name="CombCN Compare",
             category="CombCN",
-            **known(
-                io.Schema,
-                search_aliases=[
-                    "before and after",
-                    "side by side",
-                    "wipe",
-                    "compare videos",
-                    "CombCN",
-                ],
-            ),
+            **found_by(io.Schema, "before and after, side by side, wipe, compare videos"),
             description="Play clips side by side and wipe from the first to the last, and cut "
             "through their time: in the x-t slice, one row of every frame under the other, flicker "
             "shows as stripes.",

@@ -16,7 +16,7 @@ from combcn_core.clips.video import ClipInfo
 from . import folders
 from .links import refusal
 from .previews import outlined
-from .schema import known
+from .schema import found_by
 from .sockets import to_images, to_output
 
 
@@ -27,10 +27,7 @@ class LoadMaskSequence(io.ComfyNode):
             node_id="CombCN_LoadMaskSequence",
             display_name="CombCN Load Mask Sequence",
             category="CombCN",
-            **known(
-                io.Schema,
-                search_aliases=["load masks", "mask folder", "roto masks", "SAM 2", "CombCN"],
-            ),
+            **found_by(io.Schema, "load masks, mask folder, roto masks, SAM 2"),
             description="Load the masks of a clip from a folder of images, white on what is to be "
             "removed, such as a rotoscoping tool or SAM 2 writes them.",
             inputs=[

@@ -15,7 +15,7 @@ from combcn_core.training.holes import HOLE_KINDS, HoleKind, make_holes
 from .links import check_links, refusal
 from .previews import outlined
 from .progress import Line, Progress
-from .schema import known
+from .schema import found_by, known
 from .sockets import to_images, to_masks, to_output
 
 MERGES = ("no", "objects of each frame", "frames of each object")
@@ -30,17 +30,9 @@ class PrepareMask(io.ComfyNode):
             node_id="CombCN_PrepareMask",
             display_name="CombCN Prepare Mask",
             category="CombCN",
-            **known(
+            **found_by(
                 io.Schema,
-                search_aliases=[
-                    "grow mask",
-                    "dilate mask",
-                    "expand mask",
-                    "invert mask",
-                    "merge masks",
-                    "mask preview",
-                    "CombCN",
-                ],
+                "grow mask, dilate mask, expand mask, invert mask, merge masks, mask preview",
             ),
             description="Bring a mask to the size and length of the frames, and grow it so that it "
             "covers the whole object, its soft edge included.",
@@ -181,16 +173,8 @@ class FollowMask(io.ComfyNode):
             node_id="CombCN_FollowMask",
             display_name="CombCN Follow Mask",
             category="CombCN",
-            **known(
-                io.Schema,
-                search_aliases=[
-                    "track mask",
-                    "propagate mask",
-                    "rotoscope",
-                    "rotopaint",
-                    "object tracking",
-                    "CombCN",
-                ],
+            **found_by(
+                io.Schema, "track mask, propagate mask, rotoscope, rotopaint, object tracking"
             ),
             description="Carry masks drawn on some frames to all frames, along the motion in the "
             "picture and fitted to the object's edge. Says where it is least sure.",
@@ -257,7 +241,7 @@ class TakeShadows(io.ComfyNode):
             node_id="CombCN_TakeShadows",
             display_name="CombCN Take Shadows",
             category="CombCN",
-            **known(io.Schema, search_aliases=["shadow", "reflection", "shadow mask", "CombCN"]),
+            **found_by(io.Schema, "shadow, reflection, shadow mask"),
             description="Grow the mask by the shadow and the reflection of the object, where other "
             "frames show the ground without them. It only ever adds.",
             inputs=[
@@ -299,9 +283,7 @@ class MakeHoles(io.ComfyNode):
             node_id="CombCN_MakeHoles",
             display_name="CombCN Make Holes",
             category="CombCN",
-            **known(
-                io.Schema, search_aliases=["random mask", "synthetic mask", "test mask", "CombCN"]
-            ),
+            **found_by(io.Schema, "random mask, synthetic mask, test mask"),
             description="Cut synthetic holes into frames whose content is known, for training and "
             "for measuring.",
             inputs=[

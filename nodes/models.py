@@ -14,7 +14,7 @@ from combcn_core.networks.inference import Precision
 from . import folders
 from .links import refusal
 from .memory import LoadedModel, hold
-from .schema import known
+from .schema import found_by
 from .sockets import Model
 
 NO_MODELS = "(no models found)"
@@ -27,7 +27,7 @@ class LoadModel(io.ComfyNode):
             node_id="CombCN_LoadModel",
             display_name="CombCN Load Model",
             category="CombCN",
-            **known(io.Schema, search_aliases=["load weights", "checkpoint", "CombCN"]),
+            **found_by(io.Schema, "load weights, checkpoint"),
             description="Load the weights of both networks.",
             inputs=[
                 io.Combo.Input(
@@ -83,7 +83,7 @@ class SaveModel(io.ComfyNode):
             node_id="CombCN_SaveModel",
             display_name="CombCN Save Model",
             category="CombCN",
-            **known(io.Schema, search_aliases=["save weights", "checkpoint", "CombCN"]),
+            **found_by(io.Schema, "save weights, checkpoint"),
             description="Write a model into models/combcn, where Load Model finds it.",
             inputs=[
                 Model.Input("model", tooltip="From Load Model or Joint Trainer."),

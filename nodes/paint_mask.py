@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import folders
 from .links import refusal
-from .schema import known
+from .schema import found_by
 from .sockets import to_holes, to_images, to_masks, to_output, to_pictures
 
 _EDITOR_FOLDER = "clipspace"  # which the newest front ends leave out of the name
@@ -32,10 +32,7 @@ class PaintMask(io.ComfyNode):
             node_id="CombCN_PaintMask",
             display_name="CombCN Paint Mask",
             category="CombCN",
-            **known(
-                io.Schema,
-                search_aliases=["mask editor", "draw mask", "paint", "rotopaint", "CombCN"],
-            ),
+            **found_by(io.Schema, "mask editor, draw mask, paint, rotopaint"),
             description="Show one frame of a video, to be painted on in the mask editor: run, "
             "right click, Open in MaskEditor, paint the object, save, run again.",
             inputs=[

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 
 from combcn_core.demo import FPS, load_demo
 
-from .schema import known
+from .schema import found_by
 from .sockets import from_pictures, to_output
 
 MAX_FRAMES = 24
@@ -19,9 +19,7 @@ class SampleClip(io.ComfyNode):
             node_id="CombCN_SampleClip",
             display_name="CombCN Sample Clip",
             category="CombCN",
-            **known(
-                io.Schema, search_aliases=["demo clip", "test video", "example footage", "CombCN"]
-            ),
+            **found_by(io.Schema, "demo clip, test video, example footage"),
             description="A small clip of a van that drives through a village, the mask of the van, "
             "and the truth: the same clip without it.",
             inputs=[

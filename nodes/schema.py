@@ -17,3 +17,8 @@ def known(make: Callable[..., Any], **fields: Any) -> dict[str, Any]:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return fields
     return {name: value for name, value in fields.items() if name in parameters}
+
+
+def found_by(make: Callable[..., Any], words: str) -> dict[str, Any]:
+    """What people type who look for a node, with commas between; for `make` as in `known`."""
+    return known(make, search_aliases=[*words.split(", "), "CombCN"])

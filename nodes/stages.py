@@ -22,7 +22,7 @@ from combcn_core.restore import Upsampling
 
 from .memory import Attempt, LoadedModel, backing_off
 from .progress import Progress, with_largest_hole
-from .schema import known
+from .schema import found_by
 from .sockets import Model, to_holes, to_images, to_output
 
 METHODS: tuple[Upsampling, ...] = ("bicubic", "nearest", "bilinear", "lanczos")
@@ -41,16 +41,10 @@ class Propagate(io.ComfyNode):
             node_id="CombCN_Propagate",
             display_name="CombCN Propagate Known Pixels",
             category="CombCN",
-            **known(
+            **found_by(
                 io.Schema,
-                search_aliases=[
-                    "clean plate",
-                    "fill from other frames",
-                    "optical flow",
-                    "flow propagation",
-                    "video inpainting",
-                    "CombCN",
-                ],
+                "clean plate, fill from other frames, optical flow, flow propagation, "
+                "video inpainting",
             ),
             description="Fill the holes with what other frames show of the place, carried along "
             "optical flow. Needs no weights.",
@@ -142,7 +136,7 @@ class Temporal(io.ComfyNode):
             node_id="CombCN_Temporal",
             display_name="CombCN Temporal Structure (3D)",
             category="CombCN",
-            **known(io.Schema, search_aliases=["3DCN", "temporal inpainting", "CombCN"]),
+            **found_by(io.Schema, "3DCN, temporal inpainting"),
             description="3DCN: complete all frames at once, at low resolution.",
             inputs=[
                 Model.Input("model", tooltip="From Load Model or Joint Trainer."),
@@ -185,7 +179,7 @@ class UpsampleGuidance(io.ComfyNode):
             node_id="CombCN_UpsampleGuidance",
             display_name="CombCN Upsample Guidance",
             category="CombCN",
-            **known(io.Schema, search_aliases=["upscale guidance", "resize", "CombCN"]),
+            **found_by(io.Schema, "upscale guidance, resize"),
             description="Bring coarse frames to the size at which Spatial Detail takes them in.",
             inputs=[
                 io.Image.Input("coarse", tooltip="From Temporal Structure, or frames of your own."),
@@ -244,7 +238,7 @@ class SpatialDetail(io.ComfyNode):
             node_id="CombCN_SpatialDetail",
             display_name="CombCN Spatial Detail (2D)",
             category="CombCN",
-            **known(io.Schema, search_aliases=["2D inpainting", "detail inpainting", "CombCN"]),
+            **found_by(io.Schema, "2D inpainting, detail inpainting"),
             description="CombCN: paint detail into the holes frame by frame, guided by coarse "
             "frames, and put it into the source. Outside the hole no pixel changes.",
             inputs=[
@@ -308,16 +302,7 @@ class SynthesizeTexture(io.ComfyNode):
             node_id="CombCN_SynthesizeTexture",
             display_name="CombCN Synthesize Texture",
             category="CombCN",
-            **known(
-                io.Schema,
-                search_aliases=[
-                    "texture synthesis",
-                    "PatchMatch",
-                    "exemplar inpainting",
-                    "fill",
-                    "CombCN",
-                ],
-            ),
+            **found_by(io.Schema, "texture synthesis, PatchMatch, exemplar inpainting, fill"),
             description="Fill what no frame shows with the look of the shot itself: texture that "
             "continues what lies around, steady in time. Needs no weights.",
             inputs=[

@@ -28,7 +28,7 @@ from . import folders
 from .links import refusal
 from .memory import LoadedModel, hold, is_out_of_memory
 from .progress import Progress
-from .schema import known
+from .schema import found_by, known
 from .sockets import Model, from_pictures, to_holes, to_images
 
 log = logging.getLogger("combcn")
@@ -58,7 +58,7 @@ class JointTrainer(io.ComfyNode):
             display_name="CombCN Joint Trainer",
             category="CombCN",
             is_experimental=True,
-            **known(io.Schema, search_aliases=["train inpainting", "fine-tune", "CombCN"]),
+            **found_by(io.Schema, "train inpainting, fine-tune"),
             description="Train both networks as the paper does: 3DCN first, then CombCN jointly "
             "with it. Stopping saves; queueing the same training again goes on from there.",
             inputs=[
