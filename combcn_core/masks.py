@@ -24,8 +24,7 @@ def check_masks(masks: Tensor, num_frames: int, height: int, width: int) -> Tens
         masks: (H, W), (1, H, W) or (T, H, W). bool; or uint8 or uint16, where half of the full
             range or more is hole (128, 32768); or float, where 0.5 or more is hole.
         num_frames: T of the images.
-        height: H of the images.
-        width: W of the images.
+        height, width: H and W of the images.
 
     Returns:
         (T, H, W) bool, True inside the hole. One mask given for all frames is expanded, not

@@ -72,8 +72,7 @@ def crop_box(box: Box, context_pixels: int, multiple: int, height: int, width: i
         context_pixels: on each side, 0 or more.
         multiple: top and left are multiples of it; bottom and right too, unless the frame ends
             before. So a crop is only enlarged, by less than `multiple` on each side.
-        height: of the frame.
-        width: of the frame.
+        height, width: of the frame.
 
     Raises:
         ValueError: an empty box, one that is not within the frame, a negative context, or a

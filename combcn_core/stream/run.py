@@ -263,7 +263,7 @@ class Filling:
         # What was computed has been shown by then.
         shows = result.counts.resumed_frames and stages.is_watched
         stages("filling", job.shares[1], result.frames[-1].whole() if shows else None)
-        painted = sum(frame.reference_pixels for frame in job.outputs)
+        painted = sum(one.painted.num_pixels for one in job.outputs if one.painted is not None)
         self._counts.add(result.counts)
         self._counts.add(Counts(hole_pixels=painted, reference_pixels=painted))
         return result.frames

@@ -49,7 +49,6 @@ class SourceFrame(NamedTuple):
     starts_shot: bool
     picture: Stored  # a reference in place
     hole: PackedMask  # grown, and empty where there is a reference
-    reference_pixels: int
     painted: PackedMask | None = None  # where the reference is
     digest: bytes = b""  # where segments are kept; see `SegmentStore`
 
@@ -270,8 +269,7 @@ def read_frames(
                 painted = hole
                 hole = PackedMask.of(np.zeros(hole.shape, bool))
             digest = digest_frame(picture, hole) if digests else b""
-            pixels = 0 if painted is None else painted.num_pixels
-            yield SourceFrame(position, starts_shot, picture, hole, pixels, painted, digest)
+            yield SourceFrame(position, starts_shot, picture, hole, painted, digest)
 
 
 def grown_masks(masks: Iterable[Mask], pixels: int) -> Iterator[PackedMask]:

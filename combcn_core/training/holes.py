@@ -40,8 +40,7 @@ def make_holes(
             slowly deforms. "object": one to three silhouettes, walking people and vehicles, that
             cross the frame, over roughly 4 to 15 % of it.
         num_frames: 1 or more.
-        height: in pixels, 8 or more.
-        width: in pixels, 8 or more.
+        height, width: in pixels, 8 or more.
         seed: what `numpy.random.default_rng` takes: a number, or several, as in (run, clip).
 
     Returns:

@@ -302,7 +302,7 @@ def test_segments_while_reading_against_frame_by_frame(seed):
             alive.add(token := Token())
             hole = token  # whatever is kept of a frame keeps its hole
             starts_shot = position in cuts and position > read_start
-            yield SourceFrame(position, starts_shot, pixels, hole, 0)
+            yield SourceFrame(position, starts_shot, pixels, hole)
             del hole, token
             peak = max(peak, len(alive))
 
