@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("combcn")
 _TRIES = 9  # with half the memory each time
+# How far a segment is: finished, or filled without networks in consecutive parts.
+Begun: TypeAlias = SegmentResult | list[Prefilled]
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,3 @@ class Filling:
         self._counts.add(result.counts)
         self._counts.add(Counts(hole_pixels=painted, reference_pixels=painted))
         return result.frames
-
-
-# How far a segment is: finished, or filled without networks in consecutive parts.
-Begun: TypeAlias = "SegmentResult | list[Prefilled]"

@@ -6,8 +6,8 @@ import pytest
 
 from combcn_core.fill.levels import Levels
 from combcn_core.fill.plate import Plate
-from combcn_core.fill.trace import NEARNESS_PIXELS, Nearness, gather, trace
-from combcn_core.pixels import Box, Patch, to_unit
+from combcn_core.fill.trace import NEARNESS_PIXELS, Nearness, count_ends, gather, nearness_of, trace
+from combcn_core.pixels import Box, PackedMask, Patch, to_unit
 
 from ..scene import box_masks, make_motion, make_path
 
@@ -214,3 +214,58 @@ def test_nearness_falls_with_the_distance_to_the_hole():
     distance = np.array([0, 0, 32 + 1, 96 + 1]) / 2
     np.testing.assert_allclose(near, np.exp(-distance / NEARNESS_PIXELS), atol=0.05)
     assert not Nearness.of(np.zeros_like(mask)).at(x, x).max() > 1e-3
+
+
+def random_paths(count, size, seed):
+    """Traces of some pixels each, which end in and beside the frames 3 and 4, or nowhere."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    for _ in range(count):
+        places = rng.permutation(height * width)[: height * width // 2]
+        ends = rng.uniform(-2, max(size) + 2, (2, len(places)))
+        yield make_path(
+            *np.unravel_index(places, size),
+            rng.choice([-1, 3, 4], len(places)),
+            *ends,
+            rng.uniform(0, 9, len(places)),
+        )
+
+
+def test_count_ends_against_a_loop_over_pixels():
+    size = height, width = 13, 17
+    rng = np.random.default_rng(8)
+    areas = {3: rng.random(size) < 0.5, 5: np.ones(size, bool)}
+    filled = rng.random(size) < 0.7
+    paths = list(random_paths(3, size, seed=9))
+    count = 0
+    for place in np.argwhere(filled):
+        found = []
+        for path in paths:
+            for n in np.flatnonzero((path.rows == place[0]) & (path.columns == place[1])):
+                if path.source[n] >= 0:
+                    found.append((path.error[n], path.source[n], path.x[n], path.y[n]))
+        if found:
+            _, source, x, y = min(found)  # the surest
+            row = min(max(round(float(y)), 0), height - 1)
+            column = min(max(round(float(x)), 0), width - 1)
+            count += source == 3 and areas[3][row, column]
+    packed = {number: PackedMask.of(area) for number, area in areas.items()}
+    assert count > 10
+    assert count_ends(filled, paths, packed) == {3: count}  # none ends in frame 5
+
+
+def test_nearness_of_traces_is_that_of_the_frames_they_end_in():
+    size = 13, 17
+    (path,) = random_paths(1, size, seed=2)
+    holes = {3: np.zeros(size, bool), 4: np.zeros(size, bool)}
+    holes[3][4:6, 7:9] = holes[4][11, 2] = True
+    near = nearness_of(path, {number: Nearness.of(hole) for number, hole in holes.items()})
+    for n, source in enumerate(path.source):
+        if source < 0:
+            assert near[n] == 0
+            continue
+        row, column = round(float(path.y[n])), round(float(path.x[n]))
+        row, column = min(max(row, 0), size[0] - 1), min(max(column, 0), size[1] - 1)
+        distance = np.hypot(*(np.argwhere(holes[source]) - (row, column)).T).min()
+        # OpenCV's distances in steps of 3 x 3 pixels are off by 8 % at most.
+        assert near[n] == pytest.approx(np.exp(-distance / NEARNESS_PIXELS), abs=0.06)
