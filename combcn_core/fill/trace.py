@@ -7,6 +7,7 @@ how far off the trace may be.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import cv2
@@ -55,6 +56,17 @@ class Trace(NamedTuple):
     def ends(self) -> list[int]:
         """The frames in which any pixel is seen."""
         return np.flatnonzero(np.bincount(self.source + 1)[1:]).tolist()
+
+    def by_source(self) -> tuple[Array, dict[int, slice]]:
+        """(M,): the pixels that are seen, those of a frame together; and which ones are its own."""
+        seen = np.flatnonzero(self.source >= 0)
+        source = self.source[seen]
+        first = int(source.min(initial=np.iinfo(np.int32).max))
+        places = (source - first).astype(np.int16)  # for NumPy's fastest sort
+        stops = np.cumsum(np.bincount(places)).tolist()
+        runs = {first + place: slice(*run) for place, run in enumerate(pairwise([0, *stops]))}
+        order = seen[np.argsort(places, kind="stable")]
+        return order, {number: run for number, run in runs.items() if run.start < run.stop}
 
     def within(self, limit: float) -> Trace:
         """Without those that may be farther off."""
@@ -237,25 +249,34 @@ class Nearness(NamedTuple):
         size = max(1, round(mask.shape[1] / scale)), max(1, round(mask.shape[0] / scale))
         known = cv2.resize((~mask).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
         if known.all():
-            return cls(np.zeros((1, 1), np.float32), max(mask.shape))
+            return cls(np.zeros((1, 1), np.float32), scale)
         distance = cv2.distanceTransform(known, cv2.DIST_L2, 3)
         return cls(np.exp(distance * np.float32(-1 / NEARNESS_PIXELS)), scale)
 
     def at(self, x: Array, y: Array) -> Array:
         """At positions, as many as these."""
-        half = np.float32(0.5)
-        row = np.rint((y + half) / np.float32(self.scale) - half).astype(np.int32)
-        column = np.rint((x + half) / np.float32(self.scale) - half).astype(np.int32)
+        return self.values.ravel().take(self.places(x, y))
+
+    def places(self, x: Array, y: Array) -> Array:
+        """Positions as numbers of the flattened values."""
+        half, scale = np.float32(0.5), np.float32(self.scale)
         height, width = self.values.shape
-        return self.values[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
+        row = np.clip(np.rint((y + half) / scale - half), 0, height - 1)
+        column = np.clip(np.rint((x + half) / scale - half), 0, width - 1)
+        return row.astype(np.int32) * width + column.astype(np.int32)
 
 
 def nearness_of(path: Trace, nearness: Mapping[int, Nearness]) -> Array:
     """(N,): how near traces end to the holes of the frames there."""
     near = np.zeros(len(path.rows), np.float32)
-    for source in path.ends():
-        here = path.source == source
-        near[here] = nearness[source].at(path.x[here], path.y[here])
+    order, runs = path.by_source()
+    shown = [(nearness[source].values, run) for source, run in runs.items()]
+    shown = [(values, run) for values, run in shown if values.size > 1]
+    if shown:
+        some = next(nearness[source] for source in runs if nearness[source].values.size > 1)
+        places = some.places(path.x[order], path.y[order])  # all frames are of one size
+        for values, run in shown:
+            near[order[run]] = values.ravel().take(places[run])
     return near
 
 
@@ -300,14 +321,18 @@ def gather(path: Trace, frames: Mapping[int, Patch], levels: Levels) -> Array:
         levels: of the source frames.
     """
     colors = np.zeros((len(path.rows), 3), np.float32)
-    for source in path.ends():
-        here = np.flatnonzero(path.source == source)
-        x, y = path.x[here], path.y[here]
-        read = frames[source].sample(x, y, cv2.INTER_CUBIC)
-        colors[here] = to_unit(read) * np.exp(-levels.log_gains[source]).astype(np.float32)
-        if levels.falloff:
-            height, width = frames[source].frame.shape[:2]
-            outward = off_centre(x, y, height, width)
-            outward -= off_centre(path.columns[here], path.rows[here], height, width)
-            colors[here] *= np.exp(np.float32(-levels.falloff) * outward)[:, None]
+    order, runs = path.by_source()
+    if not runs:
+        return colors
+    x, y = path.x[order], path.y[order]
+    read = [frames[source].sample(x[run], y[run], cv2.INTER_CUBIC) for source, run in runs.items()]
+    found = to_unit(np.concatenate(read))
+    for source, run in runs.items():
+        found[run] *= np.exp(-levels.log_gains[source]).astype(np.float32)
+    if levels.falloff:
+        height, width = frames[next(iter(runs))].frame.shape[:2]  # all are of one size
+        outward = off_centre(x, y, height, width)
+        outward -= off_centre(path.columns[order], path.rows[order], height, width)
+        found *= np.exp(np.float32(-levels.falloff) * outward)[:, None]
+    colors[order] = found
     return colors
