@@ -182,6 +182,9 @@ def differ(first: Array, second: Array) -> Mask:
     return result
 
 
+FEW_PIXELS = 1024  # of fewer, a call of OpenCV costs more than it saves
+
+
 def weighted(values: Array, weights: Array) -> Array:
     """values * weights[..., None], many times as fast.
 
@@ -189,6 +192,8 @@ def weighted(values: Array, weights: Array) -> Array:
         values: (H, W, C) float32.
         weights: (H, W) float32.
     """
+    if weights.size < FEW_PIXELS:
+        return values * weights[..., None]
     return cv2.multiply(values, cv2.merge([weights] * values.shape[-1])).reshape(values.shape)
 
 

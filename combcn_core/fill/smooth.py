@@ -37,32 +37,36 @@ def push_pull(values: Array, weights: Array) -> Array:
 
     Source: Gortler et al., "The Lumigraph", SIGGRAPH 1996, section 3.4.
     """
-    levels: list[tuple[Array, Array]] = [(weighted(values, weights), weights)]
-    while min(levels[-1][1].shape) > 1:
-        total, weight = (_halved(part) for part in levels[-1])
-        # A cell that is half known counts as known: the nearest colours win over the far ones.
-        gain = np.minimum(2 * weight, 1) / np.maximum(weight, 1e-8)
-        levels.append((weighted(total.reshape(*weight.shape, -1), gain), weight * gain))
-    total, weight = levels[-1]
-    mean = total.sum((0, 1)) / max(float(weight.sum()), 1e-8)
-    filled: Array = np.broadcast_to(mean, total.shape).astype(np.float32)
-    for total, weight in reversed(levels):
-        height, width = weight.shape
-        if filled.shape[:2] != (height, width):
-            size = width + width % 2, height + height % 2
-            filled = cv2.resize(filled, size, interpolation=cv2.INTER_LINEAR)[:height, :width]
-            filled = filled.reshape(height, width, -1)
-        filled = total + weighted(filled, 1 - weight)
+    return _pulled(weighted(values, weights), weights)
+
+
+def _pulled(total: Array, weights: Array) -> Array:
+    """`push_pull` of values that are multiplied by their weights already."""
+    height, width = weights.shape
+    if min(height, width) == 1:
+        mean = total.sum((0, 1)) / max(float(weights.sum()), 1e-8)
+        return np.asarray(total + mean * (1 - weights)[..., None])
+    weight = _halved(weights)
+    # A cell that is half known counts as known: the nearest colours win over the far ones.
+    gain = np.minimum(2 * weight, 1) / np.maximum(weight, 1e-8)
+    half = _halved(total).reshape(*weight.shape, -1)
+    filled = _pulled(weighted(half, gain), weight * gain)
+    size = 2 * weight.shape[1], 2 * weight.shape[0]
+    filled = cv2.resize(filled, size, interpolation=cv2.INTER_LINEAR).reshape(*size[::-1], -1)
+    filled = weighted(filled[:height, :width], 1 - weights)
+    filled += total
     return filled
 
 
 def _halved(image: Array) -> Array:
     """Means of two by two pixels; beyond an odd edge there is nothing."""
-    odd = image.shape[0] % 2, image.shape[1] % 2
-    if any(odd):
-        image = cv2.copyMakeBorder(image, 0, odd[0], 0, odd[1], cv2.BORDER_CONSTANT, value=0)
-    size = image.shape[1] // 2, image.shape[0] // 2
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    height, width = image.shape[:2]
+    even = height + height % 2, width + width % 2
+    if even != (height, width):
+        whole = np.zeros((*even, *image.shape[2:]), np.float32)
+        whole[:height, :width] = image
+        image = whole
+    return cv2.resize(image, (even[1] // 2, even[0] // 2), interpolation=cv2.INTER_AREA)
 
 
 def membrane(values: Array, weights: Array) -> Array:
