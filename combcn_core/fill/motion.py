@@ -264,7 +264,7 @@ def _drift(flow: Array, trusted: Mask) -> Array:
         return np.full(4, np.nan)
     height, width = trusted.shape
     moved = flow[trusted]
-    if np.median(_dot(moved, moved)) > STILL_PIXELS**2:
+    if 2 * np.count_nonzero(_dot(moved, moved) > STILL_PIXELS**2) > len(moved):
         return np.full(4, np.nan)
     arm = grid(height, width)[trusted] - [(width - 1) / 2, (height - 1) / 2]
     arm /= max(trusted.shape)
