@@ -404,7 +404,10 @@ class Window:
             hole = given[t][1]
             return np.zeros(hole.shape, bool) if t in keys else hole.whole()
 
-        paths = self._traces(hole_of, given, start, stop, reach)
+        # No trace goes on beyond a key.
+        first = max((t for t in keys if t <= start), default=min(given))
+        last = min((t for t in keys if t >= stop - 1), default=max(given))
+        paths = self._traces(hole_of, range(first, last + 1), start, stop, reach)
         return {t: [(path, self._levels(t, path)) for path in some] for t, some in paths.items()}
 
     def _plates(self, start: int, stop: int) -> Iterator[tuple[int, tuple[Trace, Array]]]:
