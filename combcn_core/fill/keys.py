@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -100,6 +101,12 @@ def key_near(t: int, keys: Iterable[Key | None]) -> Key | None:
     return min(near, key=lambda one: (abs(one.number - t), one.number), default=None)
 
 
+def nearest(numbers: Sequence[int], number: int) -> int:
+    """The nearest of some numbers in rising order to one; the lower of two."""
+    place = bisect_left(numbers, number)
+    return min(numbers[max(place - 1, 0) : place + 1], key=lambda other: abs(other - number))
+
+
 class LevelChain:
     """Log levels of frames, and how far places go off the centre from the one to the next, summed
     up from frame to frame, forward and backward.
@@ -153,11 +160,12 @@ class LevelChain:
         a key frame nearby, where there is one.
         """
         falloff = 0.0 if key is None else key.falloff
+        numbers = [] if key is None else sorted(key.log_gains)
 
         def log_gain(source: int) -> Array:
             if key is None or abs(source - t) <= KEY_STEP:
                 return self.log_gain(t, source, falloff)
-            near = min(key.log_gains, key=lambda other: (abs(other - source), other))
+            near = nearest(numbers, source)
             to_key = self.log_gain(t, key.number, falloff)
             return to_key + key.log_gains[near] + self.log_gain(near, source, falloff)
 
