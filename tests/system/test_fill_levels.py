@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from combcn_core.fill.levels import LEAST_PAIRS, measure_falloff, off_centre, robust_log_gain
+from combcn_core.fill.keys import nearest
+from combcn_core.fill.levels import (
+    LEAST_PAIRS,
+    measure_falloff,
+    median,
+    off_centre,
+    robust_log_gain,
+)
 from combcn_core.fill.threads import one_thread
 from combcn_core.fill.window import Window
 
@@ -13,6 +20,18 @@ def pairs(count=2000, noise=0.0, seed=0):
     truth = random.uniform(0.1, 0.6, (count, 3))
     seen = truth[None] + noise * random.standard_normal((2, count, 3))
     return seen[0].astype(np.float32), seen[1].astype(np.float32)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 100, 101])
+def test_median_against_numpy(count):
+    values = np.random.default_rng(count).standard_normal(count)
+    assert median(values) == np.median(values)
+
+
+def test_nearest_against_a_search():
+    numbers = [-3, 0, 4, 5, 12]
+    for number in range(-6, 16):
+        assert nearest(numbers, number) == min(numbers, key=lambda at: (abs(at - number), at))
 
 
 def test_robust_log_gain_of_scaled_pairs_is_the_logarithm():

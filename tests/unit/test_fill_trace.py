@@ -6,7 +6,15 @@ import pytest
 
 from combcn_core.fill.levels import Levels
 from combcn_core.fill.plate import Plate
-from combcn_core.fill.trace import NEARNESS_PIXELS, Nearness, count_ends, gather, nearness_of, trace
+from combcn_core.fill.trace import (
+    NEARNESS_PIXELS,
+    Nearness,
+    Trace,
+    count_ends,
+    gather,
+    nearness_of,
+    trace,
+)
 from combcn_core.pixels import Box, PackedMask, Patch, to_unit
 
 from ..scene import box_masks, make_motion, make_path
@@ -269,3 +277,23 @@ def test_nearness_of_traces_is_that_of_the_frames_they_end_in():
         distance = np.hypot(*(np.argwhere(holes[source]) - (row, column)).T).min()
         # OpenCV's distances in steps of 3 x 3 pixels are off by 8 % at most.
         assert near[n] == pytest.approx(np.exp(-distance / NEARNESS_PIXELS), abs=0.06)
+
+
+def test_by_source_against_a_loop():
+    random = np.random.default_rng(4)
+    source = random.integers(90, 96, 300).astype(np.int32)
+    source[source == 93] = -1
+    none = np.zeros(300, np.float32)
+    path = Trace(none, none, source, none, none, none)
+    order, runs = path.by_source()
+    assert list(runs) == path.ends() == [90, 91, 92, 94, 95]
+    for number, run in runs.items():
+        assert order[run].tolist() == [at for at in range(300) if source[at] == number]
+    assert not path.within(0).by_source()[1]
+
+
+def test_log_details_are_those_of_the_sources_and_zero_elsewhere():
+    levels = Levels({}, log_details={7: 0.5, 9: -0.25})
+    found = levels.log_detail(np.array([7, 8, 9, -1, 6, 10, 400, 7]))
+    assert found.tolist() == [0.5, 0, -0.25, 0, 0, 0, 0, 0.5]
+    assert Levels({}).log_detail(np.array([7, -1])).tolist() == [0, 0]

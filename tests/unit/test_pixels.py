@@ -1,5 +1,7 @@
 """Frames, masks and boxes as arrays."""
 
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -115,11 +117,13 @@ def test_find_box():
     assert find_box(mask) == Box(3, 4, 8, 11)
 
 
-def test_one_thread_restores_the_setting():
-    before = cv2.getNumThreads()
+def test_one_thread_restores_the_settings():
+    before = cv2.getNumThreads(), sys.getswitchinterval()
     with one_thread():
         assert cv2.getNumThreads() == 1
-    assert cv2.getNumThreads() == before
+        with one_thread():
+            assert sys.getswitchinterval() < 1e-3
+    assert (cv2.getNumThreads(), sys.getswitchinterval()) == before
 
 
 @st.composite
@@ -205,9 +209,10 @@ def test_packed_masks_are_a_sequence():
     np.testing.assert_array_equal(packed[-1], holes[-1])
 
 
-def test_sums_and_products_by_channel():
+@pytest.mark.parametrize("size", [(9, 11), (41, 53)])
+def test_sums_and_products_by_channel(size):
     rng = np.random.default_rng(2)
-    values, weights = rng.random((9, 11, 3), np.float32), rng.random((9, 11), np.float32)
+    values, weights = rng.random((*size, 3), np.float32), rng.random(size, np.float32)
     np.testing.assert_array_equal(weighted(values, weights), values * weights[..., None])
     np.testing.assert_allclose(channel_sum(values), values.sum(-1), rtol=1e-6)
 
