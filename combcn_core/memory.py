@@ -45,11 +45,7 @@ def available_memory_bytes() -> int | None:
     """Memory that this machine or its container has for new work; None where it is not known."""
     found = []
     with suppress(OSError, ValueError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        fields = {
-            name: rest.split()[0] for name, _, rest in (line.partition(":") for line in lines)
-        }
-        found.append(int(fields["MemAvailable"]) * 1024)
+        found.append(_read_kib(Path("/proc/meminfo"), "MemAvailable"))
     for limit, used in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),

@@ -289,7 +289,7 @@ def _disc(radius: int) -> Image:
     return (np.hypot(x, y) <= radius + 0.5).astype(np.uint8)
 
 
-def save_picture(path: str | os.PathLike[str], image: Image) -> Path:
+def save_picture(path: str | os.PathLike[str], image: Image) -> None:
     """Write a PNG or a JPEG, by the ending of its name; folders are made as needed.
 
     It appears under its name only when it is whole.
@@ -297,9 +297,6 @@ def save_picture(path: str | os.PathLike[str], image: Image) -> Path:
     Args:
         path: ends in .png, .jpg or .jpeg.
         image: (H, W, 3).
-
-    Returns:
-        The path.
 
     Raises:
         ValueError: another ending, or not a picture.
@@ -316,7 +313,6 @@ def save_picture(path: str | os.PathLike[str], image: Image) -> Path:
     assert whole
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, data.tobytes())
-    return path
 
 
 def _check(images: Image, ndim: int = 3) -> None:

@@ -242,7 +242,7 @@ class _Side:
     def step(self, view: _View) -> _Guess:
         """The next frame."""
         self._age += 1
-        box = _around(self._labels, MARGIN_PIXELS)
+        box = _around(self._labels)
         if box is None:
             return _Guess(None, *[np.zeros((0, 0), np.float32)] * 2)
         here, key = _slices(box), self._drawn.view
@@ -396,9 +396,9 @@ def _guided(guide: Array, values: Array) -> Array:
 # --- crops ----------------------------------------------------------------------------------------
 
 
-def _around(labels: Array, margin: int) -> Box | None:
+def _around(labels: Array) -> Box | None:
     box = find_box(labels > 0.1)
-    return None if box is None else crop_box(box, margin, 1, *labels.shape)
+    return None if box is None else crop_box(box, MARGIN_PIXELS, 1, *labels.shape)
 
 
 def _slices(box: Box) -> tuple[slice, slice]:

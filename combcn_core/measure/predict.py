@@ -214,19 +214,19 @@ def describe_prediction(prediction: Prediction) -> list[str]:
     if prediction.share < 1:
         whose = f"the shape of a part of the mask ({prediction.share:.0%} of it; all had no room)"
 
-    def figure(name: str, digits: int) -> str:
+    def figure(name: str) -> str:
         mean, spread = prediction.expected(name)
         if math.isnan(mean):  # flicker, where no two frames in a row have a hole
             return "unknown"
-        text = f"{mean:.{digits}f}"
-        return text if math.isnan(spread) else f"{text} ± {spread:.{digits}f}"
+        text = f"{mean:.2f}"
+        return text if math.isnan(spread) else f"{text} ± {spread:.2f}"
 
     hidden, hole = (prediction.expected(name)[0] for name in ("seen", "hole_seen"))
     worst = ", ".join(f"{frame} ({l1:.1f})" for frame, l1 in prediction.worst)
     lines = [
         f"{areas} of {whose}, hidden and filled again in {span}.",
-        f"Expect in the hole: PSNR {figure('psnr', 2)} dB, l1 {figure('l1', 2)}, "
-        f"flicker {figure('flicker', 2)} (of 255).",
+        f"Expect in the hole: PSNR {figure('psnr')} dB, l1 {figure('l1')}, "
+        f"flicker {figure('flicker')} (of 255).",
         f"Seen in other frames: {hidden:.1%} of the hidden areas, {hole:.1%} of the hole.",
         f"Worst frames (l1): {worst}.",
         "This holds as far as what was hidden is like what the object hides; the picture shows it.",

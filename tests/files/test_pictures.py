@@ -103,7 +103,8 @@ def test_outline_mask_draws_next_to_the_hole_only():
 
 def test_save_picture_round_trip(tmp_path):
     image = _noise(13, 17, 3)
-    path = save_picture(tmp_path / "new" / "été.png", image)
+    path = tmp_path / "new" / "été.png"
+    save_picture(path, image)
     read = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     np.testing.assert_array_equal(read[..., ::-1], image)
 
@@ -115,7 +116,8 @@ def test_save_picture_round_trip(tmp_path):
 
 
 def test_save_picture_leaves_the_old_one_when_writing_fails(tmp_path, monkeypatch):
-    path = save_picture(tmp_path / "a.png", _noise(5, 5, 3))
+    path = tmp_path / "a.png"
+    save_picture(path, _noise(5, 5, 3))
     before = path.read_bytes()
 
     def full_disk(*_: object) -> None:
