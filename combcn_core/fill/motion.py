@@ -357,13 +357,14 @@ def _improve(
     motions: Mapping[int, Motion], t: int, pair: tuple[Mapping[int, Motion], Mapping[int, Motion]]
 ) -> Motion:
     motion = motions[t]
-    rows, columns = motion.inside
-    best = motion.field[rows, columns]
-    unsure = best[:, 2] > SETTLE_PIXELS  # a neighbour cannot be surer of the others
+    rows, columns = motion.inside.astype(np.intp)
+    places = rows * motion.field.shape[1] + columns
+    unsure = motion.field[..., 2].take(places) > SETTLE_PIXELS  # of others no neighbour is surer
     if not unsure.any():
         return motion
-    rows, columns, best = rows[unsure], columns[unsure], best[unsure]
-    x, y = (position[unsure] for position in motion.positions())
+    places = places[unsure]
+    best = motion.field.reshape(-1, 3)[places]
+    x, y = motion._replace(inside=motion.inside[:, unsure]).positions()
     for step, path in ((1, pair[0].get(t)), (-1, pair[1].get(t))):
         neighbour = motions.get(t + step)
         if path is None or neighbour is None:
@@ -375,7 +376,7 @@ def _improve(
         surer = (theirs[:, 2] < best[:, 2]) & neighbour.covers(there_x, there_y)
         best[surer] = theirs[surer]
     field = motion.field.copy()
-    field[rows, columns] = best
+    field.reshape(-1, 3)[places] = best
     return motion._replace(field=field)
 
 

@@ -59,18 +59,24 @@ class Trace(NamedTuple):
 
     def by_source(self) -> tuple[Array, dict[int, slice]]:
         """(M,): the pixels that are seen, those of a frame together; and which ones are its own."""
-        seen = np.flatnonzero(self.source >= 0)
-        source = self.source[seen]
-        first = int(source.min(initial=np.iinfo(np.int32).max))
-        places = (source - first).astype(np.int16)  # for NumPy's fastest sort
-        stops = np.cumsum(np.bincount(places)).tolist()
-        runs = {first + place: slice(*run) for place, run in enumerate(pairwise([0, *stops]))}
-        order = seen[np.argsort(places, kind="stable")]
-        return order, {number: run for number, run in runs.items() if run.start < run.stop}
+        return _runs(self.source)
 
     def within(self, limit: float) -> Trace:
         """Without those that may be farther off."""
         return self._replace(source=np.where(self.error < limit, self.source, -1))
+
+
+def _runs(source: Array) -> tuple[Array, dict[int, slice]]:
+    """(M,): places of the numbers, (N,), that are not negative, those of a number together; and
+    which ones are its own."""
+    seen = np.flatnonzero(source >= 0)
+    some = source[seen]
+    first = int(some.min(initial=np.iinfo(np.int32).max))
+    steps = (some - first).astype(np.int16)  # for NumPy's fastest sort
+    stops = np.cumsum(np.bincount(steps)).tolist()
+    runs = {first + step: slice(*run) for step, run in enumerate(pairwise([0, *stops]))}
+    order = seen[np.argsort(steps, kind="stable")]
+    return order, {number: run for number, run in runs.items() if run.start < run.stop}
 
 
 def trace(
@@ -113,9 +119,9 @@ def trace(
         if len(rows) and motion is not None and before is not None:
             _follow(path, ages, motion, after, before, hole.shape, reach)
             _follow_on(path, ages, np.flatnonzero(ages > 1), steps, reach)
-        numbers = np.full((box.height, box.width), -1, np.int32)
-        numbers[rows - box.top, columns - box.left] = np.arange(len(rows), dtype=np.int32)
-        numbers[~crop(hole, box)] = -1
+        numbers = np.full((box.height + 2, box.width + 2), -1, np.int32)
+        numbers[rows - (box.top - 1), columns - (box.left - 1)] = np.arange(len(rows))
+        numbers[1:-1, 1:-1][~crop(hole, box)] = -1
         before = steps[t] = _Step(t, path, ages, numbers, box)
         after = motion
         if len(steps) > reach + 1:
@@ -140,16 +146,15 @@ class _Step(NamedTuple):
     frame: int
     path: Trace
     ages: Array  # (N,) frames that each trace was followed for
-    numbers: Array  # (h, w) which trace a pixel of the box has, -1 where it is known
+    numbers: Array  # which trace a pixel of the box has, -1 where it is known, and around the box
     box: Box
 
     def meet(self, x: Array, y: Array) -> Array:
         """(N,): the traces of the pixels at whole positions, -1 where these are known."""
-        met = np.full(len(x), -1, np.int32)
-        row, column = y - self.box.top, x - self.box.left
-        on = (row >= 0) & (row < self.box.height) & (column >= 0) & (column < self.box.width)
-        met[on] = self.numbers[row[on], column[on]]
-        return met
+        height, width = self.numbers.shape
+        row = np.clip(y - (self.box.top - 1), 0, height - 1)
+        column = np.clip(x - (self.box.left - 1), 0, width - 1)
+        return self.numbers.ravel().take(row * width + column)
 
 
 def _follow(
@@ -180,7 +185,7 @@ def _follow(
 
     seen = within & (met < 0)
     path.source[seen], ages[seen] = before.frame, 1
-    path.x[seen], path.y[seen], path.error[seen] = x[seen], y[seen], own[seen, 2]
+    path.x[seen], path.y[seen], path.error[seen] = x[seen], y[seen], own[:, 2][seen]
     if after is not None:
         # A pixel that moves on otherwise than it came is another object, passing by.
         judged = np.flatnonzero(seen & after.covers(x, y))
@@ -207,24 +212,25 @@ def _follow_on(
     the hole may end later for it than for them. `moving` are those that met others.
     """
     for _ in range(4):
-        near_x, near_y = np.rint(path.x).astype(np.int32), np.rint(path.y).astype(np.int32)
         ended_in = []
-        by_source = moving[np.argsort(path.source[moving], kind="stable")]
-        starts = np.flatnonzero(np.diff(path.source[by_source], prepend=-2))
-        for here in np.split(by_source, starts[1:]):
-            if len(here) == 0 or path.source[here[0]] < 0:
+        order, runs = _runs(path.source[moving])
+        by_source = moving[order]
+        near_x, near_y = (
+            np.rint(position[by_source]).astype(np.int32) for position in (path.x, path.y)
+        )
+        for source, run in runs.items():
+            step = steps[source]
+            link = step.meet(near_x[run], near_y[run])
+            hidden = np.flatnonzero(link >= 0)
+            if len(hidden) == 0:
                 continue
-            step = steps[int(path.source[here[0]])]
-            link = step.meet(near_x[here], near_y[here])
-            here, link = here[link >= 0], link[link >= 0]
-            if len(here) == 0:
-                continue
+            here, link = by_source[run][hidden], link[hidden]
             ended_in.append(here)
             ages[here] += step.ages[link]
             good = (step.path.source[link] >= 0) & (ages[here] <= reach)
             path.source[here] = np.where(good, step.path.source[link], -1)
-            path.x[here] += step.path.x[link] - near_x[here]
-            path.y[here] += step.path.y[link] - near_y[here]
+            path.x[here] += step.path.x[link] - near_x[run][hidden]
+            path.y[here] += step.path.y[link] - near_y[run][hidden]
             path.error[here] += np.where(good, step.path.error[link], np.inf)
         if not ended_in:
             return
