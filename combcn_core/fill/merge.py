@@ -100,9 +100,14 @@ def merge(
     pixels = to_unit(own)
     weight, shares = np.zeros((2, box.height, box.width), np.float32)
     total = np.zeros((box.height, box.width, 3), np.float32)
-    doubts = _doubts(sightings, box, unit)
+    places = [
+        (path.rows - box.top) * box.width + (path.columns - box.left) for path, *_ in sightings
+    ]
+    doubts = _doubts(sightings, places, box, unit)
     fade_inwards = _fade_inwards(hole, unit)
-    for (path, seen, _, fade, part, log_detail), doubt in zip(sightings, doubts, strict=True):
+    for (path, seen, _, fade, part, log_detail), doubt, place in zip(
+        sightings, doubts, places, strict=True
+    ):
         error = path.error / unit + LEAST_ERROR
         if doubt is not None:
             error = error + np.float32(DOUBT_ERROR) * doubt
@@ -114,20 +119,20 @@ def merge(
             mixed /= (1 + np.float32(BLUR_ERROR) * blur / error) ** SHARPNESS
         if not sure.any():
             continue
-        place = path.rows[sure] - box.top, path.columns[sure] - box.left
+        place = place[sure]
         share = np.zeros_like(weight)
-        share[place] = 1 / error[sure] ** SHARPNESS
+        share.ravel()[place] = 1 / error[sure] ** SHARPNESS
         found = pixels.copy()
-        found[place] = seen[sure]
+        found.reshape(-1, 3)[place] = seen[sure]
         if log_detail is not None:
             there = np.zeros_like(weight)
-            there[place] = log_detail[sure]
+            there.ravel()[place] = log_detail[sure]
             found = as_blurred(found, share > 0, there[share > 0], speed)
         on_ring = np.where(hole, 0, _confidence(share))
         found += _level(pixels - found, on_ring, fade_inwards, unit)
-        share[place] *= fade[sure] if isinstance(fade, np.ndarray) else np.float32(fade)
+        share.ravel()[place] *= fade[sure] if isinstance(fade, np.ndarray) else np.float32(fade)
         weight += share
-        share[place] *= mixed[sure]
+        share.ravel()[place] *= mixed[sure]
         shares += share
         total += weighted(found, share)
     found = weighted(total, 1 / np.maximum(shares, 1e-8))
@@ -196,16 +201,15 @@ def _fade_inwards(hole: Mask, unit: float) -> Array:
     return np.exp(depth * np.float32(-LEVEL_PIXELS / EDGE_PIXELS))
 
 
-def _doubts(sightings: Sequence[Sighting], box: Box, unit: float) -> list[Array | None]:
+def _doubts(
+    sightings: Sequence[Sighting], places: Sequence[Array], box: Box, unit: float
+) -> list[Array | None]:
     """For each (N,) in [0, 1]: how much what is seen farther from a hole contradicts it.
 
-    None for sightings of which nothing is doubted.
+    None for sightings of which nothing is doubted. `places` are theirs in the flattened box.
     """
     witness = np.zeros((box.height * box.width, 3), np.float32)
     nearest = np.full(box.height * box.width, np.inf, np.float32)
-    places = [
-        (path.rows - box.top) * box.width + (path.columns - box.left) for path, *_ in sightings
-    ]
     for (path, found, near, *_), place in zip(sightings, places, strict=True):
         if near is None:
             continue
@@ -220,9 +224,13 @@ def _doubts(sightings: Sequence[Sighting], box: Box, unit: float) -> list[Array 
 
     def near_cells(cells: Array, *values: Array) -> list[Array]:
         """Sums of values, (N,) each, of what is near each cell."""
-        sums = [np.bincount(cells, value, shape[0] * shape[1]) for value in values]
-        layers = np.stack(sums, -1).astype(np.float32).reshape(*shape, len(sums))
-        return list(np.moveaxis(cv2.blur(layers, (side, side)).reshape(-1, len(sums)), -1, 0))
+        layers = np.zeros((shape[0] * shape[1], len(values)), np.float32)
+        if cell == 1:  # nothing to be summed up
+            layers[cells] = np.stack(values, -1)
+        else:
+            layers[:] = np.stack([np.bincount(cells, value, len(layers)) for value in values], -1)
+        near = cv2.blur(layers.reshape(*shape, -1), (side, side))
+        return [layer.ravel() for layer in cv2.split(near)]
 
     for (path, found, near, *_), place in zip(sightings, places, strict=True):
         if near is None:
