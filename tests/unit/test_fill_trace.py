@@ -1,5 +1,7 @@
 """Hole pixels followed to where they are seen, and what is read there."""
 
+import functools
+
 import cv2
 import numpy as np
 import pytest
@@ -91,6 +93,57 @@ def test_trace_against_a_loop_over_pixels(reach, direction, seed):
     assert "never" in outcomes
     assert max(outcomes - {"never"}) == min(reach, max(outcomes - {"never"}))
     assert 1 in outcomes
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_trace_of_parts_of_pixels_against_a_recursion(seed):
+    # Parts of pixels add up on the way, so that a trace may come out beside the pixel it met, in
+    # the hole of its source: there it goes on with the trace of that place.
+    random = np.random.default_rng(seed)
+    num_frames, height, width, reach = 9, 13, 17, 6
+    holes = random.random((num_frames, height, width)) < 0.6
+    fields = random.uniform(-1.6, 1.6, (num_frames, height, width, 3)) * (1, 1, 0)
+    motions = {t: make_motion(height, width, fields[t], holes[t]) for t in range(num_frames - 1)}
+    went_on = 0
+
+    def is_hole(t, x, y):
+        return 0 <= x < width and 0 <= y < height and holes[t, y, x]
+
+    @functools.cache
+    def end(t, x, y):
+        """(source, x, y, age) of the trace of a hole pixel; None where it is lost."""
+        nonlocal went_on
+        if t + 1 == num_frames:
+            return None
+        at = np.array([x, y]) + fields[t, y, x, :2]
+        near = np.rint(at).astype(int)
+        if not (0 <= near[0] < width and 0 <= near[1] < height):
+            return None
+        if not is_hole(t + 1, *near):
+            return t + 1, *at, 1
+        met = end(t + 1, *near.tolist())
+        if met is None or met[3] >= reach:
+            return None
+        source, age, at = met[0], met[3] + 1, at + met[1:3] - near
+        for _ in range(4):
+            near = np.rint(at).astype(int)
+            if not is_hole(source, *near):
+                return source, *at, age
+            went_on += 1
+            met = end(source, *near.tolist())
+            if met is None or age + met[3] > reach:
+                return None
+            source, age, at = met[0], age + met[3], at + met[1:3] - near
+        return None
+
+    for t, path in trace(motions, holes.__getitem__, range(num_frames)[::-1], reach):
+        for n, (y, x) in enumerate(zip(path.rows.tolist(), path.columns.tolist(), strict=True)):
+            if holes[t, y, x]:
+                expected = end(t, x, y)
+                assert path.source[n] == (-1 if expected is None else expected[0])
+                if expected is not None:  # but for the bilinear table's 1/32
+                    np.testing.assert_allclose((path.x[n], path.y[n]), expected[1:3], atol=1e-3)
+    assert went_on > 10
 
 
 def test_trace_keeps_parts_of_a_pixel_and_adds_errors():
