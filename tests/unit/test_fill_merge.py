@@ -93,7 +93,7 @@ def ringed_square():
 
 def test_merge_doubts_what_is_seen_beside_a_hole_where_others_contradict_it():
     frame, mask, rows, columns = ringed_square()
-    beside = make_path(rows, columns, np.full(len(rows), 1), columns, rows, 0.2)
+    beside = make_path(rows, columns, np.zeros(len(rows), int), columns, rows, 0.2)
     far = make_path(rows, columns, np.full(len(rows), 2), columns, rows, 2.0)
     shadow = np.full((len(rows), 3), 0.5, np.float32)
     shadow[columns < 60] = 0.1  # in what is seen beside the hole, on one side
@@ -140,7 +140,7 @@ def test_merge_doubts_the_same_in_a_frame_four_times_as_large():
 
 def test_merge_does_not_doubt_what_is_only_out_of_place():
     frame, mask, rows, columns = ringed_square()
-    beside = make_path(rows, columns, np.full(len(rows), 1), columns, rows, 0.2)
+    beside = make_path(rows, columns, np.zeros(len(rows), int), columns, rows, 0.2)
     far = make_path(rows, columns, np.full(len(rows), 2), columns, rows, 2.0)
 
     def stripes(shift):
@@ -181,7 +181,7 @@ def test_merge_gives_a_registered_source_its_share_beside_a_trace_and_all_where_
 def test_merge_fades_a_shadow_at_the_border_inwards():
     frame, mask, rows, columns = ringed_square()
     frame[80:, :] = 0.25  # a shadow below the hole that the sources did not see
-    path = make_path(rows, columns, np.full(len(rows), 1), columns, rows)
+    path = make_path(rows, columns, np.zeros(len(rows), int), columns, rows)
     colors = np.full((len(rows), 3), 0.5, np.float32)
     column = merge(Patch.of(frame), mask, [Sighting(path, colors)])[0].whole()[40:80, 60].mean(-1)
     assert column[-1] < 0.33  # no outline at the hole's lower edge
@@ -191,7 +191,7 @@ def test_merge_fades_a_shadow_at_the_border_inwards():
 
 def test_merge_lets_smoke_at_the_border_reach_farther_in_than_a_shadow():
     frame, mask, rows, columns = ringed_square()
-    path = make_path(rows, columns, np.full(len(rows), 1), columns, rows)
+    path = make_path(rows, columns, np.zeros(len(rows), int), columns, rows)
     colors = np.full((len(rows), 3), 0.5, np.float32)
     reached = {}
     for name, level in ("smoke", 0.9), ("shadow", 0.1):

@@ -63,6 +63,16 @@ def test_push_pull_ignores_values_without_weight():
     np.testing.assert_array_equal(push_pull(values, weights), push_pull(other, weights))
 
 
+@pytest.mark.parametrize("size", [(7, 8), (8, 7), (7, 9), (12, 13)])
+def test_push_pull_finds_nothing_beyond_an_odd_edge(size):
+    random = np.random.default_rng(6)
+    values = random.random((*size, 3), np.float32)
+    weights = random.random(size, np.float32) * (random.random(size) < 0.4)
+    more = [(0, length % 2) for length in size]
+    padded = push_pull(np.pad(values, [*more, (0, 0)]), np.pad(weights, more))
+    np.testing.assert_array_equal(push_pull(values, weights), padded[: size[0], : size[1]])
+
+
 def test_push_pull_takes_the_nearer_side():
     values = np.zeros((16, 64, 1), np.float32)
     values[:, -8:] = 1

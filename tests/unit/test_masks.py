@@ -6,6 +6,7 @@ import torch
 
 from combcn_core.masks import (
     bounding_box,
+    check_clip,
     check_masks,
     composite,
     downsample_known,
@@ -307,6 +308,21 @@ def test_downsample_never_sees_the_hole(poison):
     assert hole[empty].all()
     # Nothing but 0.37 is known, so every cell is 0.37, whatever little of it is known.
     assert low[~empty].numpy() == pytest.approx(0.37, abs=1e-6)
+
+
+def test_downsample_leaves_what_it_is_given_alone():
+    images, masks = random_images(torch.float32, 2, 13, 17), random_masks(2, 13, 17, share=0.3)
+    before = images.clone()
+    downsample_known(images, masks, size=(5, 6))
+    assert torch.equal(images, before)
+
+
+def test_check_clip_takes_clips_alone():
+    images = random_images(torch.uint8, 3, 5, 7)
+    assert check_clip(images, torch.eye(5, 7)).shape == (3, 5, 7)
+    for shape in ((0, 5, 7, 3), (3, 0, 7, 3), (3, 5, 7, 4), (5, 7, 3)):
+        with pytest.raises(ValueError, match="give \\(frames, height, width, 3\\)"):
+            check_clip(torch.zeros(shape), torch.zeros(5, 7))
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf])

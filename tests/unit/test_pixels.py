@@ -27,6 +27,7 @@ from combcn_core.pixels import (
     dilate,
     find_box,
     from_unit,
+    grow_mask,
     intersection,
     moved_box,
     pixels_of,
@@ -230,6 +231,12 @@ def test_a_filled_frame_is_its_source_with_other_pixels_in_the_hole():
     box = Box(2, 3, 15, 25)
     np.testing.assert_array_equal(filled.crop(box), expected[2:15, 3:25])
     assert Filled.of(frame).whole() is frame  # not a copy
+    assert Filled.of(frame).hole == (frame.shape[:2], None, 0, pytest.approx([]))
+
+
+def test_a_mask_that_does_not_grow_is_itself():
+    mask = np.eye(4, dtype=bool)
+    assert grow_mask(mask, 0) is mask
 
 
 class Upside(Decoded):
