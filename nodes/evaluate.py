@@ -14,7 +14,7 @@ from combcn_core.measure import metrics
 from combcn_core.progress import OnShare, part_of
 
 from .previews import preview_video
-from .progress import Progress
+from .progress import NodeProgress
 from .schema import found_by
 from .sockets import from_pictures, to_holes, to_images, to_pictures
 
@@ -81,7 +81,7 @@ class Evaluate(io.ComfyNode):
         holes = to_holes(mask, target)
         rows, panels = [], {}
         busiest = int(holes.flatten(1).sum(1).argmax())
-        progress, results = Progress(preview_seconds=None), _named(images, names, target)
+        progress, results = NodeProgress(preview_seconds=None), _named(images, names, target)
         for number, (name, result) in enumerate(results.items()):
             part = part_of(progress, number / len(results), (number + 1) / len(results))
             figures = [_figure(value) for value in _measure(result, target, holes, part)]
@@ -194,7 +194,7 @@ class Compare(io.ComfyNode):
             row = row if box is None else (box.top + box.bottom) // 2
         labels, pictures = list(clips), [to_pictures(clip) for clip in clips.values()]
         frames, wiped, shown = [], [], []
-        progress = Progress(preview_seconds=None)
+        progress = NodeProgress(preview_seconds=None)
         for number, panels in enumerate(zip(*pictures, strict=True)):
             frames.append(side_by_side(panels, labels, line_share=LINE_SHARE))
             share = 0.5 - 0.5 * math.cos(2 * math.pi * number / len(first))

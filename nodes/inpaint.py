@@ -12,7 +12,7 @@ from combcn_core.shot import inpaint_with_unseen
 from combcn_core.stream.report import MUCH_UNSEEN
 
 from .memory import Attempt, LoadedModel, backing_off
-from .progress import Line, Progress, with_largest_hole
+from .progress import Line, NodeProgress, with_largest_hole
 from .schema import REMOVAL, known
 from .sockets import Model, to_images, to_masks, to_output
 
@@ -113,7 +113,7 @@ class Inpaint(io.ComfyNode):
     ) -> io.NodeOutput:
         frames = to_images(images)
         masks = to_masks(mask, frames)
-        config, progress = InpaintConfig(**settings), Progress()
+        config, progress = InpaintConfig(**settings), NodeProgress()
 
         def work(attempt: Attempt) -> tuple[Tensor, Tensor]:
             network = None if model is None else attempt.ready(model, *frames.shape[1:3])

@@ -14,7 +14,7 @@ from combcn_core.training.holes import HOLE_KINDS, HoleKind, make_holes
 
 from .links import check_links, refusal
 from .previews import outlined
-from .progress import Line, Progress
+from .progress import Line, NodeProgress
 from .schema import found_by, known
 from .sockets import to_images, to_masks, to_output
 
@@ -216,7 +216,7 @@ class FollowMask(io.ComfyNode):
         numbers = _numbers(frames)
         if len(given) == len(clip) != len(numbers) and max(numbers) < len(clip):
             given = given[numbers]
-        progress = Progress(preview_seconds=None)
+        progress = NodeProgress(preview_seconds=None)
         masks, confidence = follow_masks(clip, given, numbers, on_progress=progress)
         preview, shown = outlined(clip, masks.numpy())
         found = masks.flatten(1).any(dim=1).tolist()
@@ -264,7 +264,9 @@ class TakeShadows(io.ComfyNode):
     @classmethod
     def execute(cls, images: Tensor, mask: Tensor) -> io.NodeOutput:
         clip = to_images(images)
-        taken = take_shadows(clip, to_masks(mask, clip), on_progress=Progress(preview_seconds=None))
+        taken = take_shadows(
+            clip, to_masks(mask, clip), on_progress=NodeProgress(preview_seconds=None)
+        )
         preview, shown = outlined(clip, taken.masks.numpy())
         report = f"{sum(taken.added_pixels) / len(clip):.0f} pixels a frame added"
         if taken.unseen_frames:

@@ -17,7 +17,7 @@ STEPS = 1000  # of the bar
 PREVIEW_SIDE_PIXELS = 512
 
 
-class Progress:
+class NodeProgress:
     """Called while a node works, as the core's `on_progress`.
 
     ComfyUI raises its own exception from here when the user has asked to stop; nothing may swallow

@@ -21,7 +21,7 @@ from combcn_core.progress import OnShare, part_of
 from combcn_core.restore import Upsampling
 
 from .memory import Attempt, LoadedModel, backing_off
-from .progress import Progress, with_largest_hole
+from .progress import NodeProgress, with_largest_hole
 from .schema import found_by
 from .sockets import Model, to_holes, to_images, to_output
 
@@ -104,7 +104,7 @@ class Propagate(io.ComfyNode):
         if painted is not None:
             plate = to_images(painted, "painted")
             frames, holes = _with_plate(frames, holes, painted_frame, plate)
-        progress = Progress()
+        progress = NodeProgress()
         filled, remaining = propagate(frames, holes, reach=reach, on_progress=progress)
         progress.finish(with_largest_hole(filled, holes))
         return io.NodeOutput(to_output(filled), to_output(remaining))
@@ -155,7 +155,7 @@ class Temporal(io.ComfyNode):
     def execute(
         cls, model: LoadedModel, images: Tensor, mask: Tensor, fill_first: bool
     ) -> io.NodeOutput:
-        progress = Progress()
+        progress = NodeProgress()
         frames, holes = _starting_point(model, images, mask, fill_first, part_of(progress, 0, 0.5))
 
         def work(attempt: Attempt) -> Tensor:
@@ -277,7 +277,7 @@ class SpatialDetail(io.ComfyNode):
         guidance: Tensor | None = None,
         removed: Tensor | None = None,
     ) -> io.NodeOutput:
-        progress = Progress()
+        progress = NodeProgress()
         frames, holes = _starting_point(model, images, mask, fill_first, part_of(progress, 0, 0.5))
         coarse = None if guidance is None else to_images(guidance, "guidance")
 
@@ -351,7 +351,7 @@ class SynthesizeTexture(io.ComfyNode):
         holes = to_holes(mask, frames)
         begun = None if start is None else to_images(start, "start")
         whole = holes if removed is None else to_holes(removed, frames) | holes
-        progress = Progress()
+        progress = NodeProgress()
         result = synthesize_texture(frames, holes, begun, removed=whole, on_progress=progress)
         if match_grain:
             result = _with_grain(result, holes, whole)

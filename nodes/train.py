@@ -27,7 +27,7 @@ from combcn_core.training.train import TrainingStep, train
 from . import folders
 from .links import refusal
 from .memory import LoadedModel, hold, is_out_of_memory
-from .progress import Progress
+from .progress import NodeProgress
 from .schema import found_by, known
 from .sockets import Model, from_pictures, to_holes, to_images
 
@@ -263,7 +263,7 @@ class JointTrainer(io.ComfyNode):
         model_management.free_memory(BYTES_PER_TRAINED_PIXEL * pixels, device)
         with torch.inference_mode(False), _advising():
             start = None if model is None else model.model
-            progress = Progress(preview_seconds=2)  # the curve of a long training takes a while
+            progress = NodeProgress(preview_seconds=2)  # the curve of a long training takes a while
             learnt_from = _footage(footage, images, mask, clip_length, progress)
             curve, report, sample = _train(
                 learnt_from, output, config, NETWORKS[networks], start, progress
@@ -278,7 +278,7 @@ def _train(
     config: TrainConfig,
     network: NetworkConfig,
     start: CombCN | None,
-    progress: Progress,
+    progress: NodeProgress,
 ) -> tuple[Tensor, str, Tensor]:
     """The loss curve as IMAGE, the report, and the last sample as IMAGE."""
     history = TrainingLog(output)
@@ -316,7 +316,11 @@ def _report(last: TrainingStep | None, output: Path) -> str:
 
 
 def _footage(
-    choice: str, images: Tensor | None, mask: Tensor | None, clip_length: int, progress: Progress
+    choice: str,
+    images: Tensor | None,
+    mask: Tensor | None,
+    clip_length: int,
+    progress: NodeProgress,
 ) -> Footage:
     if choice != CONNECTED:
         folder = folders.footage_path(choice)

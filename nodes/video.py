@@ -13,13 +13,13 @@ from torch import Tensor
 
 from combcn_core import InpaintConfig, Report, inpaint_file
 from combcn_core.clips.video import ClipInfo, open_reader, open_writer
-from combcn_core.progress import Progress as RunProgress
+from combcn_core.progress import Progress
 
 from .folders import free_path, within
 from .inpaint import settings, summary, unseen
 from .links import check_links, refusal
 from .memory import Attempt, LoadedModel, backing_off
-from .progress import Line, Progress
+from .progress import Line, NodeProgress
 from .schema import REMOVAL, known
 from .scratch import Scratch
 from .sockets import to_masks
@@ -110,10 +110,10 @@ class InpaintVideo(io.ComfyNode):
         model: LoadedModel | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
-        config, progress = InpaintConfig(**settings), Progress(preview_seconds=None)
+        config, progress = InpaintConfig(**settings), NodeProgress(preview_seconds=None)
         line, stages = Line(), set[str]()
 
-        def on_progress(now: RunProgress) -> None:
+        def on_progress(now: Progress) -> None:
             text = f"{now.stage}, {now.frames} of {now.num_frames} frames written"
             if now.num_frames:
                 line(text, at_once=now.stage not in stages)
@@ -164,7 +164,7 @@ class InpaintVideo(io.ComfyNode):
         return io.NodeOutput(video, json.dumps(told, indent=2), text, ui=shown)
 
 
-def _encode(master: Path, info: ClipInfo, output: Path, progress: Progress) -> None:
+def _encode(master: Path, info: ClipInfo, output: Path, progress: NodeProgress) -> None:
     """Write the master again, as ComfyUI and browsers play it."""
     with open_writer(output, info) as writer, open_reader(master) as reader:
         for frame in reader:

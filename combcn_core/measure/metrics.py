@@ -13,7 +13,7 @@ without a hole, the result is NaN: there is nothing to be good or bad at.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -32,10 +32,7 @@ def l1(prediction: Tensor, target: Tensor, masks: Tensor) -> float:
 
     Source: the figure of the tables of Wang et al., AAAI 2019 (arXiv 1806.08482).
     """
-    total, count = 0.0, 0
-    for p, t, hole in _frames(prediction, target, masks):
-        total += (p - t)[hole].abs().sum().item()
-        count += 3 * int(hole.sum())
+    total, count = _sum_over_hole(prediction, target, masks, torch.abs)
     return _ratio(255 * total, count)
 
 
@@ -51,11 +48,7 @@ def hole_psnr(prediction: Tensor, target: Tensor, masks: Tensor) -> float:
     10 log10(1 / MSE) for values in [0, 1], the mean squared error pooled over all hole pixels of
     the clip. Unlike `psnr` it does not depend on how much of the frame is known.
     """
-    total, count = 0.0, 0
-    for p, t, hole in _frames(prediction, target, masks):
-        total += (p - t)[hole].square().sum().item()
-        count += 3 * int(hole.sum())
-    return _psnr(_ratio(total, count))
+    return _psnr(_ratio(*_sum_over_hole(prediction, target, masks, torch.square)))
 
 
 def psnr(prediction: Tensor, target: Tensor, masks: Tensor) -> float:
@@ -133,6 +126,17 @@ def gradient_energy_ratio(prediction: Tensor, target: Tensor, masks: Tensor) -> 
         truth += t.diff(dim=0)[down].square().sum().item()
         truth += t.diff(dim=1)[right].square().sum().item()
     return _ratio(ours, truth)
+
+
+def _sum_over_hole(
+    prediction: Tensor, target: Tensor, masks: Tensor, of: Callable[[Tensor], Tensor]
+) -> tuple[float, int]:
+    """The sum of something of the errors in the hole, and of how many values it is."""
+    total, count = 0.0, 0
+    for p, t, hole in _frames(prediction, target, masks):
+        total += of((p - t)[hole]).sum().item()
+        count += 3 * int(hole.sum())
+    return total, count
 
 
 def _ratio(total: float, count: float) -> float:

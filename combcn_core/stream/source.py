@@ -65,6 +65,7 @@ def open_clip(
     stages: Stages | None = None,
 ) -> SourceClip:
     """Open all that is to be read, which shows what is wrong with it."""
+    mask_config = mask_config or MaskConfig()
     whole = open_reader(input, allow_truncated=allow_truncated).info
     info = open_reader(input, frames=frames, allow_truncated=allow_truncated).info
     indices, wanted = whole.read_indices, info.read_indices
@@ -80,7 +81,7 @@ def open_clip(
             mask, info, config=mask_config, fit_mask=fit_mask, allow_truncated=allow_truncated
         )
 
-    follows = mask_config is not None and mask_config.follow_masks
+    follows = mask_config.follow_masks
     if follows:
         drawn = read_drawn(mask, whole, config=mask_config, fit_mask=fit_mask)
     masks = None if follows else open_masks(info)
@@ -92,7 +93,7 @@ def open_clip(
         read_stop = stop
     else:
         shot_start = _shot_start(read_start, open_frames)
-    takes = mask_config is not None and mask_config.take_shadows
+    takes = mask_config.take_shadows
     margins = (0, len(indices)) if masks is None or not masks.is_of_range else (start, stop)
     span = _shadow_span(read_start, read_stop, margins) if takes else (read_start, read_stop)
     if follows:
