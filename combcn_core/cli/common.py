@@ -65,6 +65,14 @@ class RunBar:
         self._stage = now.stage
 
 
+class Unchecked:
+    """Flags that are settings too, whose values `settings` checks when the command runs: the parser
+    would put a box around the sentence."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
 def settings(command: Config, kind: type[Config], **changes: Any) -> Config:
     """The fields of a command that are settings of a kind, checked now."""
     found = {field.name: getattr(command, field.name) for field in dataclasses.fields(kind)}

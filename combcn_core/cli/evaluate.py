@@ -10,13 +10,13 @@ from typing import Annotated
 from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import Positional, arg
 
-from combcn_core.cli.common import bar, settings
+from combcn_core.cli.common import Unchecked, bar, settings
 from combcn_core.measure.evaluate import WEIGHTS, evaluate
 from combcn_core.measure.trials import EvaluateConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(EvaluateConfig):
+class Evaluate(Unchecked, EvaluateConfig):
     """Compare methods on clips with synthetic holes: tables, a CSV file and a page of pictures."""
 
     data: Positional[Annotated[Path, arg(metavar="DATA")]]
@@ -30,9 +30,6 @@ class Evaluate(EvaluateConfig):
     """Weights for the method 2dcn: networks trained without guidance."""
     size: Annotated[str, arg(metavar="SIDE|WxH")] = "0"  # type: ignore[assignment]
     """Crop and resize frames, to a square of 128 or to 432x240, say; 0 leaves them as they are."""
-
-    def __post_init__(self) -> None:
-        pass  # as in `Inpaint`
 
     def config(self) -> EvaluateConfig:
         return settings(self, EvaluateConfig, size=_parse_size(self.size))

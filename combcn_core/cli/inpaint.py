@@ -13,7 +13,7 @@ from typing import Annotated
 from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
-from combcn_core.cli.common import RunBar, load_weights, parse_frames, settings, summary
+from combcn_core.cli.common import RunBar, Unchecked, load_weights, parse_frames, settings, summary
 from combcn_core.clips.mask_rules import MaskConfig
 from combcn_core.clips.video import open_reader
 from combcn_core.shot import InpaintConfig
@@ -57,15 +57,12 @@ class _Files:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inpaint(InpaintConfig, MaskConfig, _Files):
+class Inpaint(Unchecked, InpaintConfig, MaskConfig, _Files):
     """Remove what a mask covers from a video. Pixels outside the mask are not touched."""
 
     network: bool = True
     """Let the networks paint what no frame shows, where --weights are given; without any, a smooth
     fill does it."""
-
-    def __post_init__(self) -> None:
-        pass  # `config` checks the values: the parser would put a box around the sentence
 
     def config(self) -> InpaintConfig:
         return settings(self, InpaintConfig, network=None if self.network else False)

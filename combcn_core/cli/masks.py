@@ -9,13 +9,13 @@ from typing import Annotated
 from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from combcn_core.cli.common import RunBar, parse_frames, settings
+from combcn_core.cli.common import RunBar, Unchecked, parse_frames, settings
 from combcn_core.clips.mask_rules import MaskConfig
 from combcn_core.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class Masks(MaskConfig):
+class Masks(Unchecked, MaskConfig):
     """Write the masks that `combcn inpaint` would use, one a frame, to be looked at and corrected
     before anything is removed."""
 
@@ -38,9 +38,6 @@ class Masks(MaskConfig):
     """Resize a mask that has another size than the frames."""
     allow_truncated: FlagCreatePairsOff[bool] = False
     """Go on with what decodes of a damaged file."""
-
-    def __post_init__(self) -> None:
-        pass  # as in `Inpaint`
 
     def run(self) -> int:
         from combcn_core.stream.files import write_masks

@@ -9,14 +9,14 @@ from typing import Annotated
 from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import Positional, arg
 
-from combcn_core.cli.common import RunBar, load_weights, settings
+from combcn_core.cli.common import RunBar, Unchecked, load_weights, settings
 from combcn_core.clips.video import open_reader
 from combcn_core.measure.predict import MAX_FRAMES, SEEDS
 from combcn_core.shot import InpaintConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(InpaintConfig):
+class Predict(Unchecked, InpaintConfig):
     """Predict how well an object will come out of a clip, before it is removed: areas of the mask's
     shape are hidden elsewhere in the frame, filled, and compared with what was there."""
 
@@ -34,9 +34,6 @@ class Predict(InpaintConfig):
     """Weights of the networks: a name that comes with CombCN, or a .safetensors file."""
     network: bool = True
     """Let the networks paint what no frame shows, where --weights are given."""
-
-    def __post_init__(self) -> None:
-        pass  # as in `Inpaint`
 
     def config(self) -> InpaintConfig:
         return settings(self, InpaintConfig, network=None if self.network else False)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from combcn_core.cli.common import RunBar, bar, say
+from combcn_core.cli.common import RunBar, Unchecked, bar, say
 from combcn_core.memory import GIB
 from combcn_core.pixels import Pixels
 from combcn_core.progress import Progress
@@ -21,12 +21,9 @@ from combcn_core.training.config import DataConfig, SavingConfig, ScheduleConfig
 
 
 @dataclass(frozen=True)
-class _Data(DataConfig):
+class _Data(Unchecked, DataConfig):
     where: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="COLUMN=VALUE")]] = ()
     """Use only the files whose row in DATA/metadata.csv has this value in this column."""
-
-    def __post_init__(self) -> None:
-        pass  # `Train.config` checks the values: the parser would put a box around the sentence
 
 
 @dataclass(frozen=True)
