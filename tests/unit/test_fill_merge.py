@@ -91,6 +91,26 @@ def ringed_square():
     return frame, mask, *np.nonzero(dilate(mask, 2))
 
 
+@pytest.mark.parametrize("weight", [1, 0.5, 0.2])
+@pytest.mark.parametrize("how", ["fade", "fade of each", "share"])
+def test_merge_mixes_by_fade_and_share(how, weight):
+    frame, mask, rows, columns = ringed_square()
+    path = make_path(rows, columns, np.zeros(len(rows), int), columns, rows)
+    inside = mask[rows, columns, None]
+    dark, light = (np.where(inside, level, 0.5).repeat(3, 1) for level in (0.3, 0.7))
+    less = {
+        "fade": {"fade": weight},
+        "fade of each": {"fade": np.full(len(rows), weight, np.float32)},
+        "share": {"share": weight},
+    }[how]
+    first, second = (Sighting(path, colors.astype(np.float32)) for colors in (dark, light))
+    filled = merge(Patch.of(frame), mask, [first, second._replace(**less)])[0].whole()
+    expected = (0.3 + 0.7 * weight) / (1 + weight)
+    np.testing.assert_allclose(filled[mask], expected, atol=2e-3)  # both are nearly sure
+    alone = merge(Patch.of(frame), mask, [second._replace(**less)])[0].whole()
+    np.testing.assert_allclose(alone[mask], 0.7, atol=0.02)
+
+
 def test_merge_doubts_what_is_seen_beside_a_hole_where_others_contradict_it():
     frame, mask, rows, columns = ringed_square()
     beside = make_path(rows, columns, np.zeros(len(rows), int), columns, rows, 0.2)
