@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,9 +21,11 @@ from combcn_core.fill.follow import describe_followed, follow
 from combcn_core.pixels import Array, Mask, PackedMask, Pixels, Stored, grow_mask
 from combcn_core.progress import OnShare, Stages, part_of
 from combcn_core.shadows import ShadowSize, find_effects
+from combcn_core.stream.overlap import ahead
 from combcn_core.stream.store import digest_frame
 
 log = logging.getLogger("combcn")
+MASKS_AHEAD = 2  # read while their frames are decoded
 _STRIDE_BACK = 240  # frames read at a time where a shot is followed back to its start
 
 
@@ -257,8 +260,8 @@ def read_frames(
     with (
         clip.open_frames(clip.read_start, clip.read_stop) as frames,
         clip.open_masks(frames.info) as masks,
+        closing(ahead(grown_masks(masks, grow_pixels), MASKS_AHEAD)) as holes,
     ):
-        holes = grown_masks(masks, grow_pixels)
         previous: Array | None = None
         for position, (frame, hole) in enumerate(zip(frames, holes, strict=True), clip.read_start):
             picture, small, painted = frame.picture, thumbnail(frame.picture), None
@@ -273,7 +276,7 @@ def read_frames(
             yield SourceFrame(position, starts_shot, picture, hole, painted, digest)
 
 
-def grown_masks(masks: Iterable[Mask], pixels: int) -> Iterator[PackedMask]:
+def grown_masks(masks: Iterable[Mask], pixels: int) -> Generator[PackedMask, None, None]:
     last: Mask | None = None
     hole: PackedMask | None = None
     for mask in masks:
