@@ -2,7 +2,8 @@
 
 `window` holds the frames of a segment and fills them in this order:
 
-- `motion`: optical flow between neighbours, completed inside holes and settled in time.
+- `motion`: optical flow between neighbours, completed inside holes; `settle`: and made consistent
+  in time, as neighbouring frames have seen what is hidden now.
 - `trace`: hole pixels followed along it until they come out of the hole.
 - `plate`: what a still camera shows over time.
 - `register`: source frames registered directly to a key frame, without a chain of steps.

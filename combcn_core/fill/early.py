@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from typing import TypeAlias
 
-from combcn_core.fill.motion import SETTLE_ROUNDS, Motion, find_motion, settle
+from combcn_core.fill.motion import Motion, find_motion
+from combcn_core.fill.settle import SETTLE_ROUNDS, settle
 from combcn_core.fill.threads import one_thread
 from combcn_core.pixels import PackedMask, Stored
 
@@ -33,7 +34,7 @@ def settled_motions(
     for t, pair in raw.items():
         if pair is not None:
             forward[t], backward[t + 1] = pair
-    forward, backward = settle(forward, backward, map_)
+    forward, backward = settle(forward, backward, frames, map_)
 
     def kept(t: int) -> Settled:
         ahead, back = forward.get(t), backward.get(t)

@@ -1,15 +1,13 @@
 """Where the pixels of a frame are in its neighbour, inside holes too.
 
-Optical flow is measured where both frames are known, completed inside the hole (`find_motion`), and
-made consistent in time (`settle`). The constants were chosen on clips split off from training
-footage, with synthetic holes.
+Optical flow is measured where both frames are known, and completed inside the hole. The constants
+were chosen on clips split off from training footage, with synthetic holes.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import cv2
@@ -38,8 +36,11 @@ SIDE_PIXELS = 640  # flow runs on a crop whose long side is at most this
 CONTEXT_PIXELS = 64  # of known frame around the hole, at flow resolution
 MARGIN_PIXELS = 6  # flow this near to a hole has seen the fill, and is not trusted
 AGREEMENT_PIXELS = 1.0  # flow forward and backward must return this near to be trusted
-SETTLE_ROUNDS = 2  # frames away that the flow inside a hole may be taken from
-SETTLE_PIXELS = 0.3  # how much less sure the flow of the neighbouring frame is than one's own
+GRID_STEP = 2  # pixels of flow resolution to a point of the grid that motion is kept on
+# A hole is completed from all around, and from what is so many times as wide as high, or as high as
+# wide: flow of the ground hardly changes along a row, that of a wall seen aslant along a column.
+ELONGATION = 8
+LEAST_SPREAD = 0.05  # of the flow that a completed pixel is made of, in pixels
 SOFT_PIXELS = 5  # side of the square that levels are compared over
 STILL_PIXELS = 0.5  # the camera stands still between frames if the flow of most pixels is less
 
@@ -65,23 +66,36 @@ class Motion(NamedTuple):
         height, width = self.field.shape[:2]
         return width / self.box.width, height / self.box.height
 
-    def positions(self) -> tuple[Array, Array]:
-        """x, y in the frame of the grid points inside the hole, each (N,)."""
-        rows, columns = self.inside.astype(np.float32)
+    def positions(self, rows: Array, columns: Array) -> tuple[Array, Array]:
+        """x, y in the frame of grid points, each (N,)."""
         scale_x, scale_y = self.scale
+        rows, columns = rows.astype(np.float32), columns.astype(np.float32)
         return (
             (columns + np.float32(0.5)) / np.float32(scale_x) - np.float32(0.5 - self.box.left),
             (rows + np.float32(0.5)) / np.float32(scale_y) - np.float32(0.5 - self.box.top),
         )
 
-    def sample(self, x: Array, y: Array) -> Array:
-        """(N, 3): residual and expected error at positions in the frame."""
+    def _on_grid(self, x: Array, y: Array) -> tuple[Array, Array]:
         scale_x, scale_y = self.scale
-        return sample(
-            self.opened().field,
+        return (
             (x + np.float32(0.5 - self.box.left)) * np.float32(scale_x) - np.float32(0.5),
             (y + np.float32(0.5 - self.box.top)) * np.float32(scale_y) - np.float32(0.5),
         )
+
+    def nearest(self, x: Array, y: Array) -> Array:
+        """(N,): the grid points nearest to positions in the frame, numbered row by row."""
+        height, width = self.field.shape[:2]
+        column, row = (np.rint(part).astype(np.int64) for part in self._on_grid(x, y))
+        return np.clip(row, 0, height - 1) * width + np.clip(column, 0, width - 1)
+
+    def sample(self, x: Array, y: Array) -> Array:
+        """(N, 3): residual and expected error at positions in the frame."""
+        return sample(self.opened().field, *self._on_grid(x, y))
+
+    def displaced(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """x, y in the neighbouring frame of positions in this one, each (N,)."""
+        shift = self.shift(x, y) + self.sample(x, y)[:, :2]
+        return x + shift[:, 0], y + shift[:, 1]
 
     def kept(self) -> Motion:
         """As traces need it once it is settled: the field to a thousandth, in half the memory."""
@@ -100,7 +114,7 @@ class Motion(NamedTuple):
 
     def shift(self, x: Array, y: Array) -> Array:
         """(N, 2): the affine part of the displacement at positions in the frame."""
-        x, y = _normalise(x, y, self.box)
+        x, y = normalise(x, y, self.box)
         none, one, two = self.affine.astype(np.float32)
         return np.stack([x * one[side] + (y * two[side] + none[side]) for side in (0, 1)], -1)
 
@@ -118,7 +132,9 @@ def find_motion(
 
     Measured with DIS on frames whose holes are filled smoothly, kept where forward and backward
     agree and no hole is near, and completed: a robust affine fit, plus its residual filled by
-    push-pull. The spread of the residuals that a completed pixel is made of is its expected error.
+    push-pull, from all around, from left and right, and from above and below. The spread of the
+    residuals that a completed pixel is made of is its expected error, and tells which of the three
+    counts most there.
 
     Args:
         first, second: neighbouring frames of a shot.
@@ -132,7 +148,7 @@ def find_motion(
     motions = []
     for here, there in ((0, 1), (1, 0)):
         trusted = trusted_flow(flows[here], flows[there], views[here].near, views[there].near)
-        affine, field = _complete(flows[here] * to_frame, trusted, box)
+        affine, field = _complete(*_coarser(flows[here] * to_frame, trusted), box)
         place, there_place = _sampled(flows[here], trusted)
         gain = robust_log_gain(
             sample(views[here].soft, *place.T), sample(views[there].soft, *there_place.T)
@@ -143,7 +159,10 @@ def find_motion(
             sample(views[there].detail, *there_place[inner].T),
         )
         outward = _outward(place, there_place, trusted.shape, box, first_hole.shape)
-        inside = np.stack(np.nonzero(views[here].mask)).astype(np.uint16)  # below SIDE_PIXELS
+        hole = cv2.resize(
+            views[here].mask.astype(np.float32), field.shape[1::-1], interpolation=cv2.INTER_AREA
+        )
+        inside = np.stack(np.nonzero(hole)).astype(np.uint16)  # below SIDE_PIXELS
         drift = _drift(flows[here] * to_frame, trusted > 0)
         motions.append(Motion(box, affine, field, inside, gain, log_detail, outward, drift))
     return motions[0], motions[1]
@@ -220,23 +239,58 @@ def trusted_flow(flow: Array, back: Array, near: Mask, near_there: Mask) -> Arra
     return (~near & (landed[..., 2] == 0) & (gap < AGREEMENT_PIXELS**2)).astype(np.float32)
 
 
+def _coarser(flow: Array, trusted: Array) -> tuple[Array, Array]:
+    """Means of trusted flow over cells of a grid; and where it is known: where most of one is.
+
+    The grid is `GRID_STEP` as coarse, and still finer than the patches that flow is measured on.
+    """
+    height, width = trusted.shape
+    size = -(-width // GRID_STEP), -(-height // GRID_STEP)
+    share = cv2.resize(trusted, size, interpolation=cv2.INTER_AREA)
+    flow = cv2.resize(weighted(flow, trusted), size, interpolation=cv2.INTER_AREA)
+    return weighted(flow, 1 / np.maximum(share, 1e-6)), (share >= 0.5).astype(np.float32)
+
+
 def _complete(flow: Array, trusted: Array, box: Box) -> tuple[Array, Array]:
     """Fill the flow that is not trusted: (3, 2) affine, (h, w, 3) residual and expected error."""
     height, width = trusted.shape
     x = (np.arange(width, dtype=np.float64) + 0.5) * (box.width / width) - 0.5 + box.left
     y = (np.arange(height, dtype=np.float64) + 0.5) * (box.height / height) - 0.5 + box.top
-    x, y = _normalise(x, y, box)
-    across, down = np.meshgrid(x[::4], y[::4])
+    x, y = normalise(x, y, box)
+    across, down = np.meshgrid(x[::2], y[::2])
     basis = np.stack([np.ones_like(across), across, down], -1)
-    affine = _fit_affine(basis, flow[::4, ::4], trusted[::4, ::4])
+    affine = _fit_affine(basis, flow[::2, ::2], trusted[::2, ::2])
     shift = [
         (y[:, None] * two + (x * one + none)).astype(np.float32) for none, one, two in affine.T
     ]
     residual = flow - cv2.merge(shift)
     squares = residual[..., 0] ** 2 + residual[..., 1] ** 2
-    x, y, squares = cv2.split(push_pull(cv2.merge([residual, squares]), trusted))
-    spread = np.sqrt(np.maximum(squares - x**2 - y**2, 0))
-    return affine, cv2.merge([x, y, spread])
+    layers = cv2.merge([residual, squares])
+    wide = max(1, round(width / ELONGATION)), height
+    high = width, max(1, round(height / ELONGATION))
+    total = np.zeros_like(layers)
+    shares = np.zeros_like(trusted)
+    for filled in (
+        push_pull(layers, trusted),
+        _filled_along(layers, trusted, wide),
+        _filled_along(layers, trusted, high),
+    ):
+        x, y, squares = cv2.split(filled)
+        spread = np.sqrt(np.maximum(squares - x**2 - y**2, 0))
+        share = 1 / (spread + np.float32(LEAST_SPREAD)) ** 4
+        total += weighted(cv2.merge([x, y, spread]), share)
+        shares += share
+    field = weighted(total, 1 / shares)
+    cv2.copyTo(cv2.merge([residual, np.zeros_like(trusted)]), trusted.astype(np.uint8), field)
+    return affine, field
+
+
+def _filled_along(layers: Array, trusted: Array, size: tuple[int, int]) -> Array:
+    """`push_pull` at another size (width, height): from farther along the side it makes shorter."""
+    share = cv2.resize(trusted, size, interpolation=cv2.INTER_AREA)
+    layers = cv2.resize(weighted(layers, trusted), size, interpolation=cv2.INTER_AREA)
+    filled = push_pull(weighted(layers, 1 / np.maximum(share, 1e-6)), share)
+    return cv2.resize(filled, trusted.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def _fit_affine(basis: Array, flow: Array, trusted: Array) -> Array:
@@ -327,60 +381,7 @@ def speed(both: tuple[Motion | None, Motion | None], box: Box) -> Array:
     return np.asarray(np.mean(shifts, 0)) if shifts else np.zeros(2)
 
 
-def settle(
-    forward: Mapping[int, Motion],
-    backward: Mapping[int, Motion],
-    map_: Callable[..., Iterable] = map,
-) -> tuple[dict[int, Motion], dict[int, Motion]]:
-    """Take the flow inside a hole from neighbouring frames where they are surer of it.
-
-    What a hole hides now was seen, moving, shortly before or after; in an even motion its residual
-    flow was the same. Each round looks one frame further, so a result depends on `SETTLE_ROUNDS`
-    frames on each side and on nothing else.
-
-    Args:
-        forward: motion of frame t to t + 1, by t.
-        backward: motion of frame t to t - 1, by t.
-        map_: `map`, or that of a pool of workers.
-    """
-    pair = dict(forward), dict(backward)
-    for _ in range(SETTLE_ROUNDS):
-        before = pair
-        pair = tuple(  # type: ignore[assignment]
-            dict(zip(side, map_(functools.partial(_improve, side, pair=before), side), strict=True))
-            for side in before
-        )
-    return pair
-
-
-def _improve(
-    motions: Mapping[int, Motion], t: int, pair: tuple[Mapping[int, Motion], Mapping[int, Motion]]
-) -> Motion:
-    motion = motions[t]
-    rows, columns = motion.inside.astype(np.intp)
-    places = rows * motion.field.shape[1] + columns
-    unsure = motion.field[..., 2].take(places) > SETTLE_PIXELS  # of others no neighbour is surer
-    if not unsure.any():
-        return motion
-    places = places[unsure]
-    best = motion.field.reshape(-1, 3)[places]
-    x, y = motion._replace(inside=motion.inside[:, unsure]).positions()
-    for step, path in ((1, pair[0].get(t)), (-1, pair[1].get(t))):
-        neighbour = motions.get(t + step)
-        if path is None or neighbour is None:
-            continue
-        moved = path.shift(x, y) + path.sample(x, y)[:, :2]
-        there_x, there_y = x + moved[:, 0], y + moved[:, 1]
-        theirs = neighbour.sample(there_x, there_y)
-        theirs[:, 2] += SETTLE_PIXELS
-        surer = (theirs[:, 2] < best[:, 2]) & neighbour.covers(there_x, there_y)
-        best[surer] = theirs[surer]
-    field = motion.field.copy()
-    field.reshape(-1, 3)[places] = best
-    return motion._replace(field=field)
-
-
-def _normalise(x: Array, y: Array, box: Box) -> tuple[Array, Array]:
+def normalise(x: Array, y: Array, box: Box) -> tuple[Array, Array]:
     """Positions relative to the centre of a box, in its longer side, for well-posed fits."""
     side = np.float32(max(box.height, box.width))
     return (

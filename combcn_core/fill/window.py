@@ -31,9 +31,10 @@ from combcn_core.fill.keys import (
 )
 from combcn_core.fill.levels import Levels
 from combcn_core.fill.merge import REGISTERED_SHARE, Sighting, merge
-from combcn_core.fill.motion import SETTLE_ROUNDS, Motion, speed
+from combcn_core.fill.motion import Motion, speed
 from combcn_core.fill.plate import Plate, stands_still
 from combcn_core.fill.register import Small, Target
+from combcn_core.fill.settle import SETTLE_ROUNDS
 from combcn_core.fill.smooth import fill_quickly, fill_smoothly
 from combcn_core.fill.threads import one_thread, parallel
 from combcn_core.fill.trace import (

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from combcn_core.fill.early import SETTLE_FRAMES
 from combcn_core.fill.keys import KEY_STEP
-from combcn_core.fill.motion import CONTEXT_PIXELS, SETTLE_ROUNDS, SIDE_PIXELS
+from combcn_core.fill.motion import CONTEXT_PIXELS, SIDE_PIXELS
 from combcn_core.fill.register import SIDE_PIXELS as REGISTERED_SIDE
+from combcn_core.fill.settle import SETTLE_ROUNDS
 from combcn_core.memory import CPU_NETWORK_BYTES, GIB, available_memory_bytes, peak_memory_bytes
 from combcn_core.pixels import KEPT_PIXELS, Box, PackedMask, union
 from combcn_core.shot import InpaintConfig, ShotInpainter

@@ -731,10 +731,10 @@ def test_few_frames_are_those_of_the_whole_clip(panned, tmp_path, monkeypatch, r
     )
 
     inpaint_file(
-        tmp_path / "frames", tmp_path / "masks", tmp_path / "some", config=config, frames=(13, 15)
+        tmp_path / "frames", tmp_path / "masks", tmp_path / "some", config=config, frames=(2, 4)
     )
 
     assert len(contexts) == tries
-    for name in ("013.png", "014.png", "015.png"):
+    for name in ("002.png", "003.png", "004.png"):
         written = (tmp_path / "some" / name).read_bytes()
         assert written == (tmp_path / "whole" / name).read_bytes()
