@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from combcn_core.networks.inference import InferenceModel, Model
 
-FEW_FRAMES = 4  # filled too on each side, which may be enough where few are wanted
+FEW_FRAMES = 4  # filled on each side at first, where few frames are wanted: often enough
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class Prefilled(NamedTuple):
 
 
 class ShotInpainter:
-    """Inpaints segments of shots in any order; flow is kept from one segment to the next.
+    """Inpaints the segments of shots, one after the other; flow is kept from one to the next.
 
     Memory is bounded by one segment and its halo.
     """
@@ -239,7 +239,7 @@ class ShotInpainter:
 
     @property
     def _carry(self) -> tuple[int, int]:
-        """Frames from which texture is carried, and frames from which the smooth fill is."""
+        """How many frames away texture and the smooth fill may come from; 0: there is none."""
         texture = self.config.unseen == "texture"
         smooth = not texture or self.model is not None
         return CARRY_FRAMES * texture, KEY_STEP * smooth
@@ -380,7 +380,7 @@ class ShotInpainter:
         self._window.trim(segment.stop - self.halo)
 
     def restore(self, prefilled: Prefilled, *, on_progress: OnShare | None = None) -> SegmentResult:
-        """Let the networks, where there are any, restore the unseen, and composite."""
+        """Fill what no frame shows: with networks where there are any, texture and grain."""
         config, segment = self.config, prefilled.segment
         counts = prefilled.counts
         span = range(segment.start, segment.stop)

@@ -1,4 +1,4 @@
-"""The nodes of CombCN: each is a form and a phone call to `combcn_core`."""
+"""The nodes of CombCN: each declares its inputs and outputs and calls `combcn_core`."""
 
 from comfy_api.latest import ComfyExtension, io
 

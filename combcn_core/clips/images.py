@@ -1,4 +1,4 @@
-"""Images, and folders of them as clips."""
+"""Images, and folders of them as clips: read (PNG, JPEG, TIFF, ...), and written (PNG, EXR)."""
 
 from __future__ import annotations
 
@@ -449,7 +449,7 @@ class ImageWriter(FrameWriter):
             has = f"{has} and in HDR" if has else "is in HDR"
         if has:
             log.warning(
-                "%s %s, which the images of %s do not say; tell what reads them.",
+                "%s %s, which the images of %s cannot say; whatever reads them has to be told.",
                 *(info.path or "the clip", has, self._path),
             )
 

@@ -8,8 +8,9 @@
 - `plate`: what a still camera shows over time.
 - `register`: source frames registered directly to a key frame, without a chain of steps.
 - `levels`: by how much one frame is brighter than another; `keys`: both for every eighth frame.
-- `choose`: which source fills a region (`choose`); which traces are sure enough, and what fills a
-  pixel among all that was found for it (`merge`).
+- `choose`: which source fills a region.
+- `merge`: which traces are sure enough, and what fills a pixel among all that was found for it;
+  `blur`: as sharp as its frame is.
 - `smooth`: membrane and push-pull, for what no frame shows.
 - `texture`: the look of the shot itself, in place of the smooth fill; `carry` keeps it steady.
 - `grain`: the grain that filled areas lack.

@@ -44,13 +44,13 @@ from combcn_core.pixels import (
 ANCHOR_STEP = 48  # frames
 PASSING_FRAMES = 8  # in which one anchor's texture passes over into the next one's
 CARRY_FRAMES = ANCHOR_STEP // 2 + PASSING_FRAMES // 2
-# Where motion draws texture out to more than the first, it counts as farther off; from the second
-# on by so many frames.
+# Texture that motion stretches by more than the first factor counts as farther off in time: by so
+# many frames from the second factor on.
 DRAWN, MOST_DRAWN, DRAWN_FRAMES = 1.3, 2.5, np.float32(24)
 DRAWN_PIXELS, LEAST_PART = 9, 0.1  # side of the square that it is measured over; known of it
 MAX_GAIN = 1.5  # of contrast, while they do; two unlike textures need 1.41
 
-Known = Mapping[int, tuple[Patch, PackedMask]]  # frames without the made up, what remains of holes
+Known = Mapping[int, tuple[Patch, PackedMask]]  # frames without texture, and their holes
 
 
 class Way(NamedTuple):

@@ -260,8 +260,8 @@ def _spread(image: Array) -> Array:
 def _dissent(candidates: Sequence[Candidate]) -> Array:
     """(K, h, w): how far each is from the second nearest of the others, in grey levels of 255.
 
-    Two that agree with it are evidence; how many more do not says little, and what is much dearer
-    is not heard.
+    Two that agree with a candidate are evidence for it, however many others do not. Candidates that
+    cost much more do not count.
     """
     shape = len(candidates), *candidates[0].seen.shape
     nearest, second = np.full((2, *shape), np.inf, np.float32)

@@ -16,7 +16,7 @@ SETTLE_FRAMES = 32  # whose flow is settled at a time; more take more memory and
 WAITING_PAIRS = 8  # at most; then reading waits
 
 Raw: TypeAlias = tuple[Motion, Motion] | None  # from a frame to the next, and back; None: no holes
-Settled: TypeAlias = tuple[Motion | None, Motion | None]  # from a frame to the next, and the last
+Settled: TypeAlias = tuple[Motion | None, Motion | None]  # to the next frame, and to the one before
 
 
 def settled_motions(

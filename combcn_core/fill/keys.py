@@ -15,7 +15,9 @@ from combcn_core.fill.register import Registered, Small, Target, homography_of
 from combcn_core.fill.trace import SURE_ERROR, Trace, error_unit
 from combcn_core.pixels import Array, Mask
 
-KEY_STEP = 8  # frames between two fills of what was never seen; between them it is carried along
+# Frames between two key frames, for which sources are registered; and between two smooth fills of
+# what was never seen, which are carried along between them.
+KEY_STEP = 8
 # Frames between those registered as sources, up to so far away; twice as many beyond.
 SOURCE_STEP, NEAR_FRAMES = 4, 16
 UNSURE_SHARE = 0.01  # of a hole: where more is not sure, its frame wants sources

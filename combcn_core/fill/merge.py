@@ -26,7 +26,9 @@ from combcn_core.pixels import (
 )
 
 LEAST_ERROR = 0.3  # added to that of a trace, which may be none
-LEAST_CONFIDENCE = 0.25  # what is less sure is left to others
+# Of all sightings together: what is less sure is still hole. One alone gets there with an expected
+# error of about 8.2.
+LEAST_CONFIDENCE = 0.25
 # What is hardly surer leans towards a smooth fill, by 1 less this power of the confidence: the mean
 # of both has less error, and more of it is a haze.
 LEAN = 1 / 3
@@ -34,9 +36,9 @@ SHARPNESS = 4  # how much the surer of two traces outweighs the other
 # A registered source lies farther off than its cost tells where what it shows is at several depths;
 # a trace of the same has followed each of them.
 REGISTERED_SHARE = 2.0**-SHARPNESS
-# What was seen beside a hole, and what was seen farther from one contradicts by some grey levels,
-# is less sure by so much; compared over a few pixels, as what is only out of place cancels then: a
-# mean may be off by what a shift by so many pixels makes of the contrast there.
+# A sighting from right beside a hole is doubted where one from farther off differs from it by more
+# than some grey levels: that adds to its expected error. Means over a few pixels are compared, so
+# that what is only out of place cancels, and a shift by so many pixels explains some of the rest.
 DOUBT_ERROR, DOUBT_GAP, DOUBT_PIXELS, DOUBT_SHIFT = 9.0, 4.0, 8, 1.5
 _STILL = np.zeros(2)
 _GRAY_LEVELS = np.full(3, 255 / 3, np.float32)  # of 255, from RGB
@@ -217,7 +219,7 @@ def _doubts(
         some = place[good]
         witness[some], nearest[some] = found[good], near[good]
     doubts: list[Array | None] = []
-    # Compared over many pixels: in large frames, cells of some of them do.
+    # Means over many pixels are compared, so in large frames cells of several pixels are enough.
     cell = max(1, int(unit))
     shape = -(-box.height // cell), -(-box.width // cell)
     side = 2 * round(DOUBT_PIXELS * unit / cell) + 1

@@ -2,6 +2,8 @@
 
 How the flow of a frame goes together with that of its neighbour is measured where both are known;
 by that, the flow of what a hole hides follows from where it was seen, moving, before or after.
+Residuals are those of `Motion`: flow less its affine part, with an expected error that is 0 where
+it was measured.
 """
 
 from __future__ import annotations
@@ -46,38 +48,39 @@ class Relation(NamedTuple):
             theirs: (N, 3), residual and expected error of the neighbour.
             x, y: (N,), normalised positions in this frame.
         """
-        none, across, down, *theirs_too = self.coefficients
-        residual = none + x[:, None] * across + y[:, None] * down
-        for part, coefficient in zip(theirs.T, theirs_too, strict=False):
-            residual += part[:, None] * coefficient
+        constant, across, down, of_x, of_y = self.coefficients
+        residual = constant + x[:, None] * across + y[:, None] * down
+        residual += theirs[:, :1] * of_x
+        residual += theirs[:, 1:2] * of_y
         # Errors of several frames are independent of each other.
         grown = theirs[:, 2] * np.float32(self.growth)
         return residual, np.sqrt(grown**2 + np.float32(self.error) ** 2)
 
 
-# Where too little is known, it is taken for the same.
+# The residual of the neighbour as it is, where too little is known in both to measure a relation.
 SAME = Relation(np.eye(5, 2, -3, np.float32), SETTLE_PIXELS, 1.0)
 
 
-def relate(motion: Motion, path: Motion, neighbour: Motion) -> Relation:
+def relate(motion: Motion, to_neighbour: Motion, neighbour: Motion) -> Relation:
     """Measure how the flow of a frame goes together with that of its neighbour.
 
     Least squares with Cauchy weights, over points whose flow is measured in both.
 
     Args:
         motion: of the frame.
-        path: from the frame to the neighbour.
+        to_neighbour: motion from the frame to the neighbour.
         neighbour: motion of that one, in the same direction of time as `motion`.
     """
     height, width = motion.field.shape[:2]
     some = slice(RELATION_STEP // 2, None, RELATION_STEP)
     rows, columns = (part[some, some].ravel() for part in np.mgrid[:height, :width])
-    measured = motion.field[rows, columns, 2] == 0
+    measured = motion.field[rows, columns, 2] == 0  # what is completed has an expected error
     rows, columns = rows[measured], columns[measured]
     own = motion.field[rows, columns, :2]
     x, y = motion.positions(rows, columns)
-    there = path.displaced(x, y)
+    there = to_neighbour.displaced(x, y)
     theirs = neighbour.sample(*there)
+    # Between grid points: hardly anything completed may be mixed in.
     known = (theirs[:, 2] < LEAST_SETTLE_PIXELS / 3) & neighbour.covers(*there)
     if np.count_nonzero(known) < LEAST_POINTS:
         return SAME
@@ -87,13 +90,14 @@ def relate(motion: Motion, path: Motion, neighbour: Motion) -> Relation:
     shrinkage = FIT_SHRINKAGE * np.eye(5)
     weights = np.ones(len(terms))
     for _ in range(FIT_ROUNDS):
-        left = (terms * weights[:, None]).T
-        right = left @ wanted + shrinkage @ SAME.coefficients
-        found = np.linalg.solve(left @ terms + shrinkage, right)
+        transposed = (terms * weights[:, None]).T
+        right = transposed @ wanted + shrinkage @ SAME.coefficients
+        found = np.linalg.solve(transposed @ terms + shrinkage, right)
         gap = terms @ found - wanted
         error = np.hypot(gap[:, 0], gap[:, 1])
         weights = 1 / (1 + (error / max(1.5 * np.median(error), 0.02)) ** 2)
     typical = max(LEAST_SETTLE_PIXELS, float(np.quantile(error, TYPICAL)))
+    # By the larger eigenvalue: how much longer an error of the neighbour gets on the way.
     growth = max(1.0, float(np.abs(np.linalg.eigvals(found[3:])).max()))
     return Relation(found.astype(np.float32), typical, growth)
 
@@ -128,9 +132,9 @@ def settle(
     ]
     list(map_(lambda look: look.relate(sides), looks))
     changed: dict[tuple[int, int], Mask] = {}
-    for left in reversed(range(SETTLE_ROUNDS)):
-        now = [look for look in looks if look.t in near[left]]
-        before, is_first = (sides[0].copy(), sides[1].copy()), left == SETTLE_ROUNDS - 1
+    for rounds_left in reversed(range(SETTLE_ROUNDS)):
+        now = [look for look in looks if look.t in near[rounds_left]]
+        before, is_first = (sides[0].copy(), sides[1].copy()), rounds_left == SETTLE_ROUNDS - 1
         news = None if is_first else changed
         changed = {}
         improved = map_(lambda look: look.improve(before, news), now)  # noqa: B023

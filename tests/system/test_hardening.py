@@ -17,8 +17,8 @@ from combcn_core.stream.files import inpaint_file
 
 from ..helpers import full_disk
 
-NUM_FRAMES, HEIGHT, WIDTH = 64, 24, 32
-# It reads 25 frames ahead, and some more wait in queues and in FFmpeg: fewer than the clip has.
+NUM_FRAMES, HEIGHT, WIDTH = 84, 24, 32
+# It reads 49 frames ahead, and some more wait in queues and in FFmpeg: fewer than the clip has.
 SHORT = InpaintConfig(propagate=False, segment_frames=4)
 OUTPUTS = ("out.mkv", "out.mp4", "out.mov", "out")
 
