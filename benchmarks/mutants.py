@@ -51,6 +51,7 @@ MODULES = {
     "clips.write": "files/test_video.py",
     "clips.tracks": "files/test_video.py",
     "fill.motion": "unit/test_fill_motion.py unit/test_fill_propagate.py",
+    "fill.settle": "unit/test_fill_settle.py unit/test_fill_propagate.py",
     "fill.trace": "unit/test_fill_trace.py unit/test_fill_propagate.py",
     "fill.choose": "unit/test_fill_choose.py unit/test_fill_propagate.py",
     "fill.merge": "unit/test_fill_merge.py unit/test_fill_propagate.py",
@@ -91,8 +92,8 @@ NO_SUCH_FILES = (
 REASONS: dict[str, dict[str, str]] = {
     "fill.motion": {
         "-> CONTEXT_PIXELS = 65": TUNED,
-        "-> SETTLE_ROUNDS = 7": TUNED,
-        "-> SETTLE_PIXELS = 1.3": TUNED,
+        "-> GRID_STEP = 3": TUNED,
+        "-> ELONGATION = 9": TUNED,
         "33 - width)": "flow needs 32 pixels, and has one more",
         "borderValue=(1, 0, 1)": NOT_SEEN,
         "borderValue=(0, 0, 2)": NOT_SEEN,
@@ -100,6 +101,7 @@ REASONS: dict[str, dict[str, str]] = {
         "-> for _ in range(5)": "rounds of a fit that has converged by then",
         "-> if len(first) < 101": "how many points are enough is a round number",
     },
+    "fill.settle": {"-> SETTLE_ROUNDS = 7": TUNED, "-> SETTLE_PIXELS = 1.3": TUNED},
     "fill.trace": {"-> ages = np.ones(len(rows)": "the age of what is seen nowhere is never read"},
     "clips.scan": {"-> if (counted or timed)": NO_SUCH_FILES},
     "clips.write": {"self._container = None -> pass": TWICE},
