@@ -121,7 +121,7 @@ def test_sample_takes_each_line_once_and_is_seeded():
     ],
 )
 def test_judge_against_known_verdicts(tmp_path, monkeypatch, body, caught, by):
-    monkeypatch.syspath_prepend(PATH.parent)  # where the new process finds what it is to run
+    monkeypatch.syspath_prepend(PATH.parents[1])  # where the new process finds what it is to run
     monkeypatch.setitem(check.MODULES, "toy", "test_toy.py")
     root = tmp_path / "snapshot"
     (root / "combcn_core").mkdir(parents=True)
