@@ -79,7 +79,8 @@ train both "$clips" "${both[@]}" "${mixed[@]}" --size 192 --batch 6 --steady-fra
     --start "${name}_both_3.safetensors"
 cp "${name}_both.safetensors" "$output"
 
-# For comparison, 2DCN after as many steps as those from `joined` to `both_3`. Not done yet.
+# For comparison, 2DCN after as many steps as those from `joined` to `both_3`. Run with --steps 3200, by
+# which REPRODUCTION.md has it.
 train 2dcn "$clips" "${both[@]}" "${mixed[@]}" --mode scratch --size 128 --batch 12 \
     --holes box box random-box moving-box blob object --seed 29 --steps 9500 \
     --start "${name}_2dcn_photographs.safetensors"
