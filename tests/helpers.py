@@ -8,8 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from combcn_core.networks import layers
+from combcn_core.pixels import Box
 
 
 def write_video(path, frames, codec=None, pixel_format=None, options=None):
@@ -79,3 +82,16 @@ def shrink_networks(patch, channels):
         table = [row._replace(channels=of(row.channels)) for row in getattr(layers, name)]
         table[-1] = table[-1]._replace(channels=3)
         patch.setattr(layers, name, tuple(table))
+
+
+# Of tests with drawn values: the same ones each time.
+light = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+
+
+@st.composite
+def boxes(draw):
+    """(box, height, width), the box within the frame."""
+    height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    top, left = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
+    bottom, right = draw(st.integers(top + 1, height)), draw(st.integers(left + 1, width))
+    return Box(top, left, bottom, right), height, width

@@ -8,6 +8,7 @@ it was measured.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
@@ -72,8 +73,8 @@ def relate(motion: Motion, to_neighbour: Motion, neighbour: Motion) -> Relation:
         neighbour: motion of that one, in the same direction of time as `motion`.
     """
     height, width = motion.field.shape[:2]
-    some = slice(RELATION_STEP // 2, None, RELATION_STEP)
-    rows, columns = (part[some, some].ravel() for part in np.mgrid[:height, :width])
+    first = RELATION_STEP // 2
+    rows, columns = np.mgrid[first:height:RELATION_STEP, first:width:RELATION_STEP].reshape(2, -1)
     measured = motion.field[rows, columns, 2] == 0  # what is completed has an expected error
     rows, columns = rows[measured], columns[measured]
     own = motion.field[rows, columns, :2]
@@ -105,7 +106,7 @@ def relate(motion: Motion, to_neighbour: Motion, neighbour: Motion) -> Relation:
 def settle(
     forward: Mapping[int, Motion],
     backward: Mapping[int, Motion],
-    frames: Collection[int] | None = None,
+    frames: Collection[int],
     map_: Callable[..., Iterable] = map,
 ) -> tuple[dict[int, Motion], dict[int, Motion]]:
     """Take the flow inside a hole from neighbouring frames where that is surer.
@@ -116,12 +117,11 @@ def settle(
     Args:
         forward: motion of frame t to t + 1, by t.
         backward: motion of frame t to t - 1, by t.
-        frames: to be settled; None: all.
+        frames: to be settled; what comes back of others is half done.
         map_: `map`, or that of a pool of workers.
     """
     sides = dict(forward), dict(backward)
-    wanted = set(forward) | set(backward) if frames is None else set(frames)
-    near = [wanted]  # by the rounds that are left
+    near = [set(frames)]  # by the rounds that are left
     for _ in range(SETTLE_ROUNDS):
         near.append(near[-1] | {t + step for t in near[-1] for step in (-1, 1)})
     looks = [
@@ -131,14 +131,13 @@ def settle(
         if t in near[SETTLE_ROUNDS - 1]
     ]
     list(map_(lambda look: look.relate(sides), looks))
-    changed: dict[tuple[int, int], Mask] = {}
+    changed: dict[tuple[int, int], Mask] | None = None
     for rounds_left in reversed(range(SETTLE_ROUNDS)):
         now = [look for look in looks if look.t in near[rounds_left]]
-        before, is_first = (sides[0].copy(), sides[1].copy()), rounds_left == SETTLE_ROUNDS - 1
-        news = None if is_first else changed
+        before = sides[0].copy(), sides[1].copy()
+        improve = functools.partial(_Look.improve, sides=before, changed=changed)
         changed = {}
-        improved = map_(lambda look: look.improve(before, news), now)  # noqa: B023
-        for look, result in zip(now, improved, strict=True):
+        for look, result in zip(now, map_(improve, now), strict=True):
             if result is not None:
                 sides[look.side][look.t], changed[look.side, look.t] = result
     return sides

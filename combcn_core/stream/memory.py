@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from combcn_core.fill.early import SETTLE_FRAMES
 from combcn_core.fill.keys import KEY_STEP
-from combcn_core.fill.motion import CONTEXT_PIXELS, SIDE_PIXELS
+from combcn_core.fill.motion import CONTEXT_PIXELS, GRID_STEP, SIDE_PIXELS
 from combcn_core.fill.register import SIDE_PIXELS as REGISTERED_SIDE
 from combcn_core.fill.settle import SETTLE_ROUNDS
 from combcn_core.memory import CPU_NETWORK_BYTES, GIB, available_memory_bytes, peak_memory_bytes
@@ -68,10 +68,11 @@ class Work(NamedTuple):
         side = CONTEXT_PIXELS * 2
         cut = min(pixels, round((self.box_pixels**0.5 + side) ** 2))
         seen = min(pixels, round((self.box_pixels**0.5 + side + 2 * KEPT_PIXELS) ** 2))
-        grid = min(cut, SIDE_PIXELS**2)
+        grid = min(cut, SIDE_PIXELS**2) // GRID_STEP**2
+        hidden = min(grid, self.hole_pixels // GRID_STEP**2)
         settling = min(SETTLE_FRAMES + 2 * SETTLE_ROUNDS, window)
-        # Measured flow and two rounds of settling it, and where the hole is.
-        flow = settling * 2 * (3 * 12 * grid + 16 * min(grid, self.hole_pixels))
+        # Measured flow, two rounds of settling it, and where hidden points are looked up.
+        flow = settling * 2 * (3 * 12 * grid + 80 * hidden)
         propagation = (
             sources * 3 * self.itemsize * cut  # fills
             + filled * (2 * 28 * self.hole_pixels + 2 * 3 * self.itemsize * cut)

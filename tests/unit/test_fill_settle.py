@@ -17,6 +17,10 @@ from ..scene import box_masks, make_motion
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+def settle_all(forward, backward):
+    return settle(forward, backward, {*forward, *backward})
+
+
 def random_motions(num_frames, height, width, seed, errors, affine=(0.0, 0.0)):
     """(forward, backward) of a clip, by frame; `errors` by frame."""
     random = np.random.default_rng(seed)
@@ -37,7 +41,7 @@ def test_settle_changes_nothing_where_neighbours_are_less_sure():
     # The neighbours' estimates are better, but by less than it costs to take them over.
     errors = [float(np.hypot(1, 0.9 * SETTLE_PIXELS * (t % 2))) for t in range(9)]
     motions = random_motions(9, 11, 14, 1, errors, affine=(0.4, -0.2))
-    for before, after in zip(motions, settle(*motions), strict=True):
+    for before, after in zip(motions, settle_all(*motions), strict=True):
         assert list(before) == list(after)
         for t in before:
             np.testing.assert_array_equal(before[t].field, after[t].field)
@@ -49,7 +53,7 @@ def test_settle_takes_the_flow_of_a_surer_neighbour():
     forward, backward = random_motions(9, 12, 15, 2, errors)
     for motions, value in ((forward, 0.25), (backward, -0.25)):
         motions[4].field[..., 0], motions[4].field[..., 1] = value, 0
-    settled = settle(forward, backward)
+    settled = settle_all(forward, backward)
     for motions, value in zip(settled, (0.25, -0.25), strict=True):
         for t in (3, 5):
             rows, columns = motions[t].inside
@@ -74,7 +78,7 @@ def test_settle_reads_a_neighbour_where_the_pixel_has_moved_to():
         0: make_motion(height, width, unsure, hole, affine=(2, -1)),
         1: make_motion(height, width, slanted, hole),
     }
-    settled = settle(motions, {})[0][0]
+    settled = settle_all(motions, {})[0][0]
     rows, columns = settled.inside
     there_x, there_y = columns + 2.5, rows - 0.75
     # Linear in both directions, so bilinear reading is exact but for OpenCV's table of 1/32.
@@ -85,9 +89,9 @@ def test_settle_reads_a_neighbour_where_the_pixel_has_moved_to():
 def test_settle_reaches_so_many_frames_and_no_farther():
     num_frames, middle = 2 * SETTLE_ROUNDS + 7, SETTLE_ROUNDS + 3
     errors = [50.0] * num_frames
-    before = settle(*random_motions(num_frames, 8, 9, 3, errors))
+    before = settle_all(*random_motions(num_frames, 8, 9, 3, errors))
     errors[middle] = 0.0
-    after = settle(*random_motions(num_frames, 8, 9, 3, errors))
+    after = settle_all(*random_motions(num_frames, 8, 9, 3, errors))
     for one, two in zip(before, after, strict=True):
         changed = [t for t in one if not np.array_equal(one[t].field, two[t].field)]
         assert changed == list(range(middle - SETTLE_ROUNDS, middle + SETTLE_ROUNDS + 1))
@@ -132,7 +136,7 @@ def test_settle_follows_an_uneven_camera():
     speeds = [0.2, 0.5, 0.3, 0.6, 0.25, 0.4, 0.5, 0.2]
     motions, fields = passing_hole(len(speeds), speeds)
     still = {t: motions[t]._replace(field=np.zeros_like(motions[t].field)) for t in motions}
-    settled, _ = settle(motions, still)
+    settled, _ = settle_all(motions, still)
     middle = 4
     rows, columns = motions[middle].inside
     found = settled[middle].field[rows, columns]
@@ -146,11 +150,11 @@ def test_pixels_looked_at_again_are_those_that_changed(monkeypatch):
     speeds = [0.2, 0.5, 0.3, 0.6, 0.25, 0.4, 0.5, 0.2, 0.3, 0.4]
     forward, _ = passing_hole(len(speeds), speeds)
     backward, _ = passing_hole(len(speeds), speeds[::-1], seed=6)
-    quick = settle(forward, backward)
+    quick = settle_all(forward, backward)
     some = settle(forward, backward, frames=[5])
     improve = _Look.improve
     monkeypatch.setattr(_Look, "improve", lambda look, sides, changed: improve(look, sides, None))
-    for side, all_again in enumerate(settle(forward, backward)):
+    for side, all_again in enumerate(settle_all(forward, backward)):
         for t, motion in all_again.items():
             np.testing.assert_array_equal(quick[side][t].field, motion.field)
         np.testing.assert_array_equal(some[side][5].field, all_again[5].field)

@@ -5,7 +5,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -40,6 +40,8 @@ from combcn_core.pixels import (
     union,
     weighted,
 )
+
+from ..helpers import boxes, light
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -127,16 +129,7 @@ def test_one_thread_restores_the_settings():
     assert (cv2.getNumThreads(), sys.getswitchinterval()) == before
 
 
-@st.composite
-def boxes(draw):
-    """(box, height, width), the box within the frame."""
-    height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
-    top, left = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
-    bottom, right = draw(st.integers(top + 1, height)), draw(st.integers(left + 1, width))
-    return Box(top, left, bottom, right), height, width
-
-
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@light
 @given(boxes(), st.integers(0, 20), st.integers(1, 9))
 def test_crop_box_against_pixel_by_pixel(placed, context, multiple):
     box, height, width = placed

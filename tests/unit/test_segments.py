@@ -1,21 +1,11 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from combcn_core.pixels import Box
 from combcn_core.segments import Segment, plan_shot, plan_tiles
 
-light = settings(max_examples=150, deadline=None, derandomize=True, database=None)
-
-
-@st.composite
-def boxes(draw):
-    """(box, height, width), the box within the frame."""
-    height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
-    top, left = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
-    bottom, right = draw(st.integers(top + 1, height)), draw(st.integers(left + 1, width))
-    return Box(top, left, bottom, right), height, width
+from ..helpers import boxes, light
 
 
 @light
