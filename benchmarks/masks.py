@@ -9,12 +9,12 @@ the table has the mean intersection over union of the others with the drawn ones
 background.png, from still cameras, are left out. Below: milliseconds of one processor a frame, and
 how well the confidence that comes with each mask goes with its true overlap.
 
-The second table is of the rendered scenes of `scenes`, whose masks are those of the object alone:
-intersection over union of what `take_shadows` added with what the object changes outside of its
-mask, the share of that which it found, what it added as a share of the mask, and the PSNR of the
-removal over object and effect, without it, with it, and with a mask of all that the object changes:
-what the fill leaves to be won. A difference of more than 6 of 255 counts as an effect. The scenes
-below have no effects left to be found.
+The second table is of the scenes that `recipes.scenes` renders, whose masks are those of the object
+alone: intersection over union of what `take_shadows` added with what the object changes outside of
+its mask, the share of that which it found, what it added as a share of the mask, and the PSNR of
+the removal over object and effect, without it, with it, and with a mask of all that the object
+changes: what the fill leaves to be won. A difference of more than 6 of 255 counts as an effect. The
+scenes below have no effects left to be found.
 
 The third table has holes that move over the untouched frames of DATA, the masks of other clips as
 in `benchmarks.propagation`; DATA may be a folder of videos then, with --masks. What `take_shadows`
@@ -34,12 +34,12 @@ import torch
 
 from benchmarks.clips import read_frames, read_masks
 from benchmarks.propagation import Options, read_clips
-from benchmarks.scenes import EFFECTS, SCENES, render_scene
 from combcn_core.fill.follow import follow_masks
 from combcn_core.masks import grow
 from combcn_core.measure import metrics
 from combcn_core.shadows import take_shadows
 from combcn_core.shot import inpaint
+from recipes.scenes import EFFECTS, SCENES, render_scene
 
 INTERVALS = (5, 10, 20)
 WITHOUT = ("still", "light", "noise", "parallax", "everything")  # scenes, but for some penumbra

@@ -8,8 +8,9 @@ object. All of them are the second part, `real`, where nobody knows the truth: s
 `benchmarks.footage`. Their masks are grown by 6 pixels unless --grow-pixels says otherwise;
 --results measures frames that are there already, FRAMES/NAME/, and computes nothing.
 
-The first part, `truth`, has the clips of `scenes`, whose truth is rendered, and the still-camera
-clips of DATA: those with a background.png, the truth of every frame; masks grown by 2 pixels here.
+The first part, `truth`, has the clips of `recipes.scenes`, whose truth is rendered, and the
+still-camera clips of DATA: those with a background.png, the truth of every frame; masks grown by
+2 pixels here.
 
 Methods: telea (the floor), no-network (what `combcn inpaint` does without --weights, the same as
 with --no-network) and, with --weights, combcn. The row "limit" is how well the truth can be known:
@@ -43,7 +44,6 @@ from tyro.conf import Positional, arg
 
 from benchmarks import footage
 from benchmarks.clips import clip_names, read_frames, read_image, read_masks
-from benchmarks.scenes import SCENES, render_scene
 from combcn_core.clips.pictures import (
     Image,
     frame_over_slice,
@@ -60,6 +60,7 @@ from combcn_core.measure.trials import EvaluateConfig, Method
 from combcn_core.networks.checkpoint import load_model
 from combcn_core.networks.layers import CombCN
 from combcn_core.shot import InpaintConfig, inpaint
+from recipes.scenes import SCENES, render_scene
 
 GROW_PIXELS, EDGE_PIXELS, AWAY_PIXELS = 2, 2, 8
 STRIP_FRAMES, STRIP_MARGIN_PIXELS, STRIP_GAP_PIXELS = 8, 12, 4

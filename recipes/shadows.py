@@ -10,10 +10,10 @@ from pathlib import Path
 
 import cv2
 
-from benchmarks.scenes import EFFECTS, render_scene
 from combcn_core import inpaint, take_shadows
 from combcn_core.clips.pictures import outline_mask, side_by_side
 from combcn_core.masks import grow
+from recipes.scenes import EFFECTS, render_scene
 
 PICTURE = Path(__file__).parents[1] / "docs" / "shadows.jpg"
 SHOWN, NUM_FRAMES = 12, 32

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import scenes
 from combcn_core.masks import composite
 from combcn_core.measure import metrics
+from recipes import scenes
 
 Camera, paint_scenery, render_frame = scenes.Camera, scenes.paint_scenery, scenes.render_frame
 

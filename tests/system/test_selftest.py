@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import scenes
 from combcn_core import cli
 from combcn_core.clips.frames import ClipInfo
 from combcn_core.clips.video import open_writer
@@ -18,6 +17,7 @@ from combcn_core.measure import metrics
 from combcn_core.measure.placements import Placement, find_placements
 from combcn_core.measure.predict import HiddenScore, Prediction, describe_prediction, self_test
 from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
+from recipes import scenes
 
 
 def picture(height=60, width=90, seed=0):
