@@ -97,6 +97,20 @@ def crop_box(box: Box, context_pixels: int, multiple: int, height: int, width: i
     )
 
 
+def plan_tiles(box: Box, side: int) -> list[Box]:
+    """Cut a box into tiles that cover every pixel exactly once, row by row.
+
+    Args:
+        box: of a frame.
+        side: of a tile in pixels, 1 or more; the last of a row or column may be smaller.
+    """
+    return [
+        Box(top, left, min(top + side, box.bottom), min(left + side, box.right))
+        for top in range(box.top, box.bottom, side)
+        for left in range(box.left, box.right, side)
+    ]
+
+
 def moved_box(box: Box, origin: Box) -> Box:
     """A box of the frame, counted from the corner of another."""
     return Box(

@@ -1,4 +1,4 @@
-"""Segments, halos and tiles: whole numbers only.
+"""Shots cut into segments: whole numbers only.
 
 All ranges are half-open, and all frame numbers count from the first frame of the source, whatever
 part of it is asked for: a segment means the same on every machine.
@@ -6,9 +6,7 @@ part of it is asked for: a segment means the same on every machine.
 
 from typing import NamedTuple
 
-from combcn_core.pixels import Box
-
-SEGMENT_FRAMES = 32  # of a segment, unless the settings say otherwise
+SEGMENT_FRAMES = 32  # output frames of a segment by default
 
 
 class Segment(NamedTuple):
@@ -56,17 +54,3 @@ def plan_shot(
         end = min(begin + length, last)
         segments.append(Segment(begin, end, max(begin - halo, start), min(end + halo, stop), start))
     return segments
-
-
-def plan_tiles(box: Box, side: int) -> list[Box]:
-    """Cut a box into tiles that cover every pixel exactly once, row by row.
-
-    Args:
-        box: of a frame.
-        side: of a tile in pixels, 1 or more; the last of a row or column may be smaller.
-    """
-    return [
-        Box(top, left, min(top + side, box.bottom), min(left + side, box.right))
-        for top in range(box.top, box.bottom, side)
-        for left in range(box.left, box.right, side)
-    ]

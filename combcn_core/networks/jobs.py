@@ -22,8 +22,7 @@ from combcn_core.networks.layers import (
     time_multiple,
 )
 from combcn_core.networks.regions import Span, split_hole, tight_box
-from combcn_core.pixels import Box, crop_box
-from combcn_core.segments import plan_tiles
+from combcn_core.pixels import Box, crop_box, plan_tiles
 
 MAX_BATCH_FRAMES = 16  # on a GPU; on a CPU one frame is work enough for all cores
 BATCH_MULTIPLE_PIXELS = 16  # where frames are batched, edges of boxes: more of them are alike

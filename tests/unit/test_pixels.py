@@ -32,6 +32,7 @@ from combcn_core.pixels import (
     moved_box,
     pixels_of,
     placed_box,
+    plan_tiles,
     replaced,
     sample,
     sample_stored,
@@ -264,3 +265,17 @@ def test_a_decoded_frame_shows_what_its_pixels_do():
             expected = sample(pixels, x[some], y[some], kernel)
             found = sample_stored(there, x[some], y[some], kernel)
             np.testing.assert_array_equal(found, expected)
+
+
+@light
+@given(boxes(), st.integers(1, 35))
+def test_plan_tiles_covers_every_pixel_once(placed, side):
+    box, height, width = placed
+    count = np.zeros((height, width), int)
+    for tile in plan_tiles(box, side):
+        assert 1 <= tile.height <= side
+        assert 1 <= tile.width <= side
+        count[tile.top : tile.bottom, tile.left : tile.right] += 1
+    expected = np.zeros((height, width), int)
+    expected[box.top : box.bottom, box.left : box.right] = 1
+    np.testing.assert_array_equal(count, expected)

@@ -1,11 +1,10 @@
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from combcn_core.segments import Segment, plan_shot, plan_tiles
+from combcn_core.segments import Segment, plan_shot
 
-from ..helpers import boxes, light
+from ..helpers import light
 
 
 @light
@@ -29,20 +28,6 @@ def test_plan_shot_by_hand():
     assert plan_shot(3, 10, 4, 2) == [Segment(3, 7, 3, 9, 3), Segment(7, 10, 5, 10, 3)]
     assert plan_shot(0, 10, 4, 2, wanted=(3, 5)) == [Segment(3, 5, 1, 7, 0)]
     assert plan_shot(0, 0, 4, 2) == []
-
-
-@light
-@given(boxes(), st.integers(1, 35))
-def test_plan_tiles_covers_every_pixel_once(placed, side):
-    box, height, width = placed
-    count = np.zeros((height, width), int)
-    for tile in plan_tiles(box, side):
-        assert 1 <= tile.height <= side
-        assert 1 <= tile.width <= side
-        count[tile.top : tile.bottom, tile.left : tile.right] += 1
-    expected = np.zeros((height, width), int)
-    expected[box.top : box.bottom, box.left : box.right] = 1
-    np.testing.assert_array_equal(count, expected)
 
 
 @pytest.mark.parametrize(
