@@ -49,11 +49,11 @@ from benchmarks.clips import (
     read_masks,
     read_video,
 )
+from combcn_core.fill.stages import propagate
 from combcn_core.masks import bounding_box, composite, grow, to_float
 from combcn_core.measure import metrics
 from combcn_core.pixels import crop
 from combcn_core.shot import InpaintConfig, inpaint
-from combcn_core.stages import propagate
 
 GROW_PIXELS, PLACES = 8, 7
 FLIP_STEP = 4  # it takes as long as the fill

@@ -14,6 +14,7 @@ from combcn_core.version import __version__
 if TYPE_CHECKING:
     from combcn_core.clips.mask_rules import MaskConfig
     from combcn_core.fill.follow import follow_masks
+    from combcn_core.fill.stages import fill_rest, propagate, synthesize_texture
     from combcn_core.masks import composite
     from combcn_core.measure.evaluate import evaluate
     from combcn_core.measure.predict import Prediction, self_test
@@ -23,11 +24,15 @@ if TYPE_CHECKING:
     from combcn_core.networks.config import NetworkConfig
     from combcn_core.networks.inference import InferenceModel, prepare
     from combcn_core.networks.layers import CombCN
+    from combcn_core.networks.restore import (
+        coarse_size,
+        infer_temporal,
+        restore_detail,
+        upsample_guidance,
+    )
     from combcn_core.progress import Progress
-    from combcn_core.restore import coarse_size, infer_temporal, restore_detail, upsample_guidance
     from combcn_core.shadows import TakenShadows, take_shadows
     from combcn_core.shot import InpaintConfig, inpaint
-    from combcn_core.stages import fill_rest, propagate, synthesize_texture
     from combcn_core.stream.files import inpaint_file, write_masks
     from combcn_core.stream.report import Report
     from combcn_core.training.config import TrainConfig
@@ -39,6 +44,7 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "clips.mask_rules": "MaskConfig",
     "fill.follow": "follow_masks",
+    "fill.stages": "fill_rest propagate synthesize_texture",
     "masks": "composite",
     "measure.evaluate": "evaluate",
     "measure.predict": "Prediction self_test",
@@ -48,11 +54,10 @@ _EXPORTS = {
     "networks.config": "NetworkConfig",
     "networks.inference": "InferenceModel prepare",
     "networks.layers": "CombCN",
+    "networks.restore": "coarse_size infer_temporal restore_detail upsample_guidance",
     "progress": "Progress",
-    "restore": "coarse_size infer_temporal restore_detail upsample_guidance",
     "shadows": "TakenShadows take_shadows",
     "shot": "InpaintConfig inpaint",
-    "stages": "fill_rest propagate synthesize_texture",
     "stream.files": "inpaint_file write_masks",
     "stream.report": "Report",
     "training.config": "TrainConfig",

@@ -153,8 +153,8 @@ def find_effects(
     """
     import torch
 
+    from combcn_core.fill.stages import propagate
     from combcn_core.masks import grow
-    from combcn_core.stages import propagate
 
     unit = min(frames.shape[1:3]) / ROWS
     if not objects.any():

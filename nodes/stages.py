@@ -17,8 +17,8 @@ from combcn_core import (
     upsample_guidance,
 )
 from combcn_core.fill.grain import match_grain
+from combcn_core.networks.restore import Upsampling
 from combcn_core.progress import OnShare, part_of
-from combcn_core.restore import Upsampling
 
 from .memory import Attempt, LoadedModel, backing_off
 from .progress import NodeProgress, with_largest_hole

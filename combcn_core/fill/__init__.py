@@ -15,6 +15,7 @@
 - `texture`: the look of the shot itself, in place of the smooth fill; `carry` keeps it steady.
 - `grain`: the grain that filled areas lack.
 
+`stages` offers propagation, the smooth fill and texture one by one, on whole clips as tensors.
 `follow` helps the mask before anything is filled: drawn on some frames it is carried to the others.
 `cuts` finds where a shot ends: nothing crosses it. Arrays are NumPy, see `pixels`.
 """

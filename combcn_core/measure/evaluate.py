@@ -34,6 +34,7 @@ from combcn_core.clips.pictures import (
     xt_slice,
 )
 from combcn_core.clips.video import PathLike
+from combcn_core.fill.stages import fill_rest
 from combcn_core.masks import composite
 from combcn_core.measure import metrics
 from combcn_core.measure.scores import Score, ScoreBook, Sheet, write_page
@@ -49,9 +50,8 @@ from combcn_core.measure.trials import (
 )
 from combcn_core.networks.inference import InferenceModel, Model, fast_precision
 from combcn_core.networks.layers import CombCN
-from combcn_core.restore import infer_temporal, upsample_guidance
+from combcn_core.networks.restore import infer_temporal, upsample_guidance
 from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
-from combcn_core.stages import fill_rest
 from combcn_core.version import RESULTS_VERSION
 
 # What each needs to be given, as the command and as `evaluate` call it.

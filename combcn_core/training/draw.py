@@ -17,9 +17,9 @@ import torch
 
 from combcn_core.fill.cuts import is_cut
 from combcn_core.fill.smooth import fill_smoothly
+from combcn_core.fill.stages import fill_rest, propagate
 from combcn_core.masks import downsample_known
 from combcn_core.pixels import Mask, Patch, Pixels
-from combcn_core.stages import fill_rest, propagate
 from combcn_core.training.config import DataConfig, FillKind
 from combcn_core.training.footage import Source, read_frames, reason, shrink
 from combcn_core.training.holes import make_holes

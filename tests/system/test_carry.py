@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 import torch
 
-from combcn_core import shot, stages
-from combcn_core.fill import carry, keys, texture, window
+from combcn_core import shot
+from combcn_core.fill import carry, keys, stages, texture, window
 from combcn_core.fill.levels import Levels
+from combcn_core.fill.stages import propagate, synthesize_texture
 from combcn_core.fill.trace import Trace
 from combcn_core.pixels import Box, Patch
 from combcn_core.shot import InpaintConfig, inpaint
-from combcn_core.stages import propagate, synthesize_texture
 
 ANCHORS = 12  # frames apart in these tests: anchors at 4, 16, 28
 

@@ -11,16 +11,21 @@ from combcn_core.fill.cuts import is_cut
 from combcn_core.fill.grain import match_grain
 from combcn_core.fill.motion import Motion
 from combcn_core.fill.plate import Plate
+from combcn_core.fill.stages import fill_rest, propagate
 from combcn_core.fill.window import Window
 from combcn_core.masks import downsample_known
 from combcn_core.networks.inference import prepare
 from combcn_core.networks.jobs import plan_batches
 from combcn_core.networks.layers import CombCN, NetworkConfig, temporal_halo
+from combcn_core.networks.restore import (
+    coarse_size,
+    infer_temporal,
+    restore_detail,
+    upsample_guidance,
+)
 from combcn_core.pixels import Box, PackedMask
-from combcn_core.restore import coarse_size, infer_temporal, restore_detail, upsample_guidance
 from combcn_core.segments import plan_shot
 from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
-from combcn_core.stages import fill_rest, propagate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from combcn_core.fill.cuts import is_cut
+from combcn_core.fill.stages import propagate
 from combcn_core.pixels import from_unit
-from combcn_core.stages import propagate
 
 from ..scene import Scene, as_tensors, box_masks
 

@@ -1,4 +1,4 @@
-"""The stages that need no networks, on whole clips as tensors.
+"""The stages that need no networks one by one, on whole clips as tensors; `shot` has its own way.
 
 Images are (T, H, W, 3) RGB, uint8, uint16 or float in [0, 1]; masks (T, H, W), 1 inside the hole.
 """
