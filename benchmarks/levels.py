@@ -25,6 +25,7 @@ from tyro.conf import Positional
 from benchmarks.clips import clip_names, read_frames, read_masks
 from combcn_core.fill.keys import KEY_STEP
 from combcn_core.fill.levels import off_centre
+from combcn_core.fill.propagate import Propagation
 from combcn_core.fill.register import project
 from combcn_core.fill.window import Window
 from combcn_core.pixels import Array, Mask, dilate, to_unit
@@ -77,13 +78,13 @@ def compare(frames: Array, masks: Mask, apart: int) -> list[tuple[Array, Array, 
     window = Window(apart)
     holes = np.stack([dilate(mask, 6) for mask in masks])
     window.slide(0, list(frames), list(holes), 0, len(frames))
-    window.propagated(0, len(frames), 0)
+    Propagation(window).fill(0, len(frames), 0)
     found = []
     for t in range(0, len(frames) - apart, KEY_STEP):
         direct = direct_log_gain(frames[t], frames[t + apart], holes[t], holes[t + apart])
         if direct is not None:
             log_gain, outward = direct
-            levels = window.levels(t, t + apart)
+            levels = window.levels(t, [t + apart])
             ours = levels.log_gains[t + apart] + levels.falloff * outward
             found.append((ours, log_gain, levels.falloff))
     return found

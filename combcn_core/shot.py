@@ -20,7 +20,9 @@ from combcn_core.fill.carry import CARRY_FRAMES, Ways, fill_with_texture, find_w
 from combcn_core.fill.cuts import find_shots
 from combcn_core.fill.grain import add_grain
 from combcn_core.fill.keys import KEY_STEP
+from combcn_core.fill.propagate import Propagation
 from combcn_core.fill.threads import one_thread
+from combcn_core.fill.unseen import fill_unseen
 from combcn_core.fill.window import Memo, Window
 from combcn_core.pixels import (
     Filled,
@@ -234,26 +236,30 @@ class ShotInpainter:
             self._networks_context = context_frames(self.model.config)
             self._networks_multiple = run_multiple(self.model.config)
         self._window = Window(config.reach)
+        self._propagation = Propagation(self._window)
         # Few frames are wanted in all: those around them are filled no farther than is needed.
         self.wants_few = False
 
     @property
-    def _carry(self) -> tuple[int, int]:
-        """How many frames away texture and the smooth fill may come from; 0: there is none."""
-        texture = self.config.unseen == "texture"
-        smooth = not texture or self.model is not None
-        return CARRY_FRAMES * texture, KEY_STEP * smooth
+    def _texture_reach(self) -> int:
+        """Frames that texture may be carried, at most; 0: there is none."""
+        return CARRY_FRAMES if self.config.unseen == "texture" else 0
+
+    @property
+    def _smooth_reach(self) -> int:
+        """Frames that the smooth fill may be carried, at most; 0: there is none."""
+        return 0 if self._texture_reach and self.model is None else KEY_STEP
 
     @property
     def context(self) -> int:
         """Frames on each side of a segment that are filled too, as far as they are known."""
-        return self._carry[0] + self._networks_context
+        return self._texture_reach + self._networks_context
 
     @property
     def halo(self) -> int:
         """Frames of the shot needed on each side of a segment."""
-        halo = sum(self._carry) + self._window.halo(self.config.propagate)
-        return halo + self._networks_context + self._networks_multiple - 1
+        beyond = self._smooth_reach + self._window.halo(self.config.propagate)
+        return self.context + beyond + self._networks_multiple - 1
 
     @property
     def on_gpu(self) -> bool:
@@ -262,12 +268,16 @@ class ShotInpainter:
 
     def forget_motion(self) -> None:
         """Let go of what is kept for the next segment."""
-        painted, self._window = self._window.painted, Window(self.config.reach, self._window.memo)
-        self._window.painted = painted
+        painted, self._window = (
+            self._propagation.painted,
+            Window(self.config.reach, self._window.memo),
+        )
+        self._propagation = Propagation(self._window)
+        self._propagation.painted = painted
 
     def show_painted(self, painted: Mapping[int, PackedMask]) -> None:
         """Say which areas of frames were painted over, to learn how far they travel."""
-        self._window.painted = painted
+        self._propagation.painted = painted
 
     def memorise(self, memo: Memo) -> None:
         """Keep what is found of frames beyond the life of this process, too."""
@@ -316,7 +326,7 @@ class ShotInpainter:
             on_progress: as in `inpaint`, of this segment.
         """
         counts = Counts()
-        sparing = self.wants_few and not self._carry[1]
+        sparing = self.wants_few and not self._smooth_reach
         for context in (FEW_FRAMES, self.context) if sparing else (self.context,):
             prefilled = self._prefill(frames, masks, segment, context, counts, on_progress)
             if prefilled.texture is None or prefilled.texture.all_end:
@@ -336,9 +346,10 @@ class ShotInpainter:
         """`prefill`, with `context` frames on each side filled too."""
         config, window, shot_start = self.config, self._window, segment.shot_start
         low, high = segment.read_start, segment.read_stop
-        margin = self._carry[1]
+        margin = self._smooth_reach
         start, stop = max(low, segment.start - context), min(high, segment.stop + context)
         start -= (start - shot_start) % self._networks_multiple
+        span = range(segment.start, segment.stop)
 
         with counts.timed("flow"):
             window.slide(low, frames, masks, start - margin, stop + margin)
@@ -346,26 +357,26 @@ class ShotInpainter:
         with counts.timed("propagate"):
             first, last = max(low, start - margin), min(high, stop + margin)
             if config.propagate:
-                given = window.propagated(first, last, shot_start, part_of(on_progress, 0.7, 0.85))
+                part = part_of(on_progress, 0.7, 0.85)
+                known = self._propagation.fill(first, last, shot_start, part)
             else:
-                given = window.unfilled(first, last)
+                known = window.unfilled(first, last)
         with counts.timed("rest"):
-            if not margin:
-                filled = {t: given[t][0] for t in range(segment.start, segment.stop)}
+            if margin:
+                part = part_of(on_progress, 0.85, 1)
+                filled = fill_unseen(window, known, start, stop, shot_start, part)
             else:
-                filled = window.fill_unseen(
-                    given, start, stop, shot_start, part_of(on_progress, 0.85, 1)
-                )
+                filled = {t: known[t].frame for t in span}
         texture = None
         if config.unseen == "texture":
             with counts.timed("texture"):
-                texture = find_ways(window, given, segment.start, segment.stop, shot_start)
-        span = range(segment.start, segment.stop)
-        counts.travelled = {t: window.travelled[t] for t in span if window.travelled.get(t)}
+                texture = find_ways(window, known, segment.start, segment.stop, shot_start)
+        travelled = self._propagation.travelled
+        counts.travelled = {t: travelled[t] for t in span if travelled.get(t)}
         return Prefilled(
             segment,
             filled,
-            {t: given[t][1] for t in filled},
+            {t: known[t].hole for t in filled},
             masks[segment.start - low : segment.stop - low],
             texture,
             window.textures,

@@ -1,6 +1,7 @@
 """Holes filled without weights: with what other frames show, then from the shot's own look.
 
-`window` holds the frames of a segment and fills them in this order:
+`window` holds the frames of a segment and their motion, `propagate` fills them with what others
+show, and `unseen` with the smooth fill. In this order they use
 
 - `motion`: optical flow between neighbours, completed inside holes; `settle`: and made consistent
   in time, as neighbouring frames have seen what is hidden now.

@@ -15,6 +15,8 @@ from torch import Tensor
 from combcn_core.fill.carry import CARRY_FRAMES, fill_with_texture, find_ways
 from combcn_core.fill.cuts import find_shots
 from combcn_core.fill.keys import KEY_STEP
+from combcn_core.fill.propagate import Propagation
+from combcn_core.fill.unseen import fill_unseen
 from combcn_core.fill.window import Window
 from combcn_core.masks import check_clip, to_arrays, to_tensor
 from combcn_core.pixels import Mask, PackedMask, Patch, Pixels
@@ -46,15 +48,15 @@ def propagate(
     holes = check_clip(images, masks)
     frames = to_arrays(images)
     window = Window(reach)
+    propagation = Propagation(window)
     filled: list[Patch] = []
     remaining: list[Mask] = []
     for start, stop in _shots(window, frames, holes):
         begin, middle, end = (t / len(frames) for t in (start, start + (stop - start) * 0.8, stop))
-        given = window.propagated(start, stop, start, part_of(on_progress, begin, middle))
-        filled += window.fill_unseen(
-            given, start, stop, start, part_of(on_progress, middle, end)
-        ).values()
-        remaining += [hole.whole() for _, hole in given.values()]
+        known = propagation.fill(start, stop, start, part_of(on_progress, begin, middle))
+        part = part_of(on_progress, middle, end)
+        filled += fill_unseen(window, known, start, stop, start, part).values()
+        remaining += [hole.whole() for _, hole in known.values()]
     return _filled(images, holes, filled), torch.from_numpy(np.stack(remaining)).to(images.device)
 
 
@@ -77,9 +79,9 @@ def fill_rest(images: Tensor, masks: Tensor, *, on_progress: OnShare | None = No
     window = Window(KEY_STEP)
     filled: list[Patch] = []
     for start, stop in _shots(window, frames, holes):
-        given = window.unfilled(start, stop)
+        known = window.unfilled(start, stop)
         part = part_of(on_progress, start / len(frames), stop / len(frames))
-        filled += window.fill_unseen(given, start, stop, start, part).values()
+        filled += fill_unseen(window, known, start, stop, start, part).values()
     return _filled(images, holes, filled)
 
 

@@ -9,6 +9,7 @@ from combcn_core.fill.levels import (
     off_centre,
     robust_log_gain,
 )
+from combcn_core.fill.propagate import Propagation
 from combcn_core.fill.threads import one_thread
 from combcn_core.fill.window import Window
 
@@ -112,8 +113,8 @@ def test_levels_of_frames_far_apart_do_not_drift(panned, levels):
     with one_thread():
         window.slide(0, frames, holes, 0, 1)
         window.find_motions()
-        window.propagated(0, 1, 0)
-        gain = np.exp(window.levels(0, 48).log_gains[48])
+        Propagation(window).fill(0, 1, 0)
+        gain = np.exp(window.levels(0, [48]).log_gains[48])
     # The bounds: half a percent in constant light, one where it changes.
     allowed = 0.005 if levels == (1, 1, 1) else 0.01
     np.testing.assert_allclose(gain, levels, rtol=allowed)
@@ -126,8 +127,8 @@ def test_dark_corners_of_a_lens_are_taken_from_the_fill(panned, levels):
     window = Window(48)
     with one_thread():
         window.slide(0, frames, holes, 0, 1)
-        patch, remaining = window.propagated(0, 1, 0)[0]
-    found = window.levels(0, 48)
+        patch, remaining = Propagation(window).fill(0, 1, 0)[0]
+    found = window.levels(0, [48])
     assert np.exp(found.falloff) == pytest.approx(0.7, abs=0.02)
     np.testing.assert_allclose(np.exp(found.log_gains[48]), levels, rtol=0.02)
     filled = holes[0] & ~remaining.whole()

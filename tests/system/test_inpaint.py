@@ -895,7 +895,7 @@ def test_motions_found_in_parts_equal_those_of_the_whole(monkeypatch):
         still = np.full(4, np.nan)
         return Motion(box, np.zeros((3, 2)), field, inside, np.zeros(3), 0.0, 0.0, still)
 
-    monkeypatch.setattr(Window, "_find_motion", lambda _, t: (motion(t), motion(t + 1)))
+    monkeypatch.setattr(Window, "_measure", lambda _, t: (motion(t), motion(t + 1)))
 
     def settled(step, num_frames=40):
         window, found = Window(4), {}
@@ -907,7 +907,7 @@ def test_motions_found_in_parts_equal_those_of_the_whole(monkeypatch):
             low, high = max(0, start - halo), min(num_frames, stop + halo)
             window.slide(low, frames[low:high], masks[low:high], start - 8, stop + 8)
             window.find_motions()
-            found.update(window._settled)
+            found.update(window.motions)
         return found
 
     whole, parts = settled(40), settled(1)
@@ -956,7 +956,7 @@ def test_motion_found_while_frames_are_read_equals_that_of_the_window(begins_at,
             window.slide(low, frames[low:high], masks[low:high], start - 8, stop + 8)
             window.find_motions()
             wanted = range(max(0, start - 8), min(num_frames, stop + 8))
-            found.update({t: window._settled[t] for t in wanted})
+            found.update({t: window.motions[t] for t in wanted})
         return found, sorted(measured)
 
     whole, pairs = settled(False)

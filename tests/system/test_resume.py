@@ -16,8 +16,8 @@ from combcn_core import CombCN, InpaintConfig, NetworkConfig, inpaint_file
 from combcn_core.clips.video import open_reader
 from combcn_core.fill import early
 from combcn_core.fill.keys import LevelChain
+from combcn_core.fill.propagate import Propagation
 from combcn_core.fill.settle import SETTLE_ROUNDS
-from combcn_core.fill.window import Window
 from combcn_core.pixels import Box
 from combcn_core.shot import ShotInpainter
 from combcn_core.stream import memory
@@ -183,7 +183,7 @@ def test_resume_finds_sources_again(panned, tmp_path, monkeypatch):
             run(tmp_path, tmp_path / "out", config=config)
     keys = [value[0] for what, value in kept if what == "key"]
     assert any(key is not None and key.sources is not None for key in keys)
-    monkeypatch.setattr(Window, "_find_key", None)  # none is looked for again
+    monkeypatch.setattr(Propagation, "_choose_sources", None)  # none are looked for again
 
     run(tmp_path, tmp_path / "out", config=config)
 
