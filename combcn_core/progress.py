@@ -1,4 +1,4 @@
-"""Progress of work, as it is reported to callbacks."""
+"""Progress callbacks: of a piece of work, and of a run over files with its stages."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ OnProgress = Callable[[Progress], None]
 
 
 class Stages:
-    """Adds up stages that run side by side to the share of the whole."""
+    """The stages of a run, which overlap in time, added up to the share of the whole."""
 
     def __init__(self, on_progress: OnProgress | None, weights: Mapping[str, float]) -> None:
         """
         Args:
-            on_progress: told of all of them.
+            on_progress: called whenever a stage gets on.
             weights: stage -> its part of the time, in any unit.
         """
         self._on_progress = on_progress
@@ -66,7 +66,7 @@ class Stages:
         return self._on_progress is not None
 
     def callback(self, stage: str) -> OnShare | None:
-        """A progress callback for the work of this stage; None where there is no listener."""
+        """A progress callback for the work of this stage; None where nobody listens."""
         if not self.is_watched:
             return None
         return lambda share, picture: self(stage, share, picture)
@@ -83,8 +83,8 @@ def part_of(
     )
 
 
-def follow(items: Iterable[Item], count: int, on_progress: OnShare | None) -> Iterator[Item]:
-    """Pass items on and report each as done; those that are frames are shown."""
+def report_each(items: Iterable[Item], count: int, on_progress: OnShare | None) -> Iterator[Item]:
+    """Pass items on and report each as done, with its frame where it is or begins with one."""
     for done, item in enumerate(items, 1):
         if on_progress is not None:
             first: Any = item[0] if isinstance(item, tuple) else item

@@ -153,7 +153,7 @@ def candidates_of(
 
 def candidate_of_traces(
     target: Target,
-    path: Trace,
+    trace: Trace,
     colors: Array,
     near: Array,
     levels: Levels,
@@ -163,7 +163,7 @@ def candidate_of_traces(
 
     Args:
         target: the frame whose hole they fill.
-        path: its traces.
+        trace: of its hole.
         colors: theirs, (N, 3).
         near: how near they end to a hole, (N,).
         levels: of their sources.
@@ -172,25 +172,25 @@ def candidate_of_traces(
     here_x, here_y = target.frame.scale.to_frame(target.x, target.y)
     row, column = np.rint(here_y).astype(np.int32), np.rint(here_x).astype(np.int32)
     number = np.full((int(row.max()) + 1, int(column.max()) + 1), -1, np.int32)
-    usable = (path.source >= 0) & (path.error < MAX_CHOSEN_ERROR * unit)
-    usable &= (path.rows < number.shape[0]) & (path.columns < number.shape[1])
-    number[path.rows[usable], path.columns[usable]] = np.flatnonzero(usable)
+    usable = (trace.source >= 0) & (trace.error < MAX_CHOSEN_ERROR * unit)
+    usable &= (trace.rows < number.shape[0]) & (trace.columns < number.shape[1])
+    number[trace.rows[usable], trace.columns[usable]] = np.flatnonzero(usable)
     index = number[row, column]
     seen, index = index >= 0, np.maximum(index, 0)
     weight = cv2.GaussianBlur(seen.astype(np.float32), (0, 0), 1)
     soft = cv2.GaussianBlur(weighted(colors[index], seen.astype(np.float32)), (0, 0), 1)
     soft = weighted(soft, 1 / np.maximum(weight, 1e-6))
-    cost = TRACE_COST + TRACE_ERROR_COST * path.error[index] / unit
-    cost += BLUR_COST * lost(levels.log_detail(path.source))[index]
+    cost = TRACE_COST + TRACE_ERROR_COST * trace.error[index] / unit
+    cost += BLUR_COST * lost(levels.log_detail(trace.source))[index]
     cost = np.where(seen, cost, np.inf)
     return Candidate(
         soft,
         seen,
         cost,
-        np.where(seen, path.source[index], -1),
+        np.where(seen, trace.source[index], -1),
         # Traces begin at pixels of the frame, not at the centres of cells.
-        path.x[index] + here_x - path.columns[index],
-        path.y[index] + here_y - path.rows[index],
+        trace.x[index] + here_x - trace.columns[index],
+        trace.y[index] + here_y - trace.rows[index],
         np.zeros_like(soft),
         near[index],
         levels.log_gains,

@@ -113,6 +113,6 @@ class EarlyMotion:
         self._forget()
 
     def _forget(self) -> None:
-        """Let go of the pairs that nothing to come depends on."""
+        """Drop the pairs that nothing to come depends on."""
         first = self._next - 2 * SETTLE_ROUNDS - 4
         self._pairs = {t: pair for t, pair in self._pairs.items() if t >= first}

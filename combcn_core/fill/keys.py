@@ -1,4 +1,4 @@
-"""Key frames, every eighth of a shot: other frames registered to them, and how bright these are."""
+"""Key frames, every eighth frame of a shot: frames registered to them, and how bright those are."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from combcn_core.pixels import Array, Mask
 # Frames between two key frames, for which sources are registered; and between two smooth fills of
 # what was never seen, which are carried along between them.
 KEY_STEP = 8
-# Frames between those registered as sources, up to so far away; twice as many beyond.
+# Frames between two that are registered as sources; beyond NEAR_FRAMES, twice as many.
 SOURCE_STEP, NEAR_FRAMES = 4, 16
 UNSURE_SHARE = 0.01  # of a hole: where more is not sure, its frame wants sources
 LEAST_SIDE_PIXELS = 64  # smaller frames have no room for features around a hole
-# A sharp frame is looked for so near; it must be sharper by so much for each frame farther off.
+# A sharp frame is looked for within SHARP_FRAMES; each frame farther off costs FAR_DETAIL.
 SHARP_FRAMES, FAR_DETAIL = 6, 0.02
 GAIN_STEPS = 2**40  # in a log gain of 1, where gains are summed up
 
@@ -48,9 +48,9 @@ def wants_sources(mask: Mask, found: Sequence[Trace]) -> bool:
     if min(mask.shape) < LEAST_SIDE_PIXELS or not mask.any() or mask.all():
         return False
     sure = np.zeros_like(mask)
-    for path in found:
-        here = (path.source >= 0) & (path.error < SURE_ERROR * error_unit(mask))
-        sure[path.rows[here], path.columns[here]] = True
+    for trace in found:
+        here = (trace.source >= 0) & (trace.error < SURE_ERROR * error_unit(mask))
+        sure[trace.rows[here], trace.columns[here]] = True
     return bool(np.count_nonzero(mask & ~sure) > UNSURE_SHARE * np.count_nonzero(mask))
 
 

@@ -106,5 +106,5 @@ class Plate:
         error = (error * error_unit(hole)).astype(np.float32)
         rows, columns, colors, error = rows[seen], columns[seen], colors[seen], error[seen]
         nothing = np.zeros(len(rows), np.float32)
-        path = Trace(rows, columns, np.zeros(len(rows), np.int32), nothing, nothing, error)
-        return path, colors.astype(np.float32)
+        trace = Trace(rows, columns, np.zeros(len(rows), np.int32), nothing, nothing, error)
+        return trace, colors.astype(np.float32)

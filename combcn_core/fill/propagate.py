@@ -28,7 +28,7 @@ from combcn_core.fill.trace import (
 )
 from combcn_core.fill.window import PartlyFilled, Window
 from combcn_core.pixels import Array, Box, PackedMask, Patch, Pixels, crop_box, union
-from combcn_core.progress import OnShare, follow, part_of
+from combcn_core.progress import OnShare, part_of, report_each
 
 
 class Propagation:
@@ -103,7 +103,7 @@ class Propagation:
 
             wanted = range(start, stop)
             part = part_of(on_progress, 0.4, 1)
-            done = follow(window.workers.map(fill, wanted), len(wanted), part)
+            done = report_each(window.workers.map(fill, wanted), len(wanted), part)
             self._filled.update(zip(wanted, done, strict=True))
 
     def _fill_frame(
@@ -166,7 +166,7 @@ class Propagation:
             return key
 
         found = window.workers.map(find, keys)
-        window.keys.update(zip(keys, follow(found, len(keys), on_progress), strict=True))
+        window.keys.update(zip(keys, report_each(found, len(keys), on_progress), strict=True))
 
     def _choose_sources(self, t: int, smalls: Mapping[int, Small], traces: Sequence[Trace]) -> Key:
         """Register frames to a key frame, and choose which of them fill the regions of its hole."""

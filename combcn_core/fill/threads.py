@@ -24,9 +24,9 @@ class _OneThread:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """OpenCV on one thread: DIS cuts a frame into as many stripes as there are threads, and its
-    result depends on them. Frames run in parallel instead, and Python's lock goes round more often
-    than by default: much of their work is short. Threads may enter and leave it in any order; the
-    last to leave restores the settings."""
+    result depends on them. Frames run in parallel instead, and Python's lock changes hands more
+    often than by default: much of their work is short. Threads may enter and leave in any order;
+    the last to leave restores the settings."""
     with _OneThread.lock:
         if _OneThread.users == 0:
             _OneThread.before = cv2.getNumThreads(), sys.getswitchinterval()

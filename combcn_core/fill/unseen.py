@@ -14,7 +14,7 @@ from combcn_core.fill.threads import one_thread
 from combcn_core.fill.trace import gather
 from combcn_core.fill.window import PartlyFilled, Window
 from combcn_core.pixels import Patch
-from combcn_core.progress import OnShare, follow, part_of
+from combcn_core.progress import OnShare, part_of, report_each
 
 
 def fill_unseen(
@@ -62,5 +62,5 @@ def fill_unseen(
     with one_thread():
         frames = dict(zip(known, window.workers.map(fill_by_itself, known), strict=True))
         ways = window.ways(known, keys, start, stop, KEY_STEP)
-        done = follow(window.workers.map(fill, ways), len(ways), part_of(on_progress, 0.8, 1))
+        done = report_each(window.workers.map(fill, ways), len(ways), part_of(on_progress, 0.8, 1))
         return dict(zip(ways, done, strict=True))

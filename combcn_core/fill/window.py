@@ -23,7 +23,7 @@ from combcn_core.fill.settle import SETTLE_ROUNDS
 from combcn_core.fill.threads import one_thread, parallel
 from combcn_core.fill.trace import Trace, trace
 from combcn_core.pixels import Array, Mask, PackedMask, PackedMasks, Patch, Stored
-from combcn_core.progress import OnShare, follow, part_of
+from combcn_core.progress import OnShare, part_of, report_each
 
 PROPAGATE_MARGIN = SETTLE_ROUNDS + 2  # frames beyond `reach` that a propagated frame depends on
 
@@ -109,7 +109,14 @@ class Window:
         wanted_start: int,
         wanted_stop: int,
     ) -> None:
-        """Look at other frames; what is known of the motion between those that stay is kept."""
+        """Hold other frames; what is known of those that stay is kept.
+
+        Args:
+            start: number of the first frame.
+            frames: of one shot, in order.
+            masks: theirs.
+            wanted_start, wanted_stop: the frames to be filled, wanted_start to wanted_stop - 1.
+        """
         same = self.start <= start < self.stop and self.frames[start - self.start] is frames[0]
         if not same:
             for kept in self._by_frame:
@@ -123,14 +130,14 @@ class Window:
         self.motions.update(settled | self.motions)
 
     def trim(self, start: int) -> None:
-        """Let go of the frames before one that the next segment begins with, or a later one."""
+        """Drop the frames before `start`, but never the last one."""
         first = max(0, min(start, self.stop - 1) - self.start)
         self.start += first
         self.frames, self.masks = self.frames[first:], self.masks[first:]
         self._forget()
 
     def _forget(self) -> None:
-        """Let go of what is known of frames that are not held."""
+        """Drop what is known of frames that are not held."""
         for kept in self._by_frame:
             for t in [t for t in kept if not self.start <= t < self.stop]:
                 del kept[t]
@@ -158,7 +165,7 @@ class Window:
         needed = sorted(near.intersection(range(self.start, self.stop - 1)))
         pairs = [t for t in needed if t not in self._measured]
         with one_thread():
-            found = follow(self.workers.map(self._measure, pairs), len(pairs), on_progress)
+            found = report_each(self.workers.map(self._measure, pairs), len(pairs), on_progress)
             self._measured.update(zip(pairs, found, strict=True))
             measured = {t: self._measured[t] for t in needed}
             settled = settled_motions(measured, missing, self.workers.map)
