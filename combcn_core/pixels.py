@@ -1,4 +1,4 @@
-"""Frames, masks and ranges as NumPy arrays, and what is done with them everywhere.
+"""Frames, masks and boxes as NumPy arrays: types, conversions and geometry used everywhere.
 
 Pixels are (H, W, 3) RGB, uint8, uint16 or float in [0, 1]; masks (H, W) bool, True inside the hole.
 Positions are x, y in pixels, the centre of the first pixel is 0, 0.
@@ -112,7 +112,7 @@ def plan_tiles(box: Box, side: int) -> list[Box]:
 
 
 def moved_box(box: Box, origin: Box) -> Box:
-    """A box of the frame, counted from the corner of another."""
+    """A box of the frame, in coordinates that begin at the corner of another box."""
     return Box(
         box.top - origin.top,
         box.left - origin.left,
@@ -122,11 +122,12 @@ def moved_box(box: Box, origin: Box) -> Box:
 
 
 def placed_box(box: Box, origin: Box) -> Box:
-    """The inverse of `moved_box`."""
+    """The inverse of `moved_box`: from coordinates within `origin` to those of the frame."""
     return moved_box(box, Box(-origin.top, -origin.left, 0, 0))
 
 
 def covers(box: Box, other: Box) -> bool:
+    """Whether the other box lies within a box."""
     return (
         box.top <= other.top
         and box.left <= other.left
@@ -136,7 +137,7 @@ def covers(box: Box, other: Box) -> bool:
 
 
 def union(box: Box, other: Box) -> Box:
-    """The smallest box around two."""
+    """The smallest box around two boxes."""
     return Box(
         min(box.top, other.top),
         min(box.left, other.left),
@@ -146,7 +147,7 @@ def union(box: Box, other: Box) -> Box:
 
 
 def intersection(box: Box, other: Box) -> Box | None:
-    """The box of what two have in common; None where that is nothing."""
+    """The box that two boxes share; None if they share no pixel."""
     top, left = max(box.top, other.top), max(box.left, other.left)
     bottom, right = min(box.bottom, other.bottom), min(box.right, other.right)
     return Box(top, left, bottom, right) if top < bottom and left < right else None
@@ -161,13 +162,13 @@ def find_box(mask: Mask) -> Box | None:
 
 
 def dilate(mask: Mask, pixels: int) -> Mask:
-    """Grow a mask by a disk."""
+    """Grow a mask by OpenCV's ellipse: nearly a disk, and faster than `grow_mask`."""
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
     return cv2.dilate(mask.view(np.uint8), disk).view(np.bool_)
 
 
 def grow_mask(mask: Mask, pixels: float) -> Mask:
-    """Grow a hole by a disk, or shrink it; see `masks.grow`."""
+    """Grow a hole by an exact disk, or shrink it; see `masks.grow`."""
     # Squared distances between pixels are whole numbers: rounding them makes the limit exact.
     limit = pixels * pixels
     if pixels == 0:
@@ -236,7 +237,7 @@ def sample(image: Array, x: Array, y: Array, interpolation: int = cv2.INTER_LINE
 
 
 class PackedMask(NamedTuple):
-    """A mask that waits: a bit a pixel, of the box around its hole alone.
+    """A mask that takes little memory: one bit a pixel, within the box around its hole.
 
     Attributes:
         shape: height and width of the mask.
@@ -263,7 +264,7 @@ class PackedMask(NamedTuple):
         return self.crop(Box(0, 0, *self.shape))
 
     def crop(self, box: Box) -> Mask:
-        """What a box shows of the mask, (h, w)."""
+        """The part of the mask inside a box, (h, w)."""
         mask = np.zeros((box.height, box.width), bool)
         if self.box is not None:
             rows, columns = self.box.height, self.box.width
@@ -275,14 +276,14 @@ class PackedMask(NamedTuple):
 
 
 class PackedMasks(Sequence[Any]):
-    """Masks of frames, (H, W) each, made when they are asked for."""
+    """A sequence of masks, (H, W) each, kept packed and unpacked on access."""
 
     def __init__(self, packed: Sequence[PackedMask]) -> None:
         self.packed = packed
 
     @classmethod
     def of(cls, masks: Sequence[Mask]) -> PackedMasks:
-        """Masks packed, where they are not."""
+        """Pack masks; those that are packed are returned as they are."""
         return masks if isinstance(masks, cls) else cls([PackedMask.of(mask) for mask in masks])
 
     def __len__(self) -> int:
@@ -298,26 +299,26 @@ class PackedMasks(Sequence[Any]):
         return self.packed[place].whole()
 
 
-KEPT_PIXELS = 32  # more on each side are converted than was asked for: the next box is near
+KEPT_PIXELS = 32  # converted beyond each side of a box: the next one is likely near
 
 
 class Decoded:
-    """A frame as its file holds it; boxes of it are made RGB when they are asked for, and kept."""
+    """A frame as its file holds it; the part inside a box is made RGB when asked for, and kept."""
 
     shape: tuple[int, int, int]  # of its pixels
     dtype: np.dtype[Any]
     _kept: tuple[Box, Pixels] | None = None  # replaced as one: threads may share a frame
 
     def to_pixels(self, box: Box) -> Pixels:
-        """Convert what a box shows: the same values whatever the box."""
+        """Convert the part inside a box: a pixel has the same value whatever the box."""
         raise NotImplementedError
 
     def to_small(self, width: int, height: int) -> Pixels:
-        """The frame at a size not larger than its own, without making it whole."""
+        """The frame as RGB at a size not larger than its own, without making the whole RGB."""
         raise NotImplementedError
 
     def samples(self) -> list[Array]:
-        """All that decides what `to_pixels` gives, beside `description`."""
+        """The arrays that `to_pixels` converts, as `description` says."""
         raise NotImplementedError
 
     @property
@@ -331,7 +332,7 @@ class Decoded:
         return self.to_pixels(Box(0, 0, *self.shape[:2]))
 
     def crop(self, box: Box) -> Pixels:
-        """What a box shows, (h, w, 3) RGB: a view, not to be written to."""
+        """The part inside a box, (h, w, 3) RGB: a view, not to be written to."""
         kept = self._kept
         if kept is None or not covers(kept[0], box):
             around = crop_box(box, KEPT_PIXELS, 1, *self.shape[:2])
@@ -358,12 +359,12 @@ def shrunk(frame: Stored, width: int, height: int) -> Pixels:
 
 
 def crop_stored(frame: Stored, box: Box) -> Pixels:
-    """What a box shows of a frame, (h, w, 3) RGB: a view, not to be written to."""
+    """The part of a frame inside a box, (h, w, 3) RGB: a view, not to be written to."""
     return frame.crop(box) if isinstance(frame, Decoded) else crop(frame, box)
 
 
 def sample_stored(frame: Stored, x: Array, y: Array, interpolation: int) -> Array:
-    """`sample` of a frame, of which no more is converted than positions reach."""
+    """`sample` of a frame, however it is stored; only what is near positions is converted."""
     if not isinstance(frame, Decoded) or len(x) == 0:
         pixels = np.zeros((1, 1, 3), frame.dtype) if isinstance(frame, Decoded) else frame
         return sample(pixels, x, y, interpolation)
@@ -402,7 +403,7 @@ class Filled(NamedTuple):
         return result
 
     def crop(self, box: Box) -> Pixels:
-        """A copy of what a box shows that holds all of the hole."""
+        """A copy of the part inside a box, which holds all of the hole."""
         assert self.hole.box is None or covers(box, self.hole.box)
         result = crop_stored(self.frame, box).copy()
         result[self.hole.crop(box)] = self.values
@@ -410,15 +411,15 @@ class Filled(NamedTuple):
 
 
 class Patch(NamedTuple):
-    """A frame with a part of it replaced; the frame itself is not copied.
+    """A frame with the part inside a box replaced; the frame itself is not copied.
 
     Around what was replaced the box holds 8 pixels of the frame or more, unless the frame ends
-    before: `sample` reads the one or the other.
+    before: so `sample` reads either the part or the frame.
     """
 
     frame: Stored
     box: Box
-    part: Pixels  # what the box shows
+    part: Pixels  # (h, w, 3), inside the box
 
     @classmethod
     def of(cls, frame: Stored) -> Patch:
@@ -435,7 +436,7 @@ class Patch(NamedTuple):
         return result
 
     def crop(self, box: Box) -> Pixels:
-        """A copy of what a box shows."""
+        """A copy of the part inside a box."""
         if self.part.size and covers(self.box, box):
             return crop(self.part, moved_box(box, self.box)).copy()
         result = crop_stored(self.frame, box).copy()
@@ -463,7 +464,7 @@ class Patch(NamedTuple):
 
 
 def replaced(frame: Patch, box: Box, pixels: Pixels) -> Patch:
-    """A frame with what a box shows replaced, beside what was replaced before."""
+    """A frame with the part inside a box replaced, in addition to what was replaced before."""
     if not frame.part.size or covers(box, frame.box):
         return Patch(frame.frame, box, pixels)
     both = union(box, frame.box)

@@ -1,4 +1,4 @@
-"""The way of a frame: propagate, fill the unseen, networks, texture, composite.
+"""The way of a frame through all stages: propagate, fill the unseen, networks, texture, composite.
 
 Every stage needs a bounded neighbourhood in time only, so a segment of a shot, computed with its
 halo, equals the same frames of the whole shot: `ShotInpainter` takes one after the other, and
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from combcn_core.networks.inference import InferenceModel, Model
 
-FEW_FRAMES = 4  # filled on each side at first, where few frames are wanted: often enough
+FEW_FRAMES = 4  # context filled on each side at first, where few frames are wanted: often enough
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class InpaintConfig:
 
 @dataclass
 class Counts:
-    """What was done for some frames: hole pixels by how they were filled, and seconds by stage."""
+    """Sums over some frames: hole pixels by how they were filled, and seconds by stage."""
 
     hole_pixels: int = 0
     propagated_pixels: int = 0
@@ -102,7 +102,7 @@ class Counts:
     resumed_frames: int = 0
 
     def add(self, other: Counts) -> None:
-        """Count what was done for other frames too."""
+        """Add the sums over other frames."""
         for name, value in vars(other).items():
             if isinstance(value, int):
                 setattr(self, name, getattr(self, name) + value)
@@ -112,14 +112,14 @@ class Counts:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the time of what is done inside to a stage. Each thread has stages of its own."""
+        """Add the time of the block to a stage. Threads that run at once must name other stages."""
         start = time.perf_counter()
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 class SegmentResult(NamedTuple):
-    """Output frames of a segment, in the source's type, and what was done for them."""
+    """Output frames of a segment, in the source's type, and the sums over them."""
 
     frames: list[Filled]
     counts: Counts
@@ -160,7 +160,7 @@ def inpaint_with_unseen(
     *,
     on_progress: OnShare | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`inpaint`; and (T, H, W) bool, True where no other frame showed what is behind the hole."""
+    """`inpaint`, and also (T, H, W) bool: True where no other frame shows what the hole hides."""
     import torch
 
     from combcn_core.masks import check_clip, grow, to_arrays, to_tensor
@@ -237,7 +237,7 @@ class ShotInpainter:
             self._networks_multiple = run_multiple(self.model.config)
         self._window = Window(config.reach)
         self._propagation = Propagation(self._window)
-        # Few frames are wanted in all: those around them are filled no farther than is needed.
+        # Where few frames are wanted in all, those around them are filled no farther than needed.
         self.wants_few = False
 
     @property
@@ -252,7 +252,7 @@ class ShotInpainter:
 
     @property
     def context(self) -> int:
-        """Frames on each side of a segment that are filled too, as far as they are known."""
+        """Frames on each side of a segment that are partly filled too, for texture and networks."""
         return self._texture_reach + self._networks_context
 
     @property
@@ -267,7 +267,7 @@ class ShotInpainter:
         return self.model is not None and self.model.temporal.device.type != "cpu"
 
     def forget_motion(self) -> None:
-        """Let go of what is kept for the next segment."""
+        """Drop the motion and the frames that are kept for the next segment, to free memory."""
         painted, self._window = (
             self._propagation.painted,
             Window(self.config.reach, self._window.memo),
@@ -276,15 +276,15 @@ class ShotInpainter:
         self._propagation.painted = painted
 
     def show_painted(self, painted: Mapping[int, PackedMask]) -> None:
-        """Say which areas of frames were painted over, to learn how far they travel."""
+        """Say where frames were painted by hand, to count how far these pixels travel."""
         self._propagation.painted = painted
 
     def memorise(self, memo: Memo) -> None:
-        """Keep what is found of frames beyond the life of this process, too."""
+        """Keep what is found of frames in a memo too, for runs that go on later."""
         self._window.memo = memo
 
     def expect(self, t: int, frame: Stored, hole: PackedMask, begins: bool) -> None:
-        """Begin with the motion to a frame that `prefill` will be given; in their order.
+        """Begin to find the motion to the next frame that `prefill` will be given.
 
         Args:
             t: its number.
@@ -297,7 +297,7 @@ class ShotInpainter:
             self._window.early.add(t, frame, hole, begins)
 
     def take_less_memory(self) -> None:
-        """Halve what the networks may take."""
+        """Halve the memory that the networks may take."""
         if self.model is not None:
             import torch
 
@@ -384,9 +384,9 @@ class ShotInpainter:
         )
 
     def skip(self, segment: Segment) -> None:
-        """Let go of what the segments after this one do not need.
+        """Pass over a segment: drop what those after it do not need.
 
-        To be called instead of `prefill` for a segment that has nothing to be filled.
+        Called instead of `prefill` where a segment has nothing to be filled.
         """
         self._window.trim(segment.stop - self.halo)
 
@@ -429,7 +429,7 @@ class ShotInpainter:
                 frame, hole = filled[t], prefilled.holes[t - segment.start]
                 if config.match_grain:
                     frame = add_grain(frame, prefilled.unseen[t].whole(), hole, t)
-                return _put_back(frame, hole, config.feather_pixels)
+                return _composite(frame, hole, config.feather_pixels)
 
             with one_thread():
                 frames = list(self._window.workers.map(composed, span))
@@ -446,8 +446,8 @@ class ShotInpainter:
         return paint_unseen(self.model, prefilled.filled, prefilled.unseen, span, on_progress)
 
 
-def _put_back(frame: Patch, hole: Mask, feather_pixels: int) -> Filled:
-    """Composite: the source outside the hole, bit for bit."""
+def _composite(frame: Patch, hole: Mask, feather_pixels: int) -> Filled:
+    """Keep the filled pixels of the hole only: outside it the source stays, bit for bit."""
     source = frame.frame
     box = find_box(hole)
     if box is None:

@@ -100,7 +100,7 @@ def _complete(
     memory_bytes: int | None,
     on_progress: OnShare | None,
 ) -> Tensor:
-    """The wanted frames of one shot, as `infer_temporal` returns them, from frames made small."""
+    """Complete the wanted frames of one shot, at low resolution already, by 3DCN."""
     (start, stop), device = wanted, model.temporal.device
     jobs = plan_runs(
         model.temporal,
@@ -249,25 +249,24 @@ def _paint_steadily(
     together: int,
     on_progress: OnShare | None,
 ) -> Tensor:
-    """The wanted frames of one shot, each with the average of what is added near it in time."""
+    """Paint the wanted frames of one shot, each with the mean of what is added near it in time."""
     start, stop = wanted
     last = len(images) - 1
     near = range(max(0, start - reach + 1), min(last, stop - 1 + reach - 1) + 1)
-    keys = [t for t in near if t % step == 0]
+    painted = [t for t in near if t % step == 0]
     # A moving hole's last places are seen in the last frame only.
-    if last < stop - 1 + reach and last not in keys:
-        keys.append(last)
-    waiting, added = keys, dict[int, Tensor]()  # whole frames: no more of them than are in reach
+    if last < stop - 1 + reach and last not in painted:
+        painted.append(last)
+    waiting, added = painted, dict[int, Tensor]()  # whole frames: no more than are within reach
     result = images[start:stop].clone()
     for t in range(start, stop):
         if not holes[t].any():
             continue
-        added = {k: change for k, change in added.items() if t - k < reach}
+        added = {s: change for s, change in added.items() if t - s < reach}
         while waiting and waiting[0] - t < reach:
-            part = part_of(
-                on_progress, *(1 - len(left) / len(keys) for left in (waiting, waiting[together:]))
-            )
-            some, waiting = waiting[:together], waiting[together:]
+            some, left = waiting[:together], waiting[together:]
+            begins, ends = (1 - len(frames) / len(painted) for frames in (waiting, left))
+            part, waiting = part_of(on_progress, begins, ends), left
             own, inside = to_float(images[some]), holes[some]
             guide = None if guidance is None else guidance[some]
             changes = torch.where(
@@ -276,10 +275,10 @@ def _paint_steadily(
             added |= zip(some, changes, strict=True)
         total = torch.zeros(images.shape[1:], device=images.device)
         weight = torch.zeros_like(total[..., :1])
-        for k, change in added.items():
-            nearness = max(0, 1 - abs(k - t) / reach)
+        for s, change in added.items():
+            nearness = max(0, 1 - abs(s - t) / reach)
             total.add_(change, alpha=nearness)
-            weight.add_(holes[k, ..., None], alpha=nearness)
+            weight.add_(holes[s, ..., None], alpha=nearness)
         frame = slice(t, t + 1)
         steady = to_float(images[frame]) + total / weight.clamp_min(torch.finfo().tiny)
         result[t - start] = composite(steady, images[frame], holes[frame])[0]
@@ -296,7 +295,7 @@ def _paint(
     batch_frames: int,
     on_progress: OnShare | None,
 ) -> Tensor:
-    """Each frame by itself, as `restore_detail` returns them."""
+    """Paint each frame by itself, as `restore_detail` returns them."""
     batches = plan_batches(
         network.detail, holes, memory_bytes=memory_bytes, batch_frames=batch_frames
     )
@@ -351,7 +350,7 @@ def paint_unseen(
     span: range,
     on_progress: OnShare | None = None,
 ) -> dict[int, Patch]:
-    """Let the networks restore what a segment could not be filled with otherwise.
+    """Let the networks restore what other frames do not show of a segment.
 
     Args:
         model: the networks, prepared.
