@@ -278,7 +278,7 @@ def _test(
     for number, placement in enumerate(placements):
         hidden = placement.apply(shape)
         union = torch.from_numpy(holes | hidden)
-        on_progress = _telling(progress, number, len(placements))
+        on_progress = _progress_of(progress, number, len(placements))
         result, remaining = inpaint_with_unseen(
             images, union, model, config, on_progress=on_progress
         )
@@ -313,7 +313,7 @@ def _test(
     )
 
 
-def _telling(progress: OnProgress | None, number: int, count: int) -> OnShare | None:
+def _progress_of(progress: OnProgress | None, number: int, count: int) -> OnShare | None:
     """A progress callback for one test of several."""
     if progress is None:
         return None

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from functools import partial
-from itertools import chain, count
+from itertools import chain, count, groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,35 +67,27 @@ def iterate_batches(
         step: with several training processes, each takes every `step`-th batch.
         workers: processes that draw clips ahead of their use; 0 draws them here, when needed.
     """
+
+    def rounds() -> Iterator[tuple[int, Iterator[int]]]:
+        """The batches that are made of the same clips: number of the round, and theirs."""
+        return groupby(count(start, step), lambda number: number // config.repeats)
+
     wanted = (
         (clip, _coarse_side(config, ratio, round_number))
-        for round_number in _rounds(start, step, config.repeats)
+        for round_number, _ in rounds()
         for clip in range(round_number * batch, (round_number + 1) * batch)
     )
     clips = map_in_processes(partial(_draw, sources, config), wanted, workers)
     named: set[str] = set()
-    drawn: list[TrainingClip] = []
-    drawn_round = -1
-    try:
-        for number in count(start, step):
-            if drawn_round != number // config.repeats:
-                drawn_round = number // config.repeats
-                drawn = [next(clips) for _ in range(batch)]
-                for name, reason in chain.from_iterable(clip.damaged for clip in drawn):
-                    if name not in named:
-                        named.add(name)
-                        _log.warning("%s is passed over, %d so far: %s", name, len(named), reason)
-            yield _stack(drawn, np.random.default_rng([config.seed, number, 1]))
-    finally:
-        clips.close()
-
-
-def _rounds(start: int, step: int, repeats: int) -> Iterator[int]:
-    last = -1
-    for number in count(start, step):
-        if number // repeats != last:
-            last = number // repeats
-            yield last
+    with closing(clips):
+        for _, numbers in rounds():
+            drawn = [next(clips) for _ in range(batch)]
+            for name, reason in chain.from_iterable(clip.damaged for clip in drawn):
+                if name not in named:
+                    named.add(name)
+                    _log.warning("%s is passed over, %d so far: %s", name, len(named), reason)
+            for number in numbers:
+                yield _stack(drawn, np.random.default_rng([config.seed, number, 1]))
 
 
 def _coarse_side(config: DataConfig, ratio: int, round_number: int) -> int:
