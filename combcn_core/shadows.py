@@ -27,9 +27,7 @@ from combcn_core.progress import OnShare
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROWS = (
-    160  # lengths below are pixels of a frame with this many rows, and frames are made that small
-)
+ROWS = 160  # of frames, which are made this small; lengths below are pixels of such frames
 REACH_PIXELS = 32  # from the mask, within which effects are looked for
 DARK = 8 / 255  # added before ratios are taken, so that noise in the dark counts little
 AREA_PIXELS = 5  # side of the square that ratios are averaged over

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -30,7 +31,6 @@ from combcn_core.pixels import (
     PackedMask,
     PackedMasks,
     Patch,
-    Pixels,
     Stored,
     crop,
     crop_box,
@@ -175,7 +175,9 @@ def inpaint_with_unseen(
     inpainter = ShotInpainter(config, model)
     done: list[Filled] = []
     unseen: list[Mask] = []
-    for segment in _plan(frames, config.segment_frames, inpainter.halo):
+    shots = find_shots(frames)
+    plans = (plan_shot(*shot, config.segment_frames, inpainter.halo) for shot in shots)
+    for segment in chain.from_iterable(plans):
         window = slice(segment.read_start, segment.read_stop)
         part = part_of(on_progress, segment.start / len(frames), segment.stop / len(frames))
         prefilled = inpainter.prefill(
@@ -196,16 +198,16 @@ class Prefilled(NamedTuple):
         filled: those, and the context that the networks need, filled without them.
         unseen: of these frames, what is only smoothly filled.
         holes: of the wanted frames, all that is to be filled.
-        texture: where what no frame shows is to come from, None if it is to stay smooth.
+        ways: along which texture is to come, None if what no frame shows is to stay smooth.
         textures: frames with texture, kept from one segment to the next.
-        counts: what was done so far.
+        counts: of what was done so far.
     """
 
     segment: Segment
     filled: dict[int, Patch]
     unseen: dict[int, PackedMask]
     holes: Sequence[Mask]
-    texture: Ways | None
+    ways: Ways | None
     textures: dict[int, Patch]
     counts: Counts
 
@@ -227,7 +229,8 @@ class ShotInpainter:
         device = _device(config, model)
         self.config = config
         self.model: InferenceModel | None = None
-        self._networks_context, self._networks_multiple = 0, 1  # frames
+        self._networks_context = 0  # frames that they see on each side of a segment
+        self._networks_multiple = 1  # frames from the first of the shot to where they may begin
         if model is not None and config.network is not False:
             from combcn_core.networks.inference import prepare
             from combcn_core.networks.layers import context_frames, run_multiple
@@ -329,7 +332,7 @@ class ShotInpainter:
         sparing = self.wants_few and not self._smooth_reach
         for context in (FEW_FRAMES, self.context) if sparing else (self.context,):
             prefilled = self._prefill(frames, masks, segment, context, counts, on_progress)
-            if prefilled.texture is None or prefilled.texture.all_end:
+            if prefilled.ways is None or prefilled.ways.all_end:
                 break
         self.skip(segment)
         return prefilled
@@ -367,10 +370,10 @@ class ShotInpainter:
                 filled = fill_unseen(window, known, start, stop, shot_start, part)
             else:
                 filled = {t: known[t].frame for t in span}
-        texture = None
+        ways = None
         if config.unseen == "texture":
             with counts.timed("texture"):
-                texture = find_ways(window, known, segment.start, segment.stop, shot_start)
+                ways = find_ways(window, known, segment.start, segment.stop, shot_start)
         travelled = self._propagation.travelled
         counts.travelled = {t: travelled[t] for t in span if travelled.get(t)}
         return Prefilled(
@@ -378,7 +381,7 @@ class ShotInpainter:
             filled,
             {t: known[t].hole for t in filled},
             masks[segment.start - low : segment.stop - low],
-            texture,
+            ways,
             window.textures,
             counts,
         )
@@ -399,7 +402,7 @@ class ShotInpainter:
         unseen_pixels = sum(prefilled.unseen[t].num_pixels for t in span)
         counts.propagated_pixels = counts.hole_pixels - unseen_pixels
         filled = prefilled.filled
-        if prefilled.texture is not None:
+        if prefilled.ways is not None:
 
             def restored(t: int) -> Patch:
                 with counts.timed("networks"):
@@ -410,7 +413,7 @@ class ShotInpainter:
                 starts = None if self.model is None else restored
                 workers = self._window.workers
                 filled, without = fill_with_texture(
-                    prefilled.texture, starts, prefilled.textures, workers
+                    prefilled.ways, starts, prefilled.textures, workers
                 )
             counts.seconds["texture"] -= counts.seconds.get("networks", 0.0) - before
             for t in [t for t in list(prefilled.textures) if t < segment.stop - CARRY_FRAMES]:
@@ -461,11 +464,6 @@ def _composite(frame: Patch, hole: Mask, feather_pixels: int) -> Filled:
         mixed = to_unit(filled) * share + to_unit(own) * (1 - share)
         filled = from_unit(mixed, source.dtype)
     return Filled(source, PackedMask.of(hole), filled[inside])
-
-
-def _plan(frames: Sequence[Pixels], length: int, halo: int) -> Iterator[Segment]:
-    for start, stop in find_shots(frames):
-        yield from plan_shot(start, stop, length, halo)
 
 
 def _device(config: InpaintConfig, model: Model | None) -> str:
