@@ -45,7 +45,7 @@ def stands_still(
 
 
 class Plate:
-    """The mean of all sightings of each pixel while the camera stands still.
+    """The mean of what each pixel of a still camera shows in the frames that are held.
 
     Frames come and go one by one; sums are of whole numbers, so they do not depend on the order.
     """
@@ -54,14 +54,14 @@ class Plate:
         """Hold nothing.
 
         Args:
-            show: gives a frame and its hole; twice, once as it comes and once as it goes.
+            show: gives a frame and its hole; asked when a frame is added and when it is dropped.
             box: of the frame, that holds all that the plate will be asked for.
         """
         self._show = show
         self._box = box
         self._held: set[int] = set()
 
-    def look(self, frames: range) -> None:
+    def hold(self, frames: range) -> None:
         """Hold exactly these frames."""
         if self._held.isdisjoint(frames):
             first, _ = self._show(frames[0])

@@ -208,7 +208,7 @@ class Propagation:
             high = stands_still(window.motions, t, near.stop - 1)
             if high > low and window.hole(t).box is not None:
                 plate = plate or self._plate(start, stop)
-                plate.look(range(low, high + 1))
+                plate.hold(range(low, high + 1))
                 yield t, plate.sight(window.mask(t))
 
     def _plate(self, start: int, stop: int) -> Plate:

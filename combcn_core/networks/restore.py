@@ -78,7 +78,7 @@ def infer_temporal(
     is_filled = model.config.input_fill == "classical"
     shrunk = partial(downsample_known, size=size, is_filled=is_filled)
     if frames is not None:
-        return _complete(network, *shrunk(images, holes), frames, memory_bytes, on_progress)
+        return _complete_small(network, *shrunk(images, holes), frames, memory_bytes, on_progress)
     halo, multiple = temporal_halo(model.config), time_multiple(model.config)
     parts = []
     for start, stop in find_shots(to_arrays(images)):
@@ -88,11 +88,11 @@ def infer_temporal(
             wanted = segment.start - low, segment.stop - low
             part = part_of(on_progress, segment.start / len(images), segment.stop / len(images))
             window = images[low:high], holes[low:high]
-            parts.append(_complete(network, *shrunk(*window), wanted, memory_bytes, part))
+            parts.append(_complete_small(network, *shrunk(*window), wanted, memory_bytes, part))
     return torch.cat(parts)
 
 
-def _complete(
+def _complete_small(
     model: InferenceModel,
     small: Tensor,
     small_holes: Tensor,
@@ -385,7 +385,7 @@ def paint_unseen(
         small, small_holes = (torch.cat(parts) for parts in zip(*low, strict=True))
         wanted = near.start - first, near.stop - first
         part = part_of(on_progress, 0, 0.3, shows=False)  # its frames are small
-        guidance = _complete(model, small, small_holes, wanted, None, part)
+        guidance = _complete_small(model, small, small_holes, wanted, None, part)
     box = find_box(reduce(np.logical_or, (unseen[t].whole() for t in near)))
     assert box is not None
     box = detail_crop(box, height, width)

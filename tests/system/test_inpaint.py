@@ -996,8 +996,8 @@ def test_plate_against_a_plain_mean():
         t: (rng.integers(100, 110, (5, 7, 3), np.uint8), rng.random((5, 7)) < 0.4) for t in range(9)
     }
     plate = Plate(frames.__getitem__, Box(0, 0, 5, 7))
-    plate.look(range(6))
-    plate.look(range(3, 9))  # frames come and go
+    plate.hold(range(6))
+    plate.hold(range(3, 9))  # frames come and go
     path, colors = plate.sight(np.ones((5, 7), bool))
     for row, column, color in zip(path.rows, path.columns, colors, strict=True):
         seen = [

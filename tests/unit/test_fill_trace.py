@@ -230,8 +230,8 @@ def test_plate_is_the_mean_of_three_sightings_or_more(dtype):
     holes = random.random((5, 12, 15)) < 0.5
     holes[4, :, :4] = holes[4, :2] = False  # the ring ends with the box
     plate = Plate(lambda t: (frames[t], holes[t]), Box(0, 2, 12, 15))
-    plate.look(range(5))
-    plate.look(range(1, 5))  # the first one is gone
+    plate.hold(range(5))
+    plate.hold(range(1, 5))  # the first one is gone
     path, colors = plate.sight(holes[4])
 
     count = (~holes[1:]).sum(0)
