@@ -101,7 +101,7 @@ REASONS: dict[str, dict[str, str]] = {
         "-> for _ in range(5)": "rounds of a fit that has converged by then",
         "-> if len(first) < 101": "how many points are enough is a round number",
     },
-    "fill.settle": {"-> SETTLE_ROUNDS = 7": TUNED, "-> SETTLE_PIXELS = 1.3": TUNED},
+    "fill.settle": {"-> SETTLE_ROUNDS = 9": TUNED, "-> SETTLE_PIXELS = 1.5": TUNED},
     "fill.trace": {"-> ages = np.ones(len(rows)": "the age of what is seen nowhere is never read"},
     "clips.scan": {"-> if (counted or timed)": NO_SUCH_FILES},
     "clips.write": {"self._container = None -> pass": TWICE},

@@ -52,7 +52,7 @@ def motion_of_a_still_scene():
     return motion_of(*clip, *box_masks(2, 40, 40, 15, 15, 25, 25))[0]
 
 
-def make_motion(height, width, field, hole, affine=(0.0, 0.0)):
+def make_motion(height, width, field, affine=(0.0, 0.0)):
     """A Motion over the whole frame, at its resolution."""
     terms = np.zeros((3, 2))
     terms[0] = affine
@@ -60,7 +60,6 @@ def make_motion(height, width, field, hole, affine=(0.0, 0.0)):
         box=Box(0, 0, height, width),
         affine=terms,
         field=np.asarray(field, np.float32),
-        inside=np.stack(np.nonzero(hole)),
     )
 
 

@@ -54,7 +54,6 @@ class Motion(NamedTuple):
     box: Box  # the crop, in the frame
     affine: Array  # (3, 2): of 1, x and y, normalised to the crop
     field: Array  # (h, w, 3): residual x, residual y, expected error; float32, or 16 to be kept
-    inside: Array  # (2, N): rows and columns of grid points inside the hole
     log_gain: Array  # (3,): log(level of the neighbour / level of this frame)
     log_detail: float  # log(detail of the neighbour / detail of this frame), see `blur`
     outward: float  # mean of how much farther off the centre places are there, see `off_centre`
@@ -75,7 +74,7 @@ class Motion(NamedTuple):
             (rows + np.float32(0.5)) / np.float32(scale_y) - np.float32(0.5 - self.box.top),
         )
 
-    def _on_grid(self, x: Array, y: Array) -> tuple[Array, Array]:
+    def on_grid(self, x: Array, y: Array) -> tuple[Array, Array]:
         scale_x, scale_y = self.scale
         return (
             (x + np.float32(0.5 - self.box.left)) * np.float32(scale_x) - np.float32(0.5),
@@ -85,12 +84,12 @@ class Motion(NamedTuple):
     def nearest(self, x: Array, y: Array) -> Array:
         """(N,): the grid points nearest to positions in the frame, numbered row by row."""
         height, width = self.field.shape[:2]
-        column, row = (np.rint(part).astype(np.int64) for part in self._on_grid(x, y))
+        column, row = (np.rint(part).astype(np.int64) for part in self.on_grid(x, y))
         return np.clip(row, 0, height - 1) * width + np.clip(column, 0, width - 1)
 
     def sample(self, x: Array, y: Array) -> Array:
         """(N, 3): residual and expected error at positions in the frame."""
-        return sample(self.opened().field, *self._on_grid(x, y))
+        return sample(self.opened().field, *self.on_grid(x, y))
 
     def displaced(self, x: Array, y: Array) -> tuple[Array, Array]:
         """x, y in the neighbouring frame of positions in this one, each (N,)."""
@@ -99,7 +98,7 @@ class Motion(NamedTuple):
 
     def kept(self) -> Motion:
         """As traces need it once it is settled: the field to a thousandth, in half the memory."""
-        return self._replace(field=self.field.astype(np.float16), inside=self.inside[:, :0])
+        return self._replace(field=self.field.astype(np.float16))
 
     def opened(self) -> Motion:
         """With the field in float32."""
@@ -159,12 +158,8 @@ def find_motion(
             sample(views[there].detail, *there_place[inner].T),
         )
         outward = _outward(place, there_place, trusted.shape, box, first_hole.shape)
-        hole = cv2.resize(
-            views[here].mask.astype(np.float32), field.shape[1::-1], interpolation=cv2.INTER_AREA
-        )
-        inside = np.stack(np.nonzero(hole)).astype(np.uint16)  # below SIDE_PIXELS
         drift = _drift(flows[here] * to_frame, trusted > 0)
-        motions.append(Motion(box, affine, field, inside, gain, log_detail, outward, drift))
+        motions.append(Motion(box, affine, field, gain, log_detail, outward, drift))
     return motions[0], motions[1]
 
 
@@ -174,7 +169,6 @@ class _View(NamedTuple):
     gray: Array
     soft: Array  # colours, so soft that interpolation makes them no softer
     detail: Array  # (h, w, 1)
-    mask: Mask
     near: Mask  # the hole and the margin around it
 
 
@@ -203,7 +197,7 @@ def _view(frame: Stored, mask: PackedMask, box: Box, size: tuple[int, int]) -> _
     for _ in range(2):
         soft = cv2.blur(soft, (SOFT_PIXELS, SOFT_PIXELS))
     soft = weighted(soft[..., :3], 1 / np.maximum(soft[..., 3], 1e-3))
-    return _View(gray8, soft, detail(gray8)[..., None], hole, dilate(hole, MARGIN_PIXELS))
+    return _View(gray8, soft, detail(gray8)[..., None], dilate(hole, MARGIN_PIXELS))
 
 
 _local = threading.local()

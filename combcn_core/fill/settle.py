@@ -1,7 +1,9 @@
-"""Motion inside holes, made consistent in time: neighbouring frames have seen what is hidden now.
+"""Motion inside holes, made consistent in time: what is hidden now was seen moving before or after.
 
-How the flow of a frame goes together with that of its neighbour is measured where both are known;
-by that, the flow of what a hole hides follows from where it was seen, moving, before or after.
+What is seen in a frame and hidden in the next comes from the frame before, as a rule, and goes on
+about as it came. How the two go together is measured where both are known; by that the flow of what
+gets hidden follows, and lands with it in the hole of the next frame. From there it goes on in the
+same way. So a thin post keeps its own motion behind a hole whose surroundings are all of the wall.
 Residuals are those of `Motion`: flow less its affine part, with an expected error that is 0 where
 it was measured.
 """
@@ -9,8 +11,8 @@ it was measured.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
@@ -18,87 +20,94 @@ import numpy as np
 from combcn_core.fill.motion import Motion, normalise
 from combcn_core.pixels import Array, Mask
 
-SETTLE_ROUNDS = 6  # frames away that the flow inside a hole may be taken from
-SETTLE_PIXELS = 0.3  # error of a neighbour's flow where nothing tells how it goes with one's own
-LEAST_SETTLE_PIXELS = 0.03  # at least, where something does; what is surer needs no neighbour
+SETTLE_ROUNDS = 8  # frames away that the flow inside a hole may be taken from
+SETTLE_PIXELS = 0.5  # error of the flow onwards where nothing tells how it goes with that back
+LEAST_SETTLE_PIXELS = 0.03  # at least, where something does; and of landing in the next frame
 RELATION_STEP, LEAST_POINTS = 3, 60  # grid points apart that a relation is measured at; of these
 TYPICAL = 0.6  # quantile of the errors of a relation that stands for them
 FIT_ROUNDS, FIT_SHRINKAGE = 4, 1e-3
+# Of the points that land in one place those count whose error is about the least; and of these what
+# is in front: a post moves more than the wall behind it.
+ALIKE_SHARE, ALIKE_PIXELS = 1.5, 0.02
+FRONT_PIXELS = 1.0  # less residual than the most
+LEAST_COVER = 0.2  # of a grid point; less is the edge of something beside it
+# Grid points off what is measured where a completed flow is trusted half as much, by the side of
+# what neighbouring frames tell.
+DOUBT_POINTS = 12
 
-Sides = tuple[Mapping[int, Motion], Mapping[int, Motion]]  # to the next frame, to the one before
+Key: TypeAlias = tuple[int, int]  # of a motion: 0 to the next frame, 1 to the one before; and t
+_T = TypeVar("_T")
 
 
 class Relation(NamedTuple):
-    """How the residual flow at points of the scene follows from that in a neighbouring frame.
+    """How the residual flow of points to one side in time follows from that to the other side.
 
     Attributes:
-        coefficients: (5, 2), of 1, x and y, as `normalise` has them, and of the neighbour's
-            residual x and y. A camera that goes faster scales what depth makes of its motion.
-        error: of what follows, in pixels, from a neighbour whose flow is known.
-        growth: of the neighbour's error.
+        coefficients: (5, 2), of 1, x and y, as `normalise` has them, and of the residual x and y to
+            the other side. A camera that goes faster scales what depth makes of its motion.
+        error: of what follows, in pixels, where the flow to the other side is known.
+        growth: of the error of the flow to the other side.
     """
 
     coefficients: Array
     error: float
     growth: float
 
-    def predict(self, theirs: Array, x: Array, y: Array) -> tuple[Array, Array]:
-        """Residuals (N, 2) and their expected errors (N,).
+    def predict(self, other: Array, x: Array, y: Array) -> Array:
+        """(N, 3): residuals and their expected errors.
 
         Args:
-            theirs: (N, 3), residual and expected error of the neighbour.
-            x, y: (N,), normalised positions in this frame.
+            other: (N, 3), residual and expected error to the other side.
+            x, y: (N,), normalised positions.
         """
         constant, across, down, of_x, of_y = self.coefficients
         residual = constant + x[:, None] * across + y[:, None] * down
-        residual += theirs[:, :1] * of_x
-        residual += theirs[:, 1:2] * of_y
+        residual += other[:, :1] * of_x
+        residual += other[:, 1:2] * of_y
         # Errors of several frames are independent of each other.
-        grown = theirs[:, 2] * np.float32(self.growth)
-        return residual, np.sqrt(grown**2 + np.float32(self.error) ** 2)
+        grown = other[:, 2] * np.float32(self.growth)
+        error = np.sqrt(grown**2 + np.float32(self.error) ** 2)
+        return np.column_stack([residual, error])
 
 
-# The residual of the neighbour as it is, where too little is known in both to measure a relation.
-SAME = Relation(np.eye(5, 2, -3, np.float32), SETTLE_PIXELS, 1.0)
+# Points go on as they came, where too little is known to measure a relation.
+STEADY = Relation(-np.eye(5, 2, -3, np.float32), SETTLE_PIXELS, 1.0)
 
 
-def relate(motion: Motion, to_neighbour: Motion, neighbour: Motion) -> Relation:
-    """Measure how the flow of a frame goes together with that of its neighbour.
+def relate(motion: Motion, other: Motion) -> Relation:
+    """Measure how the flow of a frame to one side in time goes together with that to the other.
 
-    Least squares with Cauchy weights, over points whose flow is measured in both.
+    Least squares with Cauchy weights, over points whose flow is measured to both.
 
     Args:
-        motion: of the frame.
-        to_neighbour: motion from the frame to the neighbour.
-        neighbour: motion of that one, in the same direction of time as `motion`.
+        motion: of the frame, to the one side.
+        other: to the other.
     """
     height, width = motion.field.shape[:2]
     first = RELATION_STEP // 2
     rows, columns = np.mgrid[first:height:RELATION_STEP, first:width:RELATION_STEP].reshape(2, -1)
     measured = motion.field[rows, columns, 2] == 0  # what is completed has an expected error
     rows, columns = rows[measured], columns[measured]
-    own = motion.field[rows, columns, :2]
     x, y = motion.positions(rows, columns)
-    there = to_neighbour.displaced(x, y)
-    theirs = neighbour.sample(*there)
+    there = other.sample(x, y)
     # Between grid points: hardly anything completed may be mixed in.
-    known = (theirs[:, 2] < LEAST_SETTLE_PIXELS / 3) & neighbour.covers(*there)
+    known = (there[:, 2] < LEAST_SETTLE_PIXELS / 3) & other.covers(x, y)
     if np.count_nonzero(known) < LEAST_POINTS:
-        return SAME
+        return STEADY
     x, y = normalise(x[known], y[known], motion.box)
-    terms = np.column_stack([np.ones_like(x), x, y, theirs[known, :2]]).astype(np.float64)
-    wanted = own[known].astype(np.float64)
+    terms = np.column_stack([np.ones_like(x), x, y, there[known, :2]]).astype(np.float64)
+    wanted = motion.field[rows[known], columns[known], :2].astype(np.float64)
     shrinkage = FIT_SHRINKAGE * np.eye(5)
     weights = np.ones(len(terms))
     for _ in range(FIT_ROUNDS):
         transposed = (terms * weights[:, None]).T
-        right = transposed @ wanted + shrinkage @ SAME.coefficients
+        right = transposed @ wanted + shrinkage @ STEADY.coefficients
         found = np.linalg.solve(transposed @ terms + shrinkage, right)
         gap = terms @ found - wanted
         error = np.hypot(gap[:, 0], gap[:, 1])
         weights = 1 / (1 + (error / max(1.5 * np.median(error), 0.02)) ** 2)
     typical = max(LEAST_SETTLE_PIXELS, float(np.quantile(error, TYPICAL)))
-    # By the larger eigenvalue: how much longer an error of the neighbour gets on the way.
+    # By the larger eigenvalue: how much longer an error to the other side gets on this one.
     growth = max(1.0, float(np.abs(np.linalg.eigvals(found[3:])).max()))
     return Relation(found.astype(np.float32), typical, growth)
 
@@ -111,7 +120,7 @@ def settle(
 ) -> tuple[dict[int, Motion], dict[int, Motion]]:
     """Take the flow inside a hole from neighbouring frames where that is surer.
 
-    Each round looks one frame further, so a result depends on `SETTLE_ROUNDS` frames on each side
+    Each round goes one frame further, so a result depends on `SETTLE_ROUNDS` frames on each side
     and on nothing else.
 
     Args:
@@ -120,100 +129,180 @@ def settle(
         frames: to be settled; what comes back of others is half done.
         map_: `map`, or that of a pool of workers.
     """
-    sides = dict(forward), dict(backward)
     near = [set(frames)]  # by the rounds that are left
     for _ in range(SETTLE_ROUNDS):
         near.append(near[-1] | {t + step for t in near[-1] for step in (-1, 1)})
-    looks = [
-        _Look(side, t, motion)
-        for side in (0, 1)
-        for t, motion in sides[side].items()
-        if t in near[SETTLE_ROUNDS - 1]
-    ]
-    list(map_(lambda look: look.relate(sides), looks))
-    changed: dict[tuple[int, int], Mask] | None = None
+    completed = {
+        (side, t): motion
+        for side, motions in enumerate((forward, backward))
+        for t, motion in motions.items()
+        if t in near[-1]
+    }
+    doubted = dict(zip(completed, map_(_doubt, completed.values()), strict=True))
+    both = [(side, t) for side, t in doubted if (1 - side, t) in doubted]
+    found = map_(lambda key: _guess(doubted[key], doubted[_other(key)]), both)
+    guesses = dict(zip(both, found, strict=True))
+    motions = dict(doubted)
+    landed: dict[Key, Mask] | None = None
     for rounds_left in reversed(range(SETTLE_ROUNDS)):
-        now = [look for look in looks if look.t in near[rounds_left]]
-        before = sides[0].copy(), sides[1].copy()
-        improve = functools.partial(_Look.improve, sides=before, changed=changed)
-        changed = {}
-        for look, result in zip(now, map_(improve, now), strict=True):
-            if result is not None:
-                sides[look.side][look.t], changed[look.side, look.t] = result
+        keys = [key for key in both if key[1] in near[rounds_left + 1]]
+        turn = functools.partial(_turn, guesses=guesses, motions=motions, landed=landed)
+        turned = _results(keys, map_(turn, keys))
+        motions |= {key: motion for key, (motion, _) in turned.items()}
+        keys = [key for key in motions if key[1] in near[rounds_left]]
+        land = functools.partial(_land, motions=motions, turned=turned)
+        results = _results(keys, map_(land, keys))
+        motions |= {key: motion for key, (motion, _) in results.items()}
+        landed = {key: where for key, (_, where) in results.items()}
+    sides: tuple[dict[int, Motion], dict[int, Motion]] = ({}, {})
+    for (side, t), motion in completed.items():
+        field = motions[side, t].field
+        same = (field == doubted[side, t].field).all(-1, keepdims=True)
+        sides[side][t] = motion._replace(field=np.where(same, motion.field, field))
     return sides
 
 
-class _Look:
-    """Where the hidden pixels of a motion are looked up in its neighbours."""
+def _other(key: Key) -> Key:
+    """The motion of the same frame to the other side."""
+    return 1 - key[0], key[1]
 
-    def __init__(self, side: int, t: int, motion: Motion) -> None:
-        self.side, self.t = side, t
-        rows, columns = motion.inside
-        unsure = motion.field[rows, columns, 2] > LEAST_SETTLE_PIXELS
-        self.rows, self.columns = rows[unsure], columns[unsure]
-        self.x, self.y = motion.positions(self.rows, self.columns)
-        self.place = normalise(self.x, self.y, motion.box)
-        self.relations: dict[int, Relation] = {}
-        self.starts: dict[int, Array] = {}  # grid points of the path, by step
-        self.ends: dict[int, Array] = {}  # grid points of the neighbour, by step
 
-    def _ways(self, sides: Sides) -> Iterable[tuple[int, int, Motion, Motion]]:
-        """Step, the side of the path, the path, and the neighbour it leads to."""
-        for step, way in ((1, 0), (-1, 1)):
-            path = sides[way].get(self.t)
-            neighbour = sides[self.side].get(self.t + step)
-            if path is not None and neighbour is not None and len(self.x):
-                yield step, way, path, neighbour
+def _results(keys: Sequence[Key], found: Iterable[_T | None]) -> dict[Key, _T]:
+    """What was found, without those for which there is nothing."""
+    return {key: one for key, one in zip(keys, found, strict=True) if one is not None}
 
-    def relate(self, sides: Sides) -> None:
-        motion = sides[self.side][self.t]
-        for step, _, path, neighbour in self._ways(sides):
-            self.relations[step] = relate(motion, path, neighbour)
-            self.starts[step] = path.nearest(self.x, self.y)
 
-    def improve(
-        self, sides: Sides, changed: Mapping[tuple[int, int], Mask] | None
-    ) -> tuple[Motion, Mask] | None:
-        """The motion with what its neighbours know better, and where that is; None: nowhere.
+def _doubt(motion: Motion) -> Motion:
+    """A motion with the expected error that counts beside what neighbouring frames tell."""
+    field = motion.field.copy()
+    guessed = (field[..., 2] > 0).astype(np.uint8)
+    field[..., 2] *= 1 + cv2.distanceTransform(guessed, cv2.DIST_L2, 5) / np.float32(DOUBT_POINTS)
+    return motion._replace(field=field)
 
-        Args:
-            sides: motion as it is.
-            changed: by side and frame, the grid points that the round before has changed, and
-                those beside them; pixels that depend on no such point stay. None: anything has.
-        """
-        motion = sides[self.side][self.t]
-        if not len(self.x):
+
+class _Guess(NamedTuple):
+    """Grid points of a motion whose flow was not measured, and how it follows from the other side.
+
+    Attributes:
+        rows, columns: (N,), of those that the motion to the other side covers.
+        x, y: (N,), their positions in the frame.
+        there: (N,), the nearest grid points of the motion to the other side.
+        relation: to that.
+    """
+
+    rows: Array
+    columns: Array
+    x: Array
+    y: Array
+    there: Array
+    relation: Relation
+
+
+def _guess(motion: Motion, other: Motion) -> _Guess:
+    rows, columns = np.nonzero(motion.field[..., 2])
+    x, y = motion.positions(rows, columns)
+    covered = other.covers(x, y)
+    rows, columns, x, y = (part[covered] for part in (rows, columns, x, y))
+    return _Guess(rows, columns, x, y, other.nearest(x, y), relate(motion, other))
+
+
+def _turn(
+    key: Key,
+    guesses: Mapping[Key, _Guess],
+    motions: Mapping[Key, Motion],
+    landed: Mapping[Key, Mask] | None,
+) -> tuple[Motion, tuple[Array, Array]] | None:
+    """A motion with what follows from that to the other side, and at which grid points.
+
+    Args:
+        key: of the motion.
+        guesses: where it may follow.
+        motions: as they are.
+        landed: the grid points whose flow is new since the round before; None: all.
+    """
+    guess, motion, other = guesses[key], motions[key], motions[_other(key)]
+    rows, columns, x, y, there, relation = guess
+    if landed is not None:
+        if _other(key) not in landed:
             return None
-        best = motion.field[self.rows, self.columns]
-        better = np.zeros(len(best), np.bool_)
-        for step, way, path, neighbour in self._ways(sides):
-            if changed is None:
-                todo = np.arange(len(best))
-                self.ends[step] = np.empty(len(best), np.int64)
-            else:
-                stale = [
-                    changed[key].ravel()[place]
-                    for key, place in (
-                        ((way, self.t), self.starts[step]),
-                        ((self.side, self.t + step), self.ends[step]),
-                    )
-                    if key in changed
-                ]
-                if not stale:
-                    continue
-                todo = np.flatnonzero(np.logical_or.reduce(stale))
-            there = path.displaced(self.x[todo], self.y[todo])
-            self.ends[step][todo] = neighbour.nearest(*there)
-            x, y = (part[todo] for part in self.place)
-            residual, error = self.relations[step].predict(neighbour.sample(*there), x, y)
-            surer = (error < best[todo, 2]) & neighbour.covers(*there)
-            best[todo[surer]] = np.column_stack([residual, error])[surer]
-            better[todo[surer]] = True
-        if not better.any():
-            return None
-        field = motion.field.copy()
-        field[self.rows, self.columns] = best
-        where = np.zeros(field.shape[:2], np.uint8)
-        where[self.rows[better], self.columns[better]] = 1
-        near = cv2.dilate(where, np.ones((3, 3), np.uint8)).view(np.bool_)
-        return motion._replace(field=field), near
+        new = landed[_other(key)].ravel()[there]
+        rows, columns, x, y = (part[new] for part in (rows, columns, x, y))
+    found = relation.predict(other.sample(x, y), *normalise(x, y, motion.box))
+    surer = found[:, 2] < motion.field[rows, columns, 2]
+    if not surer.any():
+        return None
+    points = rows[surer], columns[surer]
+    field = motion.field.copy()
+    field[points] = found[surer]
+    return motion._replace(field=field), points
+
+
+def _land(
+    key: Key,
+    motions: Mapping[Key, Motion],
+    turned: Mapping[Key, tuple[Motion, tuple[Array, Array]]],
+) -> tuple[Motion, Mask] | None:
+    """A motion with the flow of what comes from the neighbour, and where that is.
+
+    Args:
+        key: of the motion.
+        motions: as they are.
+        turned: motions with grid points whose flow was found in this round.
+    """
+    side, t = key
+    coming = turned.get((1 - side, t + (1, -1)[side]))
+    if coming is None:
+        return None
+    motion, (neighbour, points) = motions[key], coming
+    there = neighbour.field[points]
+    x, y = neighbour.positions(*points)
+    shift = neighbour.shift(x, y) + there[:, :2]
+    x, y = x + shift[:, 0], y + shift[:, 1]
+    residual = -shift - motion.shift(x, y)
+    size = np.hypot(residual[:, 0], residual[:, 1])
+    error = np.hypot(there[:, 2], np.float32(LEAST_SETTLE_PIXELS))
+
+    height, width = motion.field.shape[:2]
+    now = motion.field.reshape(-1, 3)
+    number, cell, share = _corners(*motion.on_grid(x, y), height, width)
+    surer = error[number] < now[cell, 2]
+    number, cell, share = number[surer], cell[surer], share[surer]
+    least = np.full(len(now), np.inf, np.float32)
+    np.minimum.at(least, cell, error[number])
+    most = np.zeros(len(now), np.float32)
+    alike = error[number] <= ALIKE_SHARE * least[cell] + ALIKE_PIXELS
+    np.maximum.at(most, cell[alike], size[number[alike]])
+    front = alike & (size[number] >= most[cell] - FRONT_PIXELS)
+    number, cell, share = number[front], cell[front], share[front]
+
+    total = np.bincount(cell, share, len(now))
+    reached = np.flatnonzero(total >= LEAST_COVER)
+    x, y, error, square = (
+        np.bincount(cell, share * part[number], len(now))[reached] / total[reached]
+        for part in (residual[:, 0], residual[:, 1], error, size**2)
+    )
+    error = np.sqrt(error**2 + np.maximum(square - x**2 - y**2, 0))
+    surer = error < now[reached, 2]
+    if not surer.any():
+        return None
+    reached = reached[surer]
+    field, where = now.copy(), np.zeros(len(now), np.uint8)
+    field[reached], where[reached] = np.column_stack([x, y, error])[surer], 1
+    # Between grid points what is beside them counts too.
+    near = cv2.dilate(where.reshape(height, width), np.ones((3, 3), np.uint8))
+    return motion._replace(field=field.reshape(height, width, 3)), near.view(np.bool_)
+
+
+def _corners(column: Array, row: Array, height: int, width: int) -> tuple[Array, Array, Array]:
+    """The four grid points around places: numbers of the places, grid points, and their shares."""
+    parts = []
+    for down in (0, 1):
+        for right in (0, 1):
+            near_row, near_column = np.floor(row) + down, np.floor(column) + right
+            share = (1 - np.abs(row - near_row)) * (1 - np.abs(column - near_column))
+            within = (near_row >= 0) & (near_row < height) & (share > 0)
+            number = np.flatnonzero(within & (near_column >= 0) & (near_column < width))
+            cell = near_row[number] * width + near_column[number]
+            parts.append((number, cell.astype(np.int64), share[number]))
+    number, cell, share = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return number, cell, share

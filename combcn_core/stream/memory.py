@@ -71,8 +71,8 @@ class Work(NamedTuple):
         grid = min(cut, SIDE_PIXELS**2) // GRID_STEP**2
         hidden = min(grid, self.hole_pixels // GRID_STEP**2)
         settling = min(SETTLE_FRAMES + 2 * SETTLE_ROUNDS, window)
-        # Measured flow, two rounds of settling it, and where hidden points are looked up.
-        flow = settling * 2 * (3 * 12 * grid + 80 * hidden)
+        # Measured flow, doubted, and two rounds of settling it; and the points that were guessed.
+        flow = settling * 2 * (4 * 12 * grid + 64 * hidden)
         propagation = (
             sources * 3 * self.itemsize * cut  # fills
             + filled * (2 * 28 * self.hole_pixels + 2 * 3 * self.itemsize * cut)

@@ -54,7 +54,7 @@ def test_homography_of_a_motion_against_its_own_shifts():
     affine = random.uniform(-3, 3, (3, 2))
     nothing = np.zeros(3)
     box = Box(10, 20, 110, 180)
-    motion = Motion(box, affine, np.zeros((2, 2, 3)), np.zeros((2, 0)), nothing, 0.0, 0.0, nothing)
+    motion = Motion(box, affine, np.zeros((2, 2, 3)), nothing, 0.0, 0.0, nothing)
     scale = Scale(3.0, 2.5)
     x, y = random.uniform(0, 60, (2, 9)).astype(np.float32)
     there = np.stack(scale.to_frame(*project(homography_of(motion, scale), x, y)), 1)
