@@ -79,9 +79,9 @@ class Inpaint(Unchecked, InpaintConfig, MaskConfig, _Files):
         if self.report is not None:
             _check_report(self)
         # Before the weights are read, which may take longer.
-        open_reader(self.input, frames=frames, allow_truncated=self.allow_truncated)
+        source = open_reader(self.input, frames=frames, allow_truncated=self.allow_truncated)
         model = load_weights(self.weights, self.network)
-        with logging_redirect_tqdm(), RunBar(self.output.name) as bar:
+        with source, logging_redirect_tqdm(), RunBar(self.output.name) as bar:
             report = inpaint_file(
                 self.input,
                 self.mask,

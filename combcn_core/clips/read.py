@@ -15,10 +15,10 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from combcn_core.clips.color import frame_to_pixels, has_alpha
-from combcn_core.clips.decode import Decoder, damage_error
+from combcn_core.clips.decode import Decoder, damage_error, decodes_alpha
 from combcn_core.clips.frames import Frame, FrameReader, select_frames
 from combcn_core.clips.planes import Planes
-from combcn_core.clips.scan import scan_video
+from combcn_core.clips.scan import Opened, scan_video
 from combcn_core.pixels import Pixels, Stored, pixels_of
 
 _AS_STORED = (1, 0, 0, 1)  # an orientation that changes nothing
@@ -40,10 +40,10 @@ class VideoReader(FrameReader):
         with_alpha: bool = False,
     ) -> None:
         super().__init__()
-        scan = scan_video(path, decode_all=allow_truncated)
+        scan, self._beginning = scan_video(path, decode_all=allow_truncated)
         if scan.damaged and not allow_truncated:
             # As many as --allow-truncated would use, and what is wrong.
-            scan = scan_video(path, decode_all=True)
+            scan, _ = scan_video(path, decode_all=True)
             raise damage_error(path, scan.num_intact, scan.num_stated, scan.change)
         if scan.change:
             raise damage_error(path, 0, 0, scan.change)
@@ -101,14 +101,10 @@ class VideoReader(FrameReader):
     def _decode(self, start: int | None) -> Iterator[tuple[int, VideoFrame]]:
         """Decode from the key frame with this pts; yields indices with frames."""
         scan = self._scan
-        with av.open(str(self._path.absolute()), metadata_errors="ignore") as container:
-            stream = container.streams[scan.stream_index]
-            assert isinstance(stream, VideoStream)
-            if start is not None:
-                container.seek(start, stream=stream)
-            decoder = Decoder(stream, from_pts=start, with_alpha=self._with_alpha)
+        container, _, decoder, frames = self._open(start)
+        with container:
             index = -1
-            for count, frame in enumerate(decoder.decode_all(container)):
+            for count, frame in enumerate(frames):
                 if decoder.damaged and not self._allow_truncated:
                     break
                 position = count
@@ -120,6 +116,22 @@ class VideoReader(FrameReader):
                 yield index, frame
             if decoder.damaged and not self._allow_truncated:
                 raise damage_error(self._path, index + 1, scan.num_stated, decoder.change)
+
+    def _open(self, start: int | None) -> Opened:
+        """Open the file at the key frame with this pts, or go on from what the scan decoded."""
+        beginning, self._beginning = self._beginning, None
+        opened = None if beginning is None else beginning.take()
+        if opened is not None:
+            if start is None and not (self._with_alpha and decodes_alpha(opened.stream)):
+                return opened
+            opened.container.close()
+        container = av.open(str(self._path.absolute()), metadata_errors="ignore")
+        stream = container.streams[self._scan.stream_index]
+        assert isinstance(stream, VideoStream)
+        if start is not None:
+            container.seek(start, stream=stream)
+        decoder = Decoder(stream, from_pts=start, with_alpha=self._with_alpha)
+        return Opened(container, stream, decoder, decoder.decode_all(container))
 
     def _rgba(self, picture: Stored, frame: VideoFrame) -> Pixels | None:
         """Pixels with the alpha of their frame; None where it has none."""

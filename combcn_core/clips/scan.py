@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import functools
+import itertools
 import re
+import threading
+import weakref
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -48,23 +51,85 @@ class Scan:
     change: str = ""  # what the frames become on the way, where all were decoded
 
 
-@functools.lru_cache(maxsize=16)
-def _cached_scan(path: Path, size: int, modified_ns: int, decode_all: bool) -> Scan:
-    try:
+class Opened(NamedTuple):
+    """A file that is being decoded; whoever has it closes it."""
+
+    container: InputContainer
+    stream: VideoStream
+    decoder: Decoder
+    frames: Iterator[VideoFrame]  # to come
+
+    @classmethod
+    def of(cls, path: Path) -> Opened:
+        """Open a file and decode its first frame."""
         # The full path, so that a colon in a file name is no protocol.
-        with av.open(str(path), metadata_errors="ignore") as container:
-            scan = _scan_container(container, path, decode_all)
+        container = av.open(str(path.absolute()), metadata_errors="ignore")
+        try:
+            stream = _video_stream(container, path)
+            decoder = Decoder(stream)
+            frames = decoder.decode_all(container)
+            first = next(frames, None)
+        except BaseException:
+            container.close()
+            raise
+        before = [] if first is None else [first]
+        return cls(container, stream, decoder, itertools.chain(before, frames))
+
+
+class Beginning:
+    """What a scan has decoded of a file, for the first one that reads it."""
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened: Opened | None = opened
+        self._close = weakref.finalize(self, opened.container.close)  # where nobody reads it
+
+    def take(self) -> Opened | None:
+        """The open file at its first frame; None if it was taken before."""
+        if self._close.detach() is None:
+            return None
+        opened, self._opened = self._opened, None
+        return opened
+
+
+_Key: TypeAlias = tuple[Path, int, int, bool]
+_scans: dict[_Key, Scan] = {}
+_beginnings: weakref.WeakValueDictionary[_Key, Beginning] = weakref.WeakValueDictionary()
+_MOST_SCANS = 16
+_lock = threading.Lock()
+
+
+def scan_video(path: Path, decode_all: bool) -> tuple[Scan, Beginning | None]:
+    """What one pass over a file tells, kept for the next time; and what it has decoded, as long as
+    somebody holds it."""
+    state = path.stat()
+    key = path.absolute(), state.st_size, state.st_mtime_ns, decode_all
+    with _lock:
+        if key in _scans:
+            return _scans[key], _beginnings.get(key)
+    beginning = None
+    try:
+        opened = Opened.of(key[0])
+        try:
+            scan = _scan(opened, key[0], decode_all)
+            if scan is not None and not decode_all:
+                beginning = Beginning(opened)
+        finally:
+            if beginning is None:
+                opened.container.close()
     except av.FFmpegError as error:
         raise ValueError(
-            f"{path} cannot be read as a video ({error.strerror}); give a video file, and a whole "
-            "copy if this one was cut short."
+            f"{key[0]} cannot be read as a video ({error.strerror}); give a video file, and a "
+            "whole copy if this one was cut short."
         ) from error
-    return scan or _cached_scan(path, size, modified_ns, True)
-
-
-def scan_video(path: Path, decode_all: bool) -> Scan:
-    state = path.stat()
-    return _cached_scan(path.absolute(), state.st_size, state.st_mtime_ns, decode_all)
+    if scan is None:
+        scan, _ = scan_video(path, True)
+    with _lock:
+        _scans[key] = scan
+        if len(_scans) > _MOST_SCANS:
+            del _scans[next(iter(_scans))]
+        if beginning is not None:
+            _beginnings[key] = beginning
+    return scan, beginning
 
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
@@ -81,16 +146,17 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     raise ValueError(f"{path} has no video in it; give a video file or a folder of images.")
 
 
-def _scan_container(container: InputContainer, path: Path, decode_all: bool) -> Scan | None:
-    """Read all packets, and decode the first frame or all; None if only decoding can count."""
-    stream = _video_stream(container, path)
-    decoder = Decoder(stream)
+def _scan(opened: Opened, path: Path, decode_all: bool) -> Scan | None:
+    """Read all packets, and decode all frames if asked to; None if only decoding can count."""
+    container, stream, decoder, coming = opened
+    first = decoder.first
+    if first is None:
+        raise ValueError(f"{path} has no frames that decode; give a video that has some.")
     packets: list[tuple[int | None, bool]] = []  # pts, whether it is a key frame
     lasting: dict[int, int] = {}  # pts -> duration
-    frames: list[int | None] = []  # pts
     num_intact, end_seconds, damaged = 0, 0.0, False
     try:
-        for packet in container.demux():
+        for packet in _packets(container, path):
             if packet.pts is not None:
                 end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
                 end_seconds = max(end_seconds, end)
@@ -102,14 +168,9 @@ def _scan_container(container: InputContainer, path: Path, decode_all: bool) -> 
                     lasting[packet.pts] = packet.duration or 0
                 num_intact += not packet.is_corrupt
                 damaged |= packet.is_corrupt
-            if decode_all or decoder.first is None:
-                frames += [frame.pts for frame in decoder.decode(packet)]
     except av.FFmpegError:
         damaged = True
-        frames += [frame.pts for frame in decoder.decode(None)]
-    first = decoder.first
-    if first is None:
-        raise ValueError(f"{path} has no frames that decode; give a video that has some.")
+    frames = [frame.pts for frame in coming] if decode_all else [first.pts]
     if not first.format.is_rgb:
         check_matrix(_color_tags(first, stream), path)
 
@@ -161,6 +222,15 @@ def _scan_container(container: InputContainer, path: Path, decode_all: bool) -> 
         damaged=damaged,
         change=decoder.change,
     )
+
+
+def _packets(container: InputContainer, path: Path) -> Iterator[Packet[Any]]:
+    """The packets of an open file, from its start, whatever was read of it."""
+    # All that FFmpeg decodes frames for on opening is known; of others, times depend on it.
+    is_mp4 = "mp4" in container.format.name.split(",")
+    options = {"skip_frame": "all"} if is_mp4 else {}
+    with av.open(str(path), metadata_errors="ignore", options=options) as again:
+        yield from again.demux()
 
 
 def _states_more(

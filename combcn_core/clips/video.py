@@ -71,8 +71,9 @@ def open_reader(
     EXR images are scene-linear: their pixels come as float32 on the curve of `exr.encode`, as the
     display window shows them, and black where it has no data.
 
-    Opening reads all packets once, without decoding, so that frame count, rate and a file cut
-    short are known beforehand. The outcome is kept: opening the same file again is cheap.
+    Opening reads all packets once and decodes the first frame, so that frame count, rate and a
+    file cut short are known beforehand. The outcome is kept: opening the same file again is cheap.
+    The first reader of a file goes on from that frame, as long as one that opened it is held.
 
     Args:
         path: file or folder.

@@ -122,8 +122,8 @@ def inpaint_file(
     stages("opening")
     writing: Any = {"fps": fps, "codec": codec, "quality": quality}
     # What cannot be written is to be known before anything is computed.
-    source_info = open_reader(input, frames=frames, allow_truncated=allow_truncated).info
-    open_writer(output, source_info, **writing).abort()
+    source = open_reader(input, frames=frames, allow_truncated=allow_truncated)
+    open_writer(output, source.info, **writing).abort()
     run = Run.open(
         input, mask, output, config or InpaintConfig(), model, frames, references,
         mask_config=mask_config, fit_mask=fit_mask, allow_truncated=allow_truncated,
@@ -143,8 +143,8 @@ def inpaint_file(
         WriteQueue(
             counts.timed("write")(writer.write), QUEUE_FRAMES + config.segment_frames
         ) as sink,
-        closing(ahead(timed(counts, "read", frames_read), QUEUE_FRAMES)) as source,
-        closing(Filling(run, counts, store, stages).fill(source)) as filled,
+        closing(ahead(timed(counts, "read", frames_read), QUEUE_FRAMES)) as waiting,
+        closing(Filling(run, counts, store, stages).fill(waiting)) as filled,
     ):
         for segment in filled:
             while segment:  # let go of one by one

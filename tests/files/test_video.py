@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from combcn_core.clips.color import downsample_chroma, upsample_chroma
+from combcn_core.clips.decode import Decoder
 from combcn_core.clips.formats import CODECS
 from combcn_core.clips.timecode import shift_timecode
 from combcn_core.clips.video import ClipInfo, ColorTags, open_reader, open_writer
@@ -666,6 +667,48 @@ def test_range_begins_decoding_at_a_key_frame(tmp_path, monkeypatch):
     )
     list(reader)
     assert seen[0] == 18
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+def test_reading_goes_on_from_what_opening_decoded(tmp_path, monkeypatch, ending):
+    source = make_video(tmp_path / f"a{ending}", moving_frames(12), gop=5)
+    counts = []
+    decode = Decoder.decode
+
+    def counted(self, packet):
+        counts.append(packet is not None and packet.size > 0)
+        return decode(self, packet)
+
+    monkeypatch.setattr(Decoder, "decode", counted)
+    reader = open_reader(source)
+    first = [frame.picture.samples() for frame in reader]
+    assert sum(counts) == len(packets(source, "video"))  # each of them once
+    again = [frame.picture.samples() for frame in reader]
+    for planes, same, frame in zip(first, again, decoded(source), strict=True):
+        for values in zip(planes, same, frame_planes(frame), strict=True):
+            assert np.array_equal(values[0], values[2])
+            assert np.array_equal(values[1], values[2])
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_files_stay_open_only_for_their_readers(tmp_path):
+    def names():
+        links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+        paths = [Path(os.readlink(link)) for link in links if os.path.lexists(link)]
+        return sorted(path.name for path in paths if path.parent == tmp_path)
+
+    sources = [make_video(tmp_path / f"{name}.mp4", moving_frames(3)) for name in "abc"]
+    one, two = open_reader(sources[0]), open_reader(sources[1])
+    assert open_reader(sources[2]).info.total_frames == 3
+    assert names() == ["a.mp4", "b.mp4"]
+    same = open_reader(sources[0])
+    assert [frame.index for frame in same] == [frame.index for frame in one] == [0, 1, 2]
+    assert names() == ["b.mp4"]
+    del two
+    assert names() == []
+    with open_reader(sources[2], frames=(1, 1)) as reader:
+        assert [frame.index for frame in reader] == [1]
+    assert names() == []
 
 
 @pytest.mark.parametrize("span", [(-1, 3), (5, 4), (3, 10)])
