@@ -32,11 +32,9 @@ from combcn_core.pixels import (
     PackedMasks,
     Patch,
     Stored,
-    crop,
     crop_box,
     crop_stored,
     feather_mask,
-    find_box,
     from_unit,
     to_unit,
 )
@@ -206,7 +204,7 @@ class Prefilled(NamedTuple):
     segment: Segment
     filled: dict[int, Patch]
     unseen: dict[int, PackedMask]
-    holes: Sequence[Mask]
+    holes: Sequence[PackedMask]
     ways: Ways | None
     textures: dict[int, Patch]
     counts: Counts
@@ -380,7 +378,7 @@ class ShotInpainter:
             segment,
             filled,
             {t: known[t].hole for t in filled},
-            masks[segment.start - low : segment.stop - low],
+            [window.hole(t) for t in span],
             ways,
             window.textures,
             counts,
@@ -398,7 +396,7 @@ class ShotInpainter:
         config, segment = self.config, prefilled.segment
         counts = prefilled.counts
         span = range(segment.start, segment.stop)
-        counts.hole_pixels = sum(int(hole.sum()) for hole in prefilled.holes)
+        counts.hole_pixels = sum(hole.num_pixels for hole in prefilled.holes)
         unseen_pixels = sum(prefilled.unseen[t].num_pixels for t in span)
         counts.propagated_pixels = counts.hole_pixels - unseen_pixels
         filled = prefilled.filled
@@ -430,8 +428,8 @@ class ShotInpainter:
 
             def composed(t: int) -> Filled:
                 frame, hole = filled[t], prefilled.holes[t - segment.start]
-                if config.match_grain:
-                    frame = add_grain(frame, prefilled.unseen[t].whole(), hole, t)
+                if config.match_grain and hole.box is not None:
+                    frame = add_grain(frame, prefilled.unseen[t].whole(), hole.whole(), t)
                 return _composite(frame, hole, config.feather_pixels)
 
             with one_thread():
@@ -449,21 +447,20 @@ class ShotInpainter:
         return paint_unseen(self.model, prefilled.filled, prefilled.unseen, span, on_progress)
 
 
-def _composite(frame: Patch, hole: Mask, feather_pixels: int) -> Filled:
+def _composite(frame: Patch, hole: PackedMask, feather_pixels: int) -> Filled:
     """Keep the filled pixels of the hole only: outside it the source stays, bit for bit."""
     source = frame.frame
-    box = find_box(hole)
-    if box is None:
+    if hole.box is None:
         return Filled.of(source)
     # Feathering weighs by the distance from the hole's edge, which the box must show.
-    box = crop_box(box, 1, 1, *hole.shape)
-    filled, inside = frame.crop(box), crop(hole, box)
+    box = crop_box(hole.box, 1, 1, *hole.shape)
+    filled, inside = frame.crop(box), hole.crop(box)
     if feather_pixels:
         own = crop_stored(source, box)
         share = feather_mask(inside, feather_pixels)[..., None]
         mixed = to_unit(filled) * share + to_unit(own) * (1 - share)
         filled = from_unit(mixed, source.dtype)
-    return Filled(source, PackedMask.of(hole), filled[inside])
+    return Filled(source, hole, filled[inside])
 
 
 def _device(config: InpaintConfig, model: Model | None) -> str:
