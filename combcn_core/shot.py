@@ -4,6 +4,19 @@ Every stage needs a bounded neighbourhood in time only, so a segment of a shot, 
 halo, equals the same frames of the whole shot: `ShotInpainter` takes one after the other, and
 `inpaint` gives it those of a clip in memory. Frames are arrays here, and PyTorch is imported only
 where a clip comes as a tensor or networks take part.
+
+    prefill                       a segment, as far as its shot shows what is hidden
+        Window.find_motions       motion.find_motion, settle.settle; begun early by `expect`
+        Propagation.fill          trace, plate, register and choose for key frames, merge
+        fill_unseen               the smooth fill, where it is wanted or networks need a start
+        find_ways                 by which texture will be carried
+    restore                       and what no frame shows
+        networks.restore          where there is a model
+        fill_with_texture         texture.synthesize, at a frame in 48; carried to the others
+        add_grain, _composite     into the hole alone
+
+A segment depends on the frames of its halo. Those within `context` are filled too, as texture and
+networks look at them; within the smooth fill's reach beyond these, as far as others show them.
 """
 
 from __future__ import annotations
@@ -377,7 +390,7 @@ class ShotInpainter:
         return Prefilled(
             segment,
             filled,
-            {t: known[t].hole for t in filled},
+            {t: known[t].remaining for t in filled},
             [window.hole(t) for t in span],
             ways,
             window.textures,
@@ -385,10 +398,7 @@ class ShotInpainter:
         )
 
     def skip(self, segment: Segment) -> None:
-        """Pass over a segment: drop what those after it do not need.
-
-        Called instead of `prefill` where a segment has nothing to be filled.
-        """
+        """Drop what the segments after one do not need: it is prefilled, or has no hole."""
         self._window.trim(segment.stop - self.halo)
 
     def restore(self, prefilled: Prefilled, *, on_progress: OnShare | None = None) -> SegmentResult:
@@ -404,7 +414,7 @@ class ShotInpainter:
 
             def restored(t: int) -> Patch:
                 with counts.timed("networks"):
-                    return self._paint(prefilled, range(t, t + 1), None)[t]
+                    return self._run_networks(prefilled, range(t, t + 1), None)[t]
 
             before = counts.seconds.get("networks", 0.0)
             with counts.timed("texture"):
@@ -419,7 +429,7 @@ class ShotInpainter:
             counts.synthesized_pixels = unseen_pixels - without
         elif self.model is not None and unseen_pixels:
             with counts.timed("networks"):
-                filled = {**filled, **self._paint(prefilled, span, on_progress)}
+                filled = {**filled, **self._run_networks(prefilled, span, on_progress)}
         if self.model is None:
             counts.filled_pixels = unseen_pixels
         else:
@@ -438,7 +448,7 @@ class ShotInpainter:
             on_progress(1, frames[-1].whole())
         return SegmentResult(frames, counts)
 
-    def _paint(
+    def _run_networks(
         self, prefilled: Prefilled, span: range, on_progress: OnShare | None
     ) -> dict[int, Patch]:
         from combcn_core.networks.restore import paint_unseen

@@ -4,7 +4,8 @@
 show, and `unseen` with the smooth fill. In this order they use
 
 - `motion`: optical flow between neighbours, completed inside holes; `settle`: and made consistent
-  in time, as neighbouring frames have seen what is hidden now.
+  in time, as neighbouring frames have seen what is hidden now; `early`: both, also while frames are
+  still being read.
 - `trace`: hole pixels followed along it until they come out of the hole.
 - `plate`: what a still camera shows over time.
 - `register`: source frames registered directly to a key frame, without a chain of steps.

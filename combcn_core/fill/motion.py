@@ -65,6 +65,12 @@ class Motion(NamedTuple):
         height, width = self.field.shape[:2]
         return width / self.box.width, height / self.box.height
 
+    @property
+    def measured(self) -> Mask:
+        """(h, w), where the flow was measured; elsewhere it is completed and may be wrong."""
+        known: Mask = self.field[..., 2] == 0
+        return known
+
     def positions(self, rows: Array, columns: Array) -> tuple[Array, Array]:
         """x, y in the frame of grid points, each (N,)."""
         scale_x, scale_y = self.scale

@@ -35,7 +35,7 @@ LEAST_COVER = 0.2  # of a grid point; less is the edge of something beside it
 # what neighbouring frames tell.
 DOUBT_POINTS = 12
 
-Key: TypeAlias = tuple[int, int]  # of a motion: 0 to the next frame, 1 to the one before; and t
+Way: TypeAlias = tuple[int, int]  # which motion: 0 to the next frame, 1 to the one before; of t
 _T = TypeVar("_T")
 
 
@@ -86,7 +86,7 @@ def relate(motion: Motion, other: Motion) -> Relation:
     height, width = motion.field.shape[:2]
     first = RELATION_STEP // 2
     rows, columns = np.mgrid[first:height:RELATION_STEP, first:width:RELATION_STEP].reshape(2, -1)
-    measured = motion.field[rows, columns, 2] == 0  # what is completed has an expected error
+    measured = motion.measured[rows, columns]
     rows, columns = rows[measured], columns[measured]
     x, y = motion.positions(rows, columns)
     there = other.sample(x, y)
@@ -140,20 +140,20 @@ def settle(
     }
     doubted = dict(zip(completed, map_(_doubt, completed.values()), strict=True))
     both = [(side, t) for side, t in doubted if (1 - side, t) in doubted]
-    found = map_(lambda key: _guess(doubted[key], doubted[_other(key)]), both)
+    found = map_(lambda way: _guess(doubted[way], doubted[_other(way)]), both)
     guesses = dict(zip(both, found, strict=True))
     motions = dict(doubted)
-    landed: dict[Key, Mask] | None = None
+    landed: dict[Way, Mask] | None = None
     for rounds_left in reversed(range(SETTLE_ROUNDS)):
-        keys = [key for key in both if key[1] in near[rounds_left + 1]]
+        ways = [way for way in both if way[1] in near[rounds_left + 1]]
         turn = functools.partial(_turn, guesses=guesses, motions=motions, landed=landed)
-        turned = _results(keys, map_(turn, keys))
-        motions |= {key: motion for key, (motion, _) in turned.items()}
-        keys = [key for key in motions if key[1] in near[rounds_left]]
+        turned = _results(ways, map_(turn, ways))
+        motions |= {way: motion for way, (motion, _) in turned.items()}
+        ways = [way for way in motions if way[1] in near[rounds_left]]
         land = functools.partial(_land, motions=motions, turned=turned)
-        results = _results(keys, map_(land, keys))
-        motions |= {key: motion for key, (motion, _) in results.items()}
-        landed = {key: where for key, (_, where) in results.items()}
+        results = _results(ways, map_(land, ways))
+        motions |= {way: motion for way, (motion, _) in results.items()}
+        landed = {way: where for way, (_, where) in results.items()}
     sides: tuple[dict[int, Motion], dict[int, Motion]] = ({}, {})
     for (side, t), motion in completed.items():
         field = motions[side, t].field
@@ -162,20 +162,20 @@ def settle(
     return sides
 
 
-def _other(key: Key) -> Key:
+def _other(way: Way) -> Way:
     """The motion of the same frame to the other side."""
-    return 1 - key[0], key[1]
+    return 1 - way[0], way[1]
 
 
-def _results(keys: Sequence[Key], found: Iterable[_T | None]) -> dict[Key, _T]:
+def _results(ways: Sequence[Way], found: Iterable[_T | None]) -> dict[Way, _T]:
     """What was found, without those for which there is nothing."""
-    return {key: one for key, one in zip(keys, found, strict=True) if one is not None}
+    return {way: one for way, one in zip(ways, found, strict=True) if one is not None}
 
 
 def _doubt(motion: Motion) -> Motion:
     """A motion with the expected error that counts beside what neighbouring frames tell."""
     field = motion.field.copy()
-    guessed = (field[..., 2] > 0).astype(np.uint8)
+    guessed = (~motion.measured).view(np.uint8)
     field[..., 2] *= 1 + cv2.distanceTransform(guessed, cv2.DIST_L2, 5) / np.float32(DOUBT_POINTS)
     return motion._replace(field=field)
 
@@ -199,7 +199,7 @@ class _Guess(NamedTuple):
 
 
 def _guess(motion: Motion, other: Motion) -> _Guess:
-    rows, columns = np.nonzero(motion.field[..., 2])
+    rows, columns = np.nonzero(~motion.measured)
     x, y = motion.positions(rows, columns)
     covered = other.covers(x, y)
     rows, columns, x, y = (part[covered] for part in (rows, columns, x, y))
@@ -207,25 +207,25 @@ def _guess(motion: Motion, other: Motion) -> _Guess:
 
 
 def _turn(
-    key: Key,
-    guesses: Mapping[Key, _Guess],
-    motions: Mapping[Key, Motion],
-    landed: Mapping[Key, Mask] | None,
+    way: Way,
+    guesses: Mapping[Way, _Guess],
+    motions: Mapping[Way, Motion],
+    landed: Mapping[Way, Mask] | None,
 ) -> tuple[Motion, tuple[Array, Array]] | None:
     """A motion with what follows from that to the other side, and at which grid points.
 
     Args:
-        key: of the motion.
+        way: which motion.
         guesses: where it may follow.
         motions: as they are.
         landed: the grid points whose flow is new since the round before; None: all.
     """
-    guess, motion, other = guesses[key], motions[key], motions[_other(key)]
+    guess, motion, other = guesses[way], motions[way], motions[_other(way)]
     rows, columns, x, y, there, relation = guess
     if landed is not None:
-        if _other(key) not in landed:
+        if _other(way) not in landed:
             return None
-        new = landed[_other(key)].ravel()[there]
+        new = landed[_other(way)].ravel()[there]
         rows, columns, x, y = (part[new] for part in (rows, columns, x, y))
     found = relation.predict(other.sample(x, y), *normalise(x, y, motion.box))
     surer = found[:, 2] < motion.field[rows, columns, 2]
@@ -238,29 +238,29 @@ def _turn(
 
 
 def _land(
-    key: Key,
-    motions: Mapping[Key, Motion],
-    turned: Mapping[Key, tuple[Motion, tuple[Array, Array]]],
+    way: Way,
+    motions: Mapping[Way, Motion],
+    turned: Mapping[Way, tuple[Motion, tuple[Array, Array]]],
 ) -> tuple[Motion, Mask] | None:
     """A motion with the flow of what comes from the neighbour, and where that is.
 
     Args:
-        key: of the motion.
+        way: which motion.
         motions: as they are.
         turned: motions with grid points whose flow was found in this round.
     """
-    side, t = key
+    side, t = way
     coming = turned.get((1 - side, t + (1, -1)[side]))
     if coming is None:
         return None
-    motion, (neighbour, points) = motions[key], coming
-    there = neighbour.field[points]
-    x, y = neighbour.positions(*points)
-    shift = neighbour.shift(x, y) + there[:, :2]
-    x, y = x + shift[:, 0], y + shift[:, 1]
+    motion, (neighbour, points) = motions[way], coming
+    coming_flow = neighbour.field[points]
+    start_x, start_y = neighbour.positions(*points)
+    shift = neighbour.shift(start_x, start_y) + coming_flow[:, :2]
+    x, y = start_x + shift[:, 0], start_y + shift[:, 1]
     residual = -shift - motion.shift(x, y)
     size = np.hypot(residual[:, 0], residual[:, 1])
-    error = np.hypot(there[:, 2], np.float32(LEAST_SETTLE_PIXELS))
+    error = np.hypot(coming_flow[:, 2], np.float32(LEAST_SETTLE_PIXELS))
 
     height, width = motion.field.shape[:2]
     now = motion.field.reshape(-1, 3)
@@ -277,17 +277,17 @@ def _land(
 
     total = np.bincount(cell, share, len(now))
     reached = np.flatnonzero(total >= LEAST_COVER)
-    x, y, error, square = (
+    across, down, error, square = (
         np.bincount(cell, share * part[number], len(now))[reached] / total[reached]
         for part in (residual[:, 0], residual[:, 1], error, size**2)
     )
-    error = np.sqrt(error**2 + np.maximum(square - x**2 - y**2, 0))
+    error = np.sqrt(error**2 + np.maximum(square - across**2 - down**2, 0))
     surer = error < now[reached, 2]
     if not surer.any():
         return None
     reached = reached[surer]
     field, where = now.copy(), np.zeros(len(now), np.uint8)
-    field[reached], where[reached] = np.column_stack([x, y, error])[surer], 1
+    field[reached], where[reached] = np.column_stack([across, down, error])[surer], 1
     # Between grid points what is beside them counts too.
     near = cv2.dilate(where.reshape(height, width), np.ones((3, 3), np.uint8))
     return motion._replace(field=field.reshape(height, width, 3)), near.view(np.bool_)

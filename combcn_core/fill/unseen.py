@@ -48,7 +48,7 @@ def fill_unseen(
         return (fill_smoothly if t in keys else fill_quickly)(frame, hole.whole())
 
     def fill(t: int) -> Patch:
-        hole = known[t].hole
+        hole = known[t].remaining
         if t in keys or not hole.num_pixels:
             return frames[t]
         found = []

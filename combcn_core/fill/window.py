@@ -40,7 +40,7 @@ class PartlyFilled(NamedTuple):
     """A frame filled as far as is known, and what remains of its hole."""
 
     frame: Patch
-    hole: PackedMask
+    remaining: PackedMask
 
 
 class Window:
