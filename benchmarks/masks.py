@@ -35,9 +35,9 @@ import torch
 from benchmarks.clips import read_frames, read_masks
 from benchmarks.propagation import Options, read_clips
 from combcn_core.fill.follow import follow_masks
+from combcn_core.fill.shadows import take_shadows
 from combcn_core.masks import grow
 from combcn_core.measure import metrics
-from combcn_core.shadows import take_shadows
 from combcn_core.shot import inpaint
 from recipes.scenes import EFFECTS, SCENES, render_scene
 

@@ -14,6 +14,7 @@ from combcn_core.version import __version__
 if TYPE_CHECKING:
     from combcn_core.clips.mask_rules import MaskConfig
     from combcn_core.fill.follow import follow_masks
+    from combcn_core.fill.shadows import TakenShadows, take_shadows
     from combcn_core.fill.stages import fill_rest, propagate, synthesize_texture
     from combcn_core.masks import composite
     from combcn_core.measure.evaluate import evaluate
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
         upsample_guidance,
     )
     from combcn_core.progress import Progress
-    from combcn_core.shadows import TakenShadows, take_shadows
     from combcn_core.shot import InpaintConfig, inpaint
     from combcn_core.stream.files import inpaint_file, write_masks
     from combcn_core.stream.report import Report
@@ -56,7 +56,7 @@ _EXPORTS = {
     "networks.layers": "CombCN",
     "networks.restore": "coarse_size infer_temporal restore_detail upsample_guidance",
     "progress": "Progress",
-    "shadows": "TakenShadows take_shadows",
+    "fill.shadows": "TakenShadows take_shadows",
     "shot": "InpaintConfig inpaint",
     "stream.files": "inpaint_file write_masks",
     "stream.report": "Report",

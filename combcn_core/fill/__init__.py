@@ -18,6 +18,7 @@ show, and `unseen` with the smooth fill. In this order they use
 - `grain`: the grain that filled areas lack.
 
 `stages` offers propagation, the smooth fill and texture one by one, on whole clips as tensors.
-`follow` helps the mask before anything is filled: drawn on some frames it is carried to the others.
+`follow` and `shadows` help the mask before anything is filled: drawn on some frames it is carried
+to the others; and it grows by what belongs to its `objects`.
 `cuts` finds where a shot ends: nothing crosses it. Arrays are NumPy, see `pixels`.
 """

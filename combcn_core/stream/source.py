@@ -18,9 +18,9 @@ from combcn_core.clips.masks import MaskReader, drawn_numbers, keep_masks, read_
 from combcn_core.clips.video import ClipInfo, FrameReader, PathLike, open_reader
 from combcn_core.fill.cuts import is_cut_between, thumbnail
 from combcn_core.fill.follow import describe_followed, follow
+from combcn_core.fill.shadows import ShadowSize, find_effects
 from combcn_core.pixels import Array, Mask, PackedMask, Pixels, Stored, grow_mask
 from combcn_core.progress import OnShare, Stages, part_of
-from combcn_core.shadows import ShadowSize, find_effects
 from combcn_core.stream.overlap import ahead
 from combcn_core.stream.store import digest_frame
 

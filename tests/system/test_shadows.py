@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from combcn_core import cli
-from combcn_core.objects import shift_between, track_objects
-from combcn_core.shadows import SURE_RATIO, ShadowSize, _log_ratio, _parts, take_shadows
+from combcn_core.fill.objects import shift_between, track_objects
+from combcn_core.fill.shadows import SURE_RATIO, ShadowSize, _log_ratio, _parts, take_shadows
 
 from ..helpers import write_pngs
 

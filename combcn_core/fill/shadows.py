@@ -18,9 +18,9 @@ import numpy as np
 
 from combcn_core.fill.cuts import is_cut
 from combcn_core.fill.motion import dense_flow
+from combcn_core.fill.objects import carry_along, disk, nearest_object, shift_between, track_objects
 from combcn_core.fill.smooth import push_pull
 from combcn_core.fill.threads import one_thread
-from combcn_core.objects import carry_along, disk, nearest_object, shift_between, track_objects
 from combcn_core.pixels import Array, Mask, Pixels, sample, to_unit
 from combcn_core.progress import OnShare
 
