@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "clips.mask_rules": "MaskConfig",
     "fill.follow": "follow_masks",
+    "fill.shadows": "TakenShadows take_shadows",
     "fill.stages": "fill_rest propagate synthesize_texture",
     "masks": "composite",
     "measure.evaluate": "evaluate",
@@ -56,7 +57,6 @@ _EXPORTS = {
     "networks.layers": "CombCN",
     "networks.restore": "coarse_size infer_temporal restore_detail upsample_guidance",
     "progress": "Progress",
-    "fill.shadows": "TakenShadows take_shadows",
     "shot": "InpaintConfig inpaint",
     "stream.files": "inpaint_file write_masks",
     "stream.report": "Report",
