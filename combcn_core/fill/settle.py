@@ -175,8 +175,9 @@ def _results(ways: Sequence[Way], found: Iterable[_T | None]) -> dict[Way, _T]:
 def _doubt(motion: Motion) -> Motion:
     """A motion with the expected error that counts beside what neighbouring frames tell."""
     field = motion.field.copy()
-    guessed = (~motion.measured).view(np.uint8)
-    field[..., 2] *= 1 + cv2.distanceTransform(guessed, cv2.DIST_L2, 5) / np.float32(DOUBT_POINTS)
+    away = cv2.distanceTransform((~motion.measured).view(np.uint8), cv2.DIST_L2, 5)
+    away = np.minimum(away, sum(away.shape))  # infinite where nothing is measured
+    field[..., 2] *= 1 + away / np.float32(DOUBT_POINTS)
     return motion._replace(field=field)
 
 

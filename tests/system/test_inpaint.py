@@ -890,10 +890,9 @@ def test_motions_found_in_parts_equal_those_of_the_whole(monkeypatch):
     def motion(t):
         field = np.zeros((24, 32, 3), np.float32)
         field[..., 0], field[..., 2] = 0.01 * t, 0 if t % 13 == 0 else 5
-        inside = np.stack(np.nonzero(np.ones((24, 32), bool)))
         box = Box(0, 0, 24, 32)
         still = np.full(4, np.nan)
-        return Motion(box, np.zeros((3, 2)), field, inside, np.zeros(3), 0.0, 0.0, still)
+        return Motion(box, np.zeros((3, 2)), field, np.zeros(3), 0.0, 0.0, still)
 
     monkeypatch.setattr(Window, "_measure", lambda _, t: (motion(t), motion(t + 1)))
 
@@ -929,7 +928,6 @@ def test_motion_found_while_frames_are_read_equals_that_of_the_window(begins_at,
                 Box(0, 0, 24, 32),
                 np.full((3, 2), 0.1 * (t % 7)),
                 np.random.default_rng([t, side]).random((24, 32, 3), np.float32) * 9,
-                np.stack(np.nonzero(np.ones((24, 32), bool))),
                 np.zeros(3),
                 0.0,
                 0.0,
