@@ -101,7 +101,12 @@ REASONS: dict[str, dict[str, str]] = {
         "-> for _ in range(5)": "rounds of a fit that has converged by then",
         "-> if len(first) < 101": "how many points are enough is a round number",
     },
-    "fill.settle": {"-> SETTLE_ROUNDS = 9": TUNED, "-> SETTLE_PIXELS = 1.5": TUNED},
+    "fill.settle": {
+        "-> SETTLE_ROUNDS = 9": TUNED,
+        "-> SETTLE_PIXELS = 1.5": TUNED,
+        "-> RELATION_STEP, LEAST_POINTS = 4": TUNED,
+        "-> first = RELATION_STEP // 3": "the same of a step of three",
+    },
     "fill.trace": {"-> ages = np.ones(len(rows)": "the age of what is seen nowhere is never read"},
     "clips.scan": {"-> if (counted or timed)": NO_SUCH_FILES},
     "clips.write": {"self._container = None -> pass": TWICE},
