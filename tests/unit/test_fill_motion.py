@@ -7,7 +7,7 @@ from combcn_core.fill import motion as motion_module
 from combcn_core.fill.motion import GRID_STEP
 from combcn_core.pixels import Box
 
-from ..scene import Scene, box_masks, motion_of
+from ..scene import Scene, box_masks, make_motion, motion_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -120,3 +120,15 @@ def test_layers_of_motion_go_on_through_a_hole(turned, monkeypatch):
     # From all around alike it is 0.57 off in the mean.
     assert np.abs(found - across)[hole].mean() < 0.1
     np.testing.assert_array_equal(field[~hole, 2], 0)
+
+
+def test_grid_points_of_a_crop_are_where_their_positions_are():
+    motion = make_motion(12, 20, np.zeros((6, 5, 3)))._replace(box=Box(7, 30, 19, 50))
+    rows, columns = np.indices((6, 5)).reshape(2, -1)
+    x, y = motion.positions(rows, columns)
+    # Two rows and four columns of pixels to a point, which lies in their middle.
+    np.testing.assert_allclose(y, 7 + 2 * rows + 0.5)
+    np.testing.assert_allclose(x, 30 + 4 * columns + 1.5)
+    back = motion.on_grid(x, y)
+    np.testing.assert_allclose(back, (columns, rows), atol=1e-5)
+    np.testing.assert_array_equal(motion.nearest(x + 1, y - 0.5), np.arange(30))

@@ -12,7 +12,9 @@ from combcn_core.masks import (
     downsample_known,
     feather_weights,
     grow,
+    to_arrays,
     to_float,
+    to_tensor,
 )
 from combcn_core.pixels import Box, crop_box
 
@@ -359,3 +361,13 @@ def test_downsample_counts_what_a_filled_hole_holds():
 def test_downsample_rejects_other_sizes(size, message):
     with pytest.raises(ValueError, match=message):
         downsample_known(random_images(torch.uint8), torch.zeros(9, 11), size=size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_arrays_of_a_clip_and_back(dtype):
+    clip = torch.tensor([0.0, 0.25, 1.0]).expand(2, 3, 4, 3)
+    clip = clip.to(dtype) if dtype.is_floating_point else (clip * 200).to(dtype)
+    frames = to_arrays(clip)
+    wanted = "float32" if dtype.is_floating_point else str(dtype).removeprefix("torch.")
+    assert [str(frame.dtype) for frame in frames] == [wanted] * 2
+    assert torch.equal(to_tensor(frames, clip), clip)
