@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from combcn_core.fill import motion as motion_module
+from combcn_core.fill.levels import off_centre
 from combcn_core.fill.motion import GRID_STEP
-from combcn_core.pixels import Box
+from combcn_core.pixels import Box, grid
 
 from ..scene import Scene, box_masks, make_motion, motion_of
 
@@ -132,3 +133,31 @@ def test_grid_points_of_a_crop_are_where_their_positions_are():
     back = motion.on_grid(x, y)
     np.testing.assert_allclose(back, (columns, rows), atol=1e-5)
     np.testing.assert_array_equal(motion.nearest(x + 1, y - 0.5), np.arange(30))
+
+
+def test_drift_of_a_camera_that_turns_and_zooms_about_a_still_centre():
+    arm = grid(20, 30) - np.float32([14.5, 9.5])
+    known = np.ones((20, 30), bool)
+    turned = 0.01 * np.dstack([-arm[..., 1], arm[..., 0]])
+    # Half of the longer side off the centre, an angle of 0.01 is 0.15 pixels.
+    np.testing.assert_allclose(motion_module._drift(turned, known), [0, 0, 0, 0.15], atol=1e-4)
+    zoomed = 0.01 * arm + np.float32([0.2, -0.1])
+    found = motion_module._drift(zoomed, known)
+    np.testing.assert_allclose(found[:2], [0.2, -0.1], atol=1e-4)
+    np.testing.assert_allclose(found[2], 0.15, atol=0.01)
+    assert np.isnan(motion_module._drift(zoomed + 1, known)).all()  # most pixels move
+
+
+def test_zoom_of_an_affine_motion_of_a_wide_crop():
+    affine = np.array([[3, -2], [0.1 * 40, 0], [0, 0.1 * 40]])
+    assert motion_module._log_zoom(affine, Box(5, 5, 15, 45)) == pytest.approx(np.log(1.1))
+
+
+def test_places_of_a_smaller_crop_go_off_the_centre_as_those_of_the_frame():
+    random = np.random.default_rng(2)
+    here, there = random.uniform(0, 9, (2, 50, 2)).astype(np.float32)
+    box, scale = Box(30, 12, 50, 42), np.array([3.0, 2.0])  # 10 x 10, of 30 x 20 pixels
+    whole = [(place + 0.5) * scale - 0.5 + (12, 30) for place in (here, there)]
+    off = [off_centre(*place.T, 80, 90) for place in whole]
+    found = motion_module._outward(here, there, (10, 10), box, (80, 90))
+    assert found == pytest.approx(np.mean(off[1] - off[0]), abs=1e-5)

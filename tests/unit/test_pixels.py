@@ -27,6 +27,7 @@ from combcn_core.pixels import (
     dilate,
     find_box,
     from_unit,
+    grid,
     grow_mask,
     intersection,
     moved_box,
@@ -279,3 +280,7 @@ def test_plan_tiles_covers_every_pixel_once(placed, side):
     expected = np.zeros((height, width), int)
     expected[box.top : box.bottom, box.left : box.right] = 1
     np.testing.assert_array_equal(count, expected)
+
+
+def test_grid_has_x_and_then_y():
+    np.testing.assert_array_equal(grid(2, 3), [[(0, 0), (1, 0), (2, 0)], [(0, 1), (1, 1), (2, 1)]])
