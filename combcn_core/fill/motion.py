@@ -81,6 +81,7 @@ class Motion(NamedTuple):
         )
 
     def on_grid(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """Columns and rows of the grid, each (N,), of positions in the frame."""
         scale_x, scale_y = self.scale
         return (
             (x + np.float32(0.5 - self.box.left)) * np.float32(scale_x) - np.float32(0.5),

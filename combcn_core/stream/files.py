@@ -121,7 +121,8 @@ def inpaint_file(
     stages = Stages(progress, _weights(_WEIGHTS, mask_config, checks=checks))
     stages("opening")
     writing: Any = {"fps": fps, "codec": codec, "quality": quality}
-    # What cannot be written is to be known before anything is computed.
+    # What cannot be written is to be known before anything is computed. As long as this reader is
+    # held, the run reads on from the frame that it decoded.
     source = open_reader(input, frames=frames, allow_truncated=allow_truncated)
     open_writer(output, source.info, **writing).abort()
     run = Run.open(
