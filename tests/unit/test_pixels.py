@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from combcn_core.fill.motion import MARGIN_PIXELS
 from combcn_core.fill.threads import one_thread
 from combcn_core.pixels import (
+    KEPT_PIXELS,
     Box,
     Decoded,
     Filled,
@@ -38,6 +39,7 @@ from combcn_core.pixels import (
     sample,
     sample_stored,
     shrunk,
+    to_uint8,
     to_unit,
     union,
     weighted,
@@ -102,6 +104,16 @@ def test_to_unit_of_floats():
     np.testing.assert_array_equal(back, np.float32([0.25, 1.5, 0]))
     back = from_unit(np.float32([0.25, 1.5, -0.5]), np.dtype(np.uint8))
     np.testing.assert_array_equal(back, np.uint8([64, 255, 0]))
+
+
+def test_eight_bits_of_every_type():
+    deep = np.arange(65536).astype(np.uint16)
+    # 257 steps of 16 bits are one of 8; a tie is impossible.
+    np.testing.assert_array_equal(to_uint8(deep), (deep.astype(int) + 128) // 257)
+    half = np.float32([-1, 0, 0.1, 0.5, 0.999, 1, 7, np.nan, np.inf])
+    np.testing.assert_array_equal(to_uint8(half), [0, 0, 26, 128, 255, 255, 255, 0, 255])
+    short = np.uint8([0, 7, 255])
+    assert to_uint8(short) is short
 
 
 def test_dilate_against_distances():
@@ -196,6 +208,28 @@ def test_a_packed_mask_is_the_mask(hole):
     assert packed.box == find_box(hole)
 
 
+@light
+@given(boxes(), boxes(), st.integers(0, 99))
+def test_a_part_of_a_packed_mask_against_a_loop(placed, other, seed):
+    (inside, height, width), window = placed, other[0]
+    hole = np.zeros((height, width), bool)
+    crop(hole, inside)[:] = np.random.default_rng(seed).random((inside.height, inside.width)) < 0.4
+    part = PackedMask.of(hole).crop(window)
+    assert part.shape == (window.height, window.width)
+    for y in range(window.height):
+        for x in range(window.width):
+            row, column = window.top + y, window.left + x
+            assert part[y, x] == (row < height and column < width and hole[row, column])
+
+
+def test_masks_are_packed_once():
+    holes = [np.eye(3, 5, dtype=bool), np.zeros((3, 5), bool)]
+    packed = PackedMasks.of(holes)
+    assert [(mask.num_pixels, mask.box) for mask in packed.packed] == [(3, (0, 0, 3, 3)), (0, None)]
+    assert PackedMasks.of(packed) is packed
+    assert isinstance(packed[1:], PackedMasks)
+
+
 def test_packed_masks_are_a_sequence():
     holes = np.random.default_rng(3).random((5, 4, 6)) < 0.3
     packed = PackedMasks([PackedMask.of(hole) for hole in holes])
@@ -223,8 +257,15 @@ def test_a_filled_frame_is_its_source_with_other_pixels_in_the_hole():
     expected[hole] = values
     filled = Filled(frame, PackedMask.of(hole), values)
     np.testing.assert_array_equal(filled.whole(), expected)
-    box = Box(2, 3, 15, 25)
-    np.testing.assert_array_equal(filled.crop(box), expected[2:15, 3:25])
+    for box in (Box(2, 3, 15, 25), filled.hole.box):
+        part = filled.crop(box)
+        np.testing.assert_array_equal(part, crop(expected, box))
+        part[:] = 0  # its own
+    np.testing.assert_array_equal(filled.whole(), expected)
+    assert (frame != expected).any()  # nor was anything written into the source
+    stored = Upside(frame)
+    np.testing.assert_array_equal(Filled(stored, filled.hole, values).whole(), expected)
+    np.testing.assert_array_equal(stored.pixels, frame)
     assert Filled.of(frame).whole() is frame  # not a copy
     assert Filled.of(frame).hole == (frame.shape[:2], None, 0, pytest.approx([]))
 
@@ -241,7 +282,7 @@ class Upside(Decoded):
         self.stored, self.shape, self.dtype = pixels[::-1], pixels.shape, pixels.dtype
 
     def to_pixels(self, box):
-        return self.stored[::-1][box.top : box.bottom, box.left : box.right]
+        return self.stored[::-1][box.top : box.bottom, box.left : box.right].copy()
 
     def to_small(self, width, height):
         return cv2.resize(self.stored[::-1], (width, height), interpolation=cv2.INTER_AREA)
@@ -266,6 +307,80 @@ def test_a_decoded_frame_shows_what_its_pixels_do():
             expected = sample(pixels, x[some], y[some], kernel)
             found = sample_stored(there, x[some], y[some], kernel)
             np.testing.assert_array_equal(found, expected)
+
+
+def test_a_decoded_frame_converts_a_part_and_what_is_near_it_once():
+    rng = np.random.default_rng(7)
+    pixels = rng.integers(0, 256, (150, 210, 3), np.uint8)
+    asked = []
+
+    class Noted(Upside):
+        def to_pixels(self, box):
+            asked.append(box)
+            return super().to_pixels(box)
+
+    frame = Noted(pixels)
+    near = Box(60 - KEPT_PIXELS, 80 - KEPT_PIXELS, 70 + KEPT_PIXELS, 95 + KEPT_PIXELS)
+    far = Box(0, 195, 4, 210)
+    # The second is within reach of the first; of the others one lies apart, and all of it is kept.
+    for box in (Box(60, 80, 70, 95), near, far, Box(60, 80, 70, 95), near):
+        np.testing.assert_array_equal(frame.crop(box), crop(pixels, box))
+    assert asked[0] == near
+    assert len(asked) == 2
+    assert covers(asked[1], near)
+    assert covers(asked[1], far)
+    # Positions need the pixels around them, and not the whole frame.
+    asked.clear()
+    x, y = np.float32([100, 104.5]), np.float32([50.25, 51])
+    sample_stored(Noted(pixels), x, y, cv2.INTER_CUBIC)
+    reach = 6 + KEPT_PIXELS
+    assert covers(Box(50 - reach, 100 - reach, 52 + reach, 105 + reach), asked[0])
+    assert covers(asked[0], Box(49, 99, 53, 107))
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 700])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
+def test_sample_against_a_loop(count, dtype):
+    rng = np.random.default_rng(count)
+    image = (1000 * rng.random((7, 9, 3))).astype(dtype)
+    # Multiples of a quarter: OpenCV knows 1/32 of a pixel.
+    x, y = (rng.integers(-8, 4 * size + 8, count).astype(np.float32) / 4 for size in (9, 7))
+    found = sample(image, x, y)
+    assert found.shape == (count, 3)
+    assert found.dtype == dtype
+    for n in range(count):
+        expected = np.zeros(3)
+        for row in (np.floor(y[n]), np.floor(y[n]) + 1):
+            for column in (np.floor(x[n]), np.floor(x[n]) + 1):
+                share = (1 - abs(y[n] - row)) * (1 - abs(x[n] - column))
+                expected += share * image[int(np.clip(row, 0, 6)), int(np.clip(column, 0, 8))]
+        np.testing.assert_allclose(found[n], expected, atol=0.51 if dtype == np.uint16 else 1e-3)
+
+
+def test_a_patch_gives_copies_and_is_a_part_of_the_frame_where_nothing_was_replaced():
+    rng = np.random.default_rng(8)
+    frame = rng.integers(0, 256, (50, 60, 3), np.uint8)
+    before = frame.copy()
+    for stored in (frame, Upside(frame)):
+        untouched = Patch.of(stored)
+        np.testing.assert_array_equal(untouched.whole(), before)
+        part = np.full((30, 35, 3), 9, np.uint8)
+        patch = replaced(untouched, Box(10, 12, 40, 47), part)
+        expected = before.copy()
+        expected[10:40, 12:47] = 9
+        for box in (Box(0, 0, 50, 60), Box(12, 14, 30, 31), Box(0, 0, 5, 5), Box(35, 40, 50, 60)):
+            for one, wanted in ((untouched, before), (patch, expected)):
+                copy = one.crop(box)
+                np.testing.assert_array_equal(copy, crop(wanted, box))
+                copy[:] = 77
+        np.testing.assert_array_equal(patch.whole(), expected)
+        assert (part == 9).all()
+        # What covers all that was replaced takes its place.
+        again = replaced(patch, Box(8, 12, 40, 48), np.full((32, 36, 3), 5, np.uint8))
+        assert again.box == (8, 12, 40, 48)
+        expected[8:40, 12:48] = 5
+        np.testing.assert_array_equal(again.whole(), expected)
+    np.testing.assert_array_equal(frame, before)
 
 
 @light
