@@ -34,6 +34,16 @@ def write_video(path, frames, codec=None, pixel_format=None, options=None):
     return path
 
 
+def planar_frame(planes, pixel_format):
+    """A frame of these planes: code by code, nothing is converted."""
+    height, width = planes[0].shape
+    frame = av.VideoFrame(width, height, pixel_format)
+    for plane, values in zip(frame.planes, planes, strict=True):
+        rows = np.frombuffer(plane, values.dtype).reshape(plane.height, -1)
+        rows[:, : values.shape[1]] = values
+    return frame
+
+
 def write_pngs(folder, images, name="{:03d}.png", numbers=None):
     """Images as OpenCV has them: gray or BGR."""
     folder.mkdir()

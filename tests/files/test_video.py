@@ -24,6 +24,8 @@ from combcn_core.clips.formats import CODECS
 from combcn_core.clips.timecode import shift_timecode
 from combcn_core.clips.video import ClipInfo, ColorTags, open_reader, open_writer
 
+from ..helpers import planar_frame
+
 NTSC_FILM = Fraction(24000, 1001)
 H264_LOSSLESS = {"qp": "0", "preset": "ultrafast"}
 WEIGHTS = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 9: (0.2627, 0.0593)}  # of red and blue
@@ -55,16 +57,6 @@ def noise_frames(count, width, height, dtype, seed=0):
     )
     frames[:, 0, 0], frames[:, -1, -1] = 0, np.iinfo(dtype).max
     return frames
-
-
-def planar_frame(planes, pixel_format):
-    """A frame of these planes: code by code, nothing is converted."""
-    height, width = planes[0].shape
-    frame = av.VideoFrame(width, height, pixel_format)
-    for plane, values in zip(frame.planes, planes, strict=True):
-        rows = np.frombuffer(plane, values.dtype).reshape(plane.height, -1)
-        rows[:, : values.shape[1]] = values
-    return frame
 
 
 def frame_planes(frame):
