@@ -787,6 +787,8 @@ ORIENTATIONS = {  # display matrix a, b, c, d -> what viewers show
     (0, -1, 1, 0): lambda image: np.rot90(image, 1),
     (-1, 0, 0, 1): lambda image: image[:, ::-1],
     (0, 1, 1, 0): lambda image: image.swapaxes(0, 1),
+    (1, 0, 0, -1): lambda image: image[::-1],
+    (0, -1, -1, 0): lambda image: image[::-1, ::-1].swapaxes(0, 1),
 }
 
 
