@@ -62,7 +62,10 @@ def _h264(info: ClipInfo) -> Settings:
 
 
 def _hevc(info: ClipInfo) -> Settings:
-    return _yuv(info), {"preset": "medium", "x265-params": "log-level=error"}
+    options = {"preset": "medium", "x265-params": "log-level=error"}
+    if info.width < 64:  # x265's CU tree writes beyond its memory, and takes the process with it
+        options["x265-params"] += ":cutree=0"
+    return _yuv(info), options
 
 
 def _av1(info: ClipInfo) -> Settings:

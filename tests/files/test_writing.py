@@ -4,6 +4,8 @@ Results are read back with PyAV directly.
 """
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -161,6 +163,30 @@ def test_metadata_of_any_name_are_written(tmp_path, name, metadata):
     # The usual form of tags, which more players read, where it has names for all.
     if name == "a.mp4" and metadata == {"title": "One"}:
         assert b"mdta" not in (tmp_path / name).read_bytes()
+
+
+NARROW = """
+import sys
+from fractions import Fraction
+from pathlib import Path
+import numpy as np
+from combcn_core.clips.video import ClipInfo, open_writer
+
+for width in (16, 31, 32, 40, 46, 48, 62, 64):
+    info = ClipInfo(width, 48, Fraction(25), np.dtype(np.uint16))
+    with open_writer(Path(sys.argv[1]) / f"{width}.mkv", info, codec="hevc") as writer:
+        for n in range(7):
+            writer.write(np.full((48, width, 3), 9000 * n, np.uint16))
+"""
+
+
+def test_hevc_of_narrow_frames_does_not_end_the_process(tmp_path):
+    command = [sys.executable, "-c", NARROW, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    for width in (16, 31, 32, 40, 46, 48, 62, 64):
+        frames = decoded(tmp_path / f"{width}.mkv")
+        assert [(frame.width, frame.height) for frame in frames] == [(width, 48)] * 7
 
 
 # Whole or nothing
