@@ -188,6 +188,29 @@ def test_alpha_turns_with_its_picture(tmp_path):
             np.testing.assert_array_equal(frame.pixels, np.rot90(image, -1)[..., :3])
 
 
+@needs_ffmpeg
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_alpha_beside_the_picture_of_webm(tmp_path, codec):
+    """FFmpeg's own decoders of these leave it out."""
+    ffmpeg(
+        "-f", "lavfi", "-i", "color=gray:size=64x48:rate=25:duration=0.2", "-vf",
+        "format=yuva420p,geq=lum='p(X,Y)':cb=128:cr=128:a='if(lt(X,32),255,100)'",
+        "-c:v", codec, "-crf", "4", "-b:v", "2M", "-auto-alt-ref", "0", tmp_path / "a.webm",
+    )  # fmt: skip
+    with open_reader(tmp_path / "a.webm", with_alpha=True) as reader:
+        assert reader.info.has_alpha
+        for _ in range(2):
+            alpha = np.stack([frame.stored for frame in reader])[..., 3].astype(int)
+            assert alpha.shape == (5, 48, 64)
+            assert np.abs(alpha[..., :28] - 255).max() <= 3
+            assert np.abs(alpha[..., 36:] - 100).max() <= 3
+    with open_reader(tmp_path / "a.webm") as reader:
+        assert reader.info.has_alpha
+        assert [frame.stored for frame in reader] == [None] * 5
+    ffmpeg("-i", tmp_path / "a.webm", "-c:v", codec, "-pix_fmt", "yuv420p", tmp_path / "b.webm")
+    assert not open_reader(tmp_path / "b.webm").info.has_alpha
+
+
 # What else there is
 
 
