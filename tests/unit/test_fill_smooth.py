@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from combcn_core.fill.smooth import fill_smoothly, membrane, push_pull
-from combcn_core.pixels import Patch
+from combcn_core.fill.smooth import fill_quickly, fill_smoothly, membrane, push_pull
+from combcn_core.pixels import Box, Patch, crop, replaced
 
 from ..scene import Scene, box_masks
 
@@ -73,6 +73,49 @@ def test_push_pull_finds_nothing_beyond_an_odd_edge(size):
     np.testing.assert_array_equal(push_pull(values, weights), padded[: size[0], : size[1]])
 
 
+def push_pull_slowly(total, weights):
+    """Section 3.4 of "The Lumigraph", on values that are multiplied by their weights already."""
+    height, width = weights.shape
+    if height == 1 or width == 1:
+        mean = total.sum((0, 1)) / max(weights.sum(), 1e-8)
+        return total + (1 - weights)[..., None] * mean
+    half_height, half_width = (height + 1) // 2, (width + 1) // 2
+    half, weight = (
+        np.zeros((half_height, half_width, total.shape[2])),
+        np.zeros((half_height, half_width)),
+    )
+    for y in range(height):
+        for x in range(width):
+            half[y // 2, x // 2] += total[y, x] / 4
+            weight[y // 2, x // 2] += weights[y, x] / 4
+    # Half known is known.
+    known = np.minimum(2 * weight, 1)
+    half *= np.divide(known, weight, out=np.zeros_like(weight), where=weight > 0)[..., None]
+    coarse = push_pull_slowly(half, known)
+    filled = total.copy()
+    for y in range(height):
+        for x in range(width):
+            for row, down in ((y // 2, 0.75), (y // 2 + (1 if y % 2 else -1), 0.25)):
+                for column, across in ((x // 2, 0.75), (x // 2 + (1 if x % 2 else -1), 0.25)):
+                    row_in, column_in = (
+                        np.clip(row, 0, half_height - 1),
+                        np.clip(column, 0, half_width - 1),
+                    )
+                    filled[y, x] += (1 - weights[y, x]) * down * across * coarse[row_in, column_in]
+    return filled
+
+
+@pytest.mark.parametrize("size", [*SIZES, (3, 40), (40, 41)])
+@pytest.mark.parametrize("share", [0.02, 0.5])
+def test_push_pull_against_loops(size, share):
+    random = np.random.default_rng(7)
+    values = random.random((*size, 2), np.float32)
+    weights = (random.random(size, np.float32) * (random.random(size) < share)).astype(np.float32)
+    weights[0, -1] = 1
+    expected = push_pull_slowly(values.astype(float) * weights[..., None], weights.astype(float))
+    np.testing.assert_allclose(push_pull(values, weights), expected, rtol=0, atol=1e-5)
+
+
 def test_push_pull_takes_the_nearer_side():
     values = np.zeros((16, 64, 1), np.float32)
     values[:, -8:] = 1
@@ -113,6 +156,55 @@ def test_membrane_against_a_dense_solution_of_laplaces_equation(size):
 
 def test_membrane_without_anything_known_is_zero():
     assert not membrane(np.ones((5, 7, 3), np.float32), np.zeros((5, 7), np.float32)).any()
+
+
+@pytest.mark.parametrize("fill", [push_pull, membrane])
+def test_a_fill_turns_with_its_picture(fill):
+    random = np.random.default_rng(8)
+    values = random.random((32, 32, 3), np.float32)
+    weights = np.ones((32, 32), np.float32)
+    weights[7:22, 3:19] = 0
+    once = fill(values, weights)
+    for turn in (np.flipud, np.fliplr, lambda array: np.swapaxes(array, 0, 1)):
+        turned = [np.ascontiguousarray(turn(array)) for array in (values, weights)]
+        np.testing.assert_allclose(fill(*turned), turn(once), rtol=0, atol=1e-5)
+
+
+def test_membrane_of_a_plane_is_the_plane():
+    """Each value of a slope is the mean of its neighbours."""
+    y, x = np.mgrid[:41, :53].astype(np.float32)
+    plane = np.dstack([0.2 + 0.01 * x, 0.7 - 0.008 * y, 0.1 + 0.005 * (x + y)])
+    weights = np.ones((41, 53), np.float32)
+    weights[5:37, 6:48] = 0
+    filled = membrane(np.where(weights[..., None] > 0, plane, 9).astype(np.float32), weights)
+    # The values' range is about 0.5, of which errors are 1/500 or so in the mean.
+    assert np.abs(filled - plane).mean() < 0.0015
+    assert np.abs(filled - plane).max() < 0.012
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize(("how", "fill"), [(fill_quickly, push_pull), (fill_smoothly, membrane)])
+def test_a_hole_is_filled_from_64_pixels_around_it(how, fill, dtype):
+    random = np.random.default_rng(9)
+    full = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    frame = (random.random((160, 211, 3)) * full).astype(dtype)
+    hole = np.zeros((160, 211), bool)
+    hole[70:81, 90:111] = random.random((11, 21)) < 0.9
+    hole[70, 90] = hole[80, 110] = True
+    box = Box(6, 26, 145, 175)
+    known = np.float32(~crop(hole, box))
+    filled = fill(np.float32(crop(frame, box)) / np.float32(full), known) * full
+    expected = frame.copy()
+    part = expected[6:145, 26:175]
+    part[known == 0] = np.rint(filled[known == 0]) if full > 1 else filled[known == 0]
+    patch = how(Patch.of(frame), hole)
+    assert patch.box == box
+    np.testing.assert_allclose(patch.whole(), expected, rtol=0, atol=1e-6 if full == 1 else 1)
+    # What was replaced before stays, and counts.
+    before = replaced(Patch.of(frame), Box(0, 0, 100, 100), np.zeros((100, 100, 3), dtype))
+    again = how(before, hole).whole()
+    assert not again[:100, :100][~hole[:100, :100]].any()
+    assert how(before, np.zeros_like(hole)) is before
 
 
 def test_fill_smoothly_ignores_what_is_hidden():
