@@ -91,6 +91,73 @@ def ringed_square():
     return frame, mask, *np.nonzero(dilate(mask, 2))
 
 
+def random_sightings(rows, columns, seed, **details):
+    """Two of the same pixels, each sure of some; the second is seen farther from a hole."""
+    random = np.random.default_rng(seed)
+    for source, near in ((1, 0.9), (2, 0.1)):
+        errors = random.choice([0.0, 0.5, 2.0, 9.0], len(rows)).astype(np.float32)
+        path = make_path(
+            rows, columns, np.where(random.random(len(rows)) < 0.9, source, -1), 0 * rows, rows
+        )
+        colors = (0.5 + 0.2 * random.standard_normal((len(rows), 3))).astype(np.float32)
+        nearness = np.full(len(rows), near, np.float32)
+        yield Sighting(path._replace(error=errors), colors, nearness, **details)
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_merge_turns_with_the_frame(scale):
+    """Rows and columns are treated alike, with levels, doubts and blur."""
+    height, width = 104 * scale, 136 * scale
+    random = np.random.default_rng(4)
+    frame = cv2.GaussianBlur(random.random((height, width, 3)).astype(np.float32), (0, 0), 3)
+    mask = np.zeros((height, width), bool)
+    mask[32 * scale : 64 * scale, 40 * scale : 88 * scale] = True
+    rows, columns = np.nonzero(dilate(mask, 2))
+    speed = np.array([3.0, 1.5])
+    detail = np.full(len(rows), 0.2, np.float32)
+    sightings = list(random_sightings(rows, columns, 5, log_detail=detail))
+    once, remaining = merge(Patch.of(frame), mask, sightings, speed)
+    turned = [
+        one._replace(path=one.path._replace(rows=one.path.columns, columns=one.path.rows))
+        for one in sightings
+    ]
+    there = np.ascontiguousarray(frame.swapaxes(0, 1))
+    again, remaining_again = merge(
+        Patch.of(there), np.ascontiguousarray(mask.T), turned, speed[::-1]
+    )
+    assert 0 < remaining.sum() < mask.sum()
+    np.testing.assert_array_equal(remaining_again.T, remaining)
+    np.testing.assert_allclose(again.whole().swapaxes(0, 1), once.whole(), rtol=0, atol=2e-3)
+
+
+def test_merge_blurs_nothing_where_no_speed_is_given():
+    frame, mask, rows, columns = ringed_square()
+    sharper = np.full(len(rows), 0.4, np.float32)
+    plain = merge(Patch.of(frame), mask, list(random_sightings(rows, columns, 6)))
+    for detail, speed, is_same in ((sharper, None, True), (sharper, (0.0, 9.0), False)):
+        sightings = list(random_sightings(rows, columns, 6, log_detail=detail))
+        given = () if speed is None else (np.array(speed),)
+        filled, remaining = merge(Patch.of(frame), mask, sightings, *given)
+        assert np.array_equal(filled.whole(), plain[0].whole()) == is_same
+        np.testing.assert_array_equal(remaining, plain[1])
+
+
+@pytest.mark.parametrize("step", [0.03, -0.04])
+@pytest.mark.parametrize("side", ["rows", "columns"])
+def test_merge_takes_levels_from_both_sides_of_a_ring(side, step):
+    """Too bright on one side by as much as it is too dark on the other: right in the middle."""
+    frame, mask, rows, columns = ringed_square()
+    path = make_path(rows, columns, np.zeros(len(rows), int), columns, rows)
+    along = {"rows": rows - 59.5, "columns": columns - 60.5}[side] / 20
+    colors = np.repeat((0.5 + step * along)[:, None], 3, 1).astype(np.float32)
+    filled = merge(Patch.of(frame), mask, [Sighting(path, colors)])[0].whole()
+    found = filled[40:80, 41:81, 0] if side == "rows" else filled[40:80, 41:81, 0].T
+    ends = abs(found[0].mean() - 0.5), abs(found[-1].mean() - 0.5)
+    assert max(ends) < 0.3 * abs(step)
+    assert abs(found[19:21].mean() - 0.5) < 0.1 * abs(step)
+    assert np.abs(found - found[:, ::-1]).max() < 0.1 * abs(step)
+
+
 @pytest.mark.parametrize("weight", [1, 0.5, 0.2])
 @pytest.mark.parametrize("how", ["fade", "fade of each", "share"])
 def test_merge_mixes_by_fade_and_share(how, weight):

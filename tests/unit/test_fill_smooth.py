@@ -177,9 +177,10 @@ def test_membrane_of_a_plane_is_the_plane():
     weights = np.ones((41, 53), np.float32)
     weights[5:37, 6:48] = 0
     filled = membrane(np.where(weights[..., None] > 0, plane, 9).astype(np.float32), weights)
-    # The values' range is about 0.5, of which errors are 1/500 or so in the mean.
-    assert np.abs(filled - plane).mean() < 0.0015
-    assert np.abs(filled - plane).max() < 0.012
+    error = np.abs(filled - plane)[weights == 0]
+    # The values span 0.5; a hole as wide as this one converges slowly.
+    assert error.mean() < 0.004
+    assert error.max() < 0.012
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
