@@ -664,6 +664,7 @@ def test_range_begins_decoding_at_a_key_frame(tmp_path, monkeypatch):
 @pytest.mark.parametrize("ending", [".mp4", ".mkv"])
 def test_reading_goes_on_from_what_opening_decoded(tmp_path, monkeypatch, ending):
     source = make_video(tmp_path / f"a{ending}", moving_frames(12), gop=5)
+    expected = decoded(source)
     counts = []
     decode = Decoder.decode
 
@@ -676,7 +677,13 @@ def test_reading_goes_on_from_what_opening_decoded(tmp_path, monkeypatch, ending
     first = [frame.picture.samples() for frame in reader]
     assert sum(counts) == len(packets(source, "video"))  # each of them once
     again = [frame.picture.samples() for frame in reader]
-    for planes, same, frame in zip(first, again, decoded(source), strict=True):
+    # As a command does, which looks at a file before it reads it.
+    counts.clear()
+    make_video(source, moving_frames(13), gop=5)
+    looked = open_reader(source)
+    assert [frame.index for frame in open_reader(source)] == list(looked.info.indices)
+    assert sum(counts) == 13
+    for planes, same, frame in zip(first, again, expected, strict=True):
         for values in zip(planes, same, frame_planes(frame), strict=True):
             assert np.array_equal(values[0], values[2])
             assert np.array_equal(values[1], values[2])

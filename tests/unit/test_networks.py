@@ -594,6 +594,21 @@ def test_fill_mean_against_loop(size):
     assert torch.equal(fill_mean(clip, mask.bool(), (0.2, 0.4, 0.6)), filled)
 
 
+@pytest.mark.parametrize(
+    ("shape", "mask_shape"),
+    [
+        ((2, 3, 2, 8, 8), (1, 1, 2, 8, 8)),
+        ((2, 3, 2, 8, 8), (2, 3, 2, 8, 8)),
+        ((2, 3, 8, 8), (2, 1, 1, 8)),
+        ((2, 4, 8, 8), (2, 1, 8, 8)),
+        ((3, 8, 8), (1, 8, 8)),
+    ],
+)
+def test_fill_mean_rejects_what_would_be_spread_over_other_frames(shape, mask_shape):
+    with pytest.raises(ValueError, match=r"has shape \(.*; pass"):
+        fill_mean(torch.zeros(shape), torch.ones(mask_shape), (0.2, 0.4, 0.6))
+
+
 # What is refused
 
 

@@ -226,6 +226,7 @@ def test_masks_are_packed_once():
     holes = [np.eye(3, 5, dtype=bool), np.zeros((3, 5), bool)]
     packed = PackedMasks.of(holes)
     assert [(mask.num_pixels, mask.box) for mask in packed.packed] == [(3, (0, 0, 3, 3)), (0, None)]
+    assert [len(mask.bits) for mask in packed.packed] == [2, 0]  # nine bits, and none
     assert PackedMasks.of(packed) is packed
     assert isinstance(packed[1:], PackedMasks)
 
