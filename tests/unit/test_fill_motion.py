@@ -5,8 +5,16 @@ import pytest
 
 from combcn_core.fill import motion as motion_module
 from combcn_core.fill.levels import off_centre
-from combcn_core.fill.motion import GRID_STEP
-from combcn_core.pixels import Box, grid
+from combcn_core.fill.motion import (
+    AGREEMENT_PIXELS,
+    CONTEXT_PIXELS,
+    GRID_STEP,
+    SIDE_PIXELS,
+    dense_flow,
+    speed,
+    trusted_flow,
+)
+from combcn_core.pixels import Box, covers, grid
 
 from ..scene import Scene, box_masks, make_motion, motion_of
 
@@ -161,3 +169,154 @@ def test_places_of_a_smaller_crop_go_off_the_centre_as_those_of_the_frame():
     off = [off_centre(*place.T, 80, 90) for place in whole]
     found = motion_module._outward(here, there, (10, 10), box, (80, 90))
     assert found == pytest.approx(np.mean(off[1] - off[0]), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("hole", "height", "width"),
+    [
+        (Box(40, 50, 60, 90), 120, 151),
+        (Box(500, 700, 700, 1000), 1080, 1920),
+        (Box(0, 0, 1080, 1920), 1080, 1920),
+        (Box(200, 100, 1800, 500), 2160, 3840),
+        (Box(1000, 10, 1100, 3800), 2160, 3840),
+        (Box(0, 0, 1, 1), 9, 4000),
+    ],
+)
+def test_flow_runs_on_the_hole_and_its_context_at_a_bounded_size(hole, height, width):
+    box, size = motion_module._flow_crop(hole, height, width)
+    assert covers(box, hole)
+    assert covers(Box(0, 0, height, width), box)
+    scale = box.width / size[0]
+    assert max(size) <= SIDE_PIXELS
+    assert box.height / size[1] == pytest.approx(scale, abs=0.6 * scale / size[1])  # rounded
+    assert scale >= 0.99
+    # The context on each side, at the size of flow, and a little more: the edges are on a grid.
+    for edge, other, end in (
+        (hole.top - box.top, box.top, 0), (hole.left - box.left, box.left, 0),
+        (box.bottom - hole.bottom, box.bottom, height), (box.right - hole.right, box.right, width),
+    ):  # fmt: skip
+        least = CONTEXT_PIXELS * max(1, max(hole.height, hole.width) / (SIDE_PIXELS - 128))
+        assert other == end or least - 1 <= edge <= least + 4
+    if max(box.width, box.height) <= SIDE_PIXELS:
+        assert size == (box.width, box.height)
+
+
+def test_trusted_flow_against_a_loop():
+    random = np.random.default_rng(4)
+    height, width = 14, 17
+    flow, back = random.integers(-3, 4, (2, height, width, 2)).astype(np.float32)
+    back[:7] = -2.5
+    flow[:7] = (2, 3)
+    flow[:7, ::3, 0] += AGREEMENT_PIXELS  # just too far apart
+    near, near_there = random.random((2, height, width)) < 0.1
+    found = trusted_flow(flow, back, near, near_there)
+    expected = np.zeros((height, width))
+    for y in range(height):
+        for x in range(width):
+            to_x, to_y = (int(part) for part in np.array([x, y]) + flow[y, x])
+            if near[y, x] or not (0 <= to_x < width and 0 <= to_y < height):
+                continue
+            gap = np.hypot(*(flow[y, x] + back[to_y, to_x]))
+            expected[y, x] = gap < AGREEMENT_PIXELS and not near_there[to_y, to_x]
+    assert 10 < expected.sum() < 200
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_coarser_flow_is_the_mean_of_what_is_trusted():
+    random = np.random.default_rng(5)
+    flow = random.standard_normal((8, 12, 2)).astype(np.float32)
+    trusted = (random.random((8, 12)) < 0.5).astype(np.float32)
+    found, known = motion_module._coarser(flow, trusted)
+    assert GRID_STEP == 2
+    for y in range(4):
+        for x in range(6):
+            cell = np.s_[2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
+            values = flow[cell][trusted[cell] > 0]
+            assert known[y, x] == (len(values) >= 2)
+            if len(values):
+                np.testing.assert_allclose(found[y, x], values.mean(0), atol=1e-5)
+            else:
+                assert not found[y, x].any()
+    # What is left over at the ends of odd sides is a cell too.
+    assert motion_module._coarser(flow[:7, :11], trusted[:7, :11])[1].shape == (4, 6)
+
+
+@pytest.mark.parametrize("share", [0, 0.3])
+def test_affine_fit_finds_the_motion_of_most(share):
+    random = np.random.default_rng(6)
+    terms = np.dstack([np.ones((30, 40)), *random.uniform(-0.5, 0.5, (2, 30, 40))])
+    affine = np.array([[3, -2], [0.5, 1.5], [-1, 0.25]])
+    flow = terms @ affine + random.normal(0, 0.01, (30, 40, 2))
+    flow[random.random((30, 40)) < share] += (9, -7)  # something else passes by
+    trusted = np.ones((30, 40))
+    trusted[:, 20:] = 0
+    flow[:, 20:] = np.nan
+    found = motion_module._fit_affine(terms, flow, trusted)
+    np.testing.assert_allclose(found, affine, atol=0.05 if share else 0.01)
+    for count, is_known in ((19, False), (20, True)):
+        few = np.zeros(1200)
+        few[np.flatnonzero(trusted)[:count]] = 1
+        found = motion_module._fit_affine(terms, flow, few.reshape(30, 40))
+        assert found.any() == is_known
+
+
+def test_speed_of_the_middle_of_a_box_along_both_motions():
+    none = np.zeros((6, 5, 3))
+    forward = make_motion(20, 30, none, affine=(3, -1))
+    forward.affine[1:] = [[6, 0], [0, 3]]  # a zoom: of what is a side off the centre
+    backward = make_motion(20, 30, none, affine=(-2, 2))
+    box = Box(4, 6, 11, 15)  # its middle is at 10, 7; that of the frame at 14.5, 9.5
+    ahead = np.array([3 - 6 * 4.5 / 30, -1 - 3 * 2.5 / 30])
+    np.testing.assert_allclose(speed((forward, None), box), ahead, atol=1e-5)
+    np.testing.assert_allclose(speed((None, backward), box), (2, -2), atol=1e-5)
+    both = (ahead + np.array([2, -2])) / 2
+    np.testing.assert_allclose(speed((forward, backward), box), both, atol=1e-5)
+    assert not speed((None, None), box).any()
+
+
+def test_motion_that_is_kept_loses_a_thousandth():
+    field = np.random.default_rng(7).uniform(-20, 20, (6, 5, 3)).astype(np.float32)
+    motion = make_motion(12, 10, field)
+    kept = motion.kept()
+    assert kept.field.nbytes == motion.field.nbytes / 2
+    np.testing.assert_array_equal(kept.opened().field, field.astype(np.float16).astype(np.float32))
+    assert motion.opened() is motion
+    np.testing.assert_allclose(kept.opened().field, field, rtol=5e-4)
+    x, y = np.float32([3.25, 0]), np.float32([5.5, 11])
+    np.testing.assert_array_equal(kept.sample(x, y), kept.opened().sample(x, y))
+    np.testing.assert_allclose(np.stack(motion.displaced(x, y)), [
+        x + motion.shift(x, y)[:, 0] + motion.sample(x, y)[:, 0],
+        y + motion.shift(x, y)[:, 1] + motion.sample(x, y)[:, 1],
+    ], rtol=1e-6)  # fmt: skip
+
+
+def test_a_crop_covers_its_pixels_and_none_beside_them():
+    motion = make_motion(12, 20, np.zeros((6, 5, 3)))._replace(box=Box(7, 30, 19, 50))
+    x, y = np.meshgrid(np.arange(28.0, 52), np.arange(5.0, 21))
+    inside = (x >= 30) & (x <= 49) & (y >= 7) & (y <= 18)
+    np.testing.assert_array_equal(motion.covers(x.ravel(), y.ravel()), inside.ravel())
+
+
+@pytest.mark.parametrize("size", [(20, 70), (70, 20), (5, 5), (64, 80)])
+def test_dense_flow_of_any_size_is_in_pixels_along_x_and_y(size):
+    height, width = size
+    first, second = Scene(15, shortest_pixels=6).clip(2, height, width, (2, -1))
+    flow = dense_flow(*(np.rint(one.mean(-1) * 255).astype(np.uint8) for one in (first, second)))
+    assert flow.shape == (*size, 2)
+    if min(size) > 5:
+        middle = flow[4:-4, 4:-4].reshape(-1, 2)
+        np.testing.assert_allclose(np.median(middle, 0), (-2, 1), atol=0.15)
+
+
+def test_places_that_are_sampled_have_their_flow_and_are_inside():
+    random = np.random.default_rng(8)
+    flow = random.standard_normal((13, 18, 2)).astype(np.float32)
+    trusted = (random.random((13, 18)) < 0.7).astype(np.float32)
+    here, there = motion_module._sampled(flow, trusted)
+    expected = [(x, y) for y in range(0, 13, 4) for x in range(0, 18, 4) if trusted[y, x]]
+    np.testing.assert_array_equal(here, expected)
+    for (x, y), place in zip(expected, there, strict=True):
+        np.testing.assert_allclose(place, (x, y) + flow[y, x], atol=1e-5)
+    place = np.array([(0.9, 5), (1, 1), (16, 11), (16.1, 5), (5, 11.1), (5, 0.9), (8, 6)])
+    found = motion_module._within(place, (18, 13))
+    assert found.tolist() == [False, True, True, False, False, False, True]

@@ -6,11 +6,15 @@ import pytest
 from combcn_core.fill.settle import (
     ALIKE_PIXELS,
     ALIKE_SHARE,
+    DOUBT_POINTS,
     FRONT_PIXELS,
     LEAST_COVER,
     LEAST_SETTLE_PIXELS,
     SETTLE_PIXELS,
     SETTLE_ROUNDS,
+    STEADY,
+    Relation,
+    _doubt,
     _land,
     relate,
     settle,
@@ -176,3 +180,58 @@ def test_points_that_land_against_a_loop():
     where = (found.field != now).any(-1)
     assert 5 < where.sum() < where.size - 5
     assert changed[where].all()
+
+
+def test_relation_predicts_by_its_coefficients():
+    random = np.random.default_rng(4)
+    coefficients = random.standard_normal((5, 2)).astype(np.float32)
+    other = random.random((7, 3)).astype(np.float32)
+    x, y = random.standard_normal((2, 7)).astype(np.float32)
+    found = Relation(coefficients, 0.3, 2.0).predict(other, x, y)
+    for n in range(7):
+        terms = np.array([1, x[n], y[n], other[n, 0], other[n, 1]])
+        np.testing.assert_allclose(found[n, :2], terms @ coefficients, rtol=1e-4, atol=1e-5)
+        assert found[n, 2] == pytest.approx(np.sqrt((2 * other[n, 2]) ** 2 + 0.3**2), rel=1e-5)
+    steady = STEADY.predict(other, x, y)
+    np.testing.assert_array_equal(steady[:, :2], -other[:, :2])
+    np.testing.assert_allclose(steady[:, 2], np.hypot(other[:, 2], SETTLE_PIXELS), rtol=1e-6)
+
+
+def test_a_completed_flow_is_doubted_the_more_the_farther_off_what_is_measured():
+    field = np.full((21, 30, 3), 0.5, np.float32)
+    field[8:10, 4:6, 2] = 0
+    motion = make_motion(21, 30, field)
+    found = _doubt(motion).field
+    np.testing.assert_array_equal(found[..., :2], field[..., :2])
+    for y in range(21):
+        for x in range(30):
+            away = min(np.hypot(y - row, x - column) for row in (8, 9) for column in (4, 5))
+            # OpenCV's distances over steps of 5 x 5 are off by 2 %.
+            expected = field[y, x, 2] * (1 + away / DOUBT_POINTS)
+            assert found[y, x, 2] == pytest.approx(expected, rel=0.02)
+    np.testing.assert_array_equal(motion.field, field)
+    nothing = make_motion(21, 30, np.ones((21, 30, 3)))
+    assert np.isfinite(_doubt(nothing).field).all()
+    assert (_doubt(nothing).field[..., 2] == 1 + 51 / DOUBT_POINTS).all()
+
+
+def test_a_relation_is_measured_where_both_are_known_and_not_beside_the_crop():
+    """Depths in a camera's sideways motion that grows half as fast again."""
+    random = np.random.default_rng(9)
+    depth = random.uniform(0.5, 4, (60, 80, 1))
+    onwards = depth * (0.9, -0.3) + random.normal(0, 0.005, (60, 80, 2))
+    back = depth * (-0.6, 0.2)
+    known = np.zeros((60, 80, 1))
+    ahead = make_motion(60, 80, np.dstack([onwards, known]))
+    behind = make_motion(60, 80, np.dstack([back, known]))
+    here = np.float32([[-1.2, 0.4, 0.0], [-0.3, 0.1, 0.1]])
+    found = relate(ahead, behind).predict(here, *np.zeros((2, 2), np.float32))
+    np.testing.assert_allclose(found[:, :2], here[:, :2] * -1.5, atol=0.03)
+    # Where hardly anything is measured to both sides, all goes on as it came.
+    few = known.copy()
+    few[9:] = 1
+    few[:, 30:] = 1
+    assert relate(make_motion(60, 80, np.dstack([onwards, few])), behind) is STEADY
+    assert relate(ahead, make_motion(60, 80, np.dstack([back, few]))) is STEADY
+    far = behind._replace(box=behind.box._replace(left=200, right=280))
+    assert relate(ahead, far) is STEADY

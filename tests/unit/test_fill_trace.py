@@ -13,8 +13,10 @@ from combcn_core.fill.trace import (
     Nearness,
     Trace,
     count_ends,
+    error_unit,
     gather,
     nearness_of,
+    searched,
     trace,
 )
 from combcn_core.pixels import Box, PackedMask, Patch, to_unit
@@ -349,3 +351,64 @@ def test_log_details_are_those_of_the_sources_and_zero_elsewhere():
     found = levels.log_detail(np.array([7, 8, 9, -1, 6, 10, 400, 7]))
     assert found.tolist() == [0.5, 0, -0.25, 0, 0, 0, 0, 0.5]
     assert Levels({}).log_detail(np.array([7, -1])).tolist() == [0, 0]
+
+
+def test_errors_count_in_pixels_of_a_frame_of_240_rows():
+    for shape, unit in (
+        ((240, 400), 1),
+        ((1080, 1920), 4.5),
+        ((1920, 1080), 4.5),
+        ((60, 90), 0.25),
+    ):
+        assert error_unit(np.zeros(shape, bool)) == unit
+
+
+def test_what_is_searched_is_the_hole_and_two_pixels_around_it():
+    hole = np.zeros((20, 31), bool)
+    hole[9:13, 12:15] = hole[0, 30] = True
+    rows, columns, box = searched(hole)
+    assert box == (0, 10, 15, 31)
+    found = {(row, column) for row, column in zip(rows.tolist(), columns.tolist(), strict=True)}
+    assert len(found) == len(rows)
+    for y in range(20):
+        for x in range(31):
+            distance = np.hypot(*(np.argwhere(hole) - (y, x)).T).min()
+            if distance <= 2:
+                assert (y, x) in found
+            elif distance > 2.3:  # OpenCV's disk of five rows has some corners
+                assert (y, x) not in found
+    rows, columns, box = searched(np.zeros((4, 5), bool))
+    assert (len(rows), len(columns), box) == (0, 0, (0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("size", [(30, 41), (480, 600), (731, 500)])
+def test_nearness_at_any_place_against_distances(size):
+    """In frames of any size, to the sides and beyond the frame's edge."""
+    hole = np.zeros(size, bool)
+    height, width = size
+    top, left = height // 3, width // 2
+    hole[top : top + height // 5, left : left + width // 6] = True
+    nearness = Nearness.of(hole)
+    scale = max(1, min(size) / 240)
+    assert nearness.scale == pytest.approx(scale)
+    random = np.random.default_rng(3)
+    x, y = (random.uniform(-5, length + 5, 300).astype(np.float32) for length in (width, height))
+    near = nearness.at(x, y)
+    for n in range(300):
+        at_x, at_y = np.clip(x[n], 0, width - 1), np.clip(y[n], 0, height - 1)
+        across = max(left - at_x, 0, at_x - (left + width // 6 - 1))
+        down = max(top - at_y, 0, at_y - (top + height // 5 - 1))
+        distance = np.hypot(across, down) / scale
+        # Rounded to the nearest of the places at the size of nearness, and to 8 % of a distance.
+        expected = [
+            np.exp(-d / NEARNESS_PIXELS) for d in (1.09 * distance + 1.5, 0.94 * distance - 1.5)
+        ]
+        assert expected[0] - 1e-3 <= near[n] <= min(1, expected[1]) + 1e-3
+    inside = nearness.at(np.float32([left + 3]), np.float32([top + 3]))
+    assert inside == 1
+    empty = Nearness.of(np.zeros(size, bool))
+    assert not empty.at(x, y).any()
+    # Traces that end in a frame without a hole are near to none.
+    path = make_path([0, 1], [0, 1], [2, 3], [left, left], [top + 2, top + 2])
+    np.testing.assert_allclose(nearness_of(path, {2: nearness, 3: empty}), [1, 0])
+    assert not nearness_of(path, {2: empty, 3: empty}).any()
