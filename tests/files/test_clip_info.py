@@ -105,6 +105,18 @@ def test_last_frame_of_a_clip_of_hours(tmp_path):
     assert info.fps == Fraction(2, 7325)
 
 
+def test_last_frame_by_the_duration_of_the_file_alone(tmp_path):
+    """Muxers other than FFmpeg's say nothing else of it."""
+    path = write_packets(tmp_path / "a.mkv", STEADY, [Fraction(1, 25)] * 8)
+    data = path.read_bytes()
+    assert data.count(b"DURATION") == 1
+    data = data.replace(b"DURATION", b"SOMENAME")
+    at = data.index(b"\x44\x89\x88") + 3
+    for milliseconds, last in ((320, None), (700, Fraction(42, 100))):
+        path.write_bytes(data[:at] + struct.pack(">d", milliseconds) + data[at + 8 :])
+        assert open_reader(path).info.last_seconds == last
+
+
 RATES = [Fraction(n, 1001) for n in (24000, 30000, 48000, 50000, 60000, 120000)]
 RATES += [Fraction(rate) for rate in ("1", "12.5", "15", "23.976", "25", "29.97", "49.95", "120")]
 

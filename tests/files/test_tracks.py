@@ -78,6 +78,31 @@ def test_channels_without_names_get_the_usual_ones(tmp_path, channels, layout):
     assert np.array_equal(found[: len(given)], given)  # FLAC, which loses nothing
 
 
+@pytest.mark.parametrize("layout", ["quad", "5.1(side)", "2.1", "mono"])
+def test_channels_with_names_keep_them(tmp_path, layout):
+    ffmpeg(
+        *PICTURE, "-f", "lavfi", "-i",
+        f"anoisesrc=seed=1:sample_rate=48000:duration=0.4,aformat=channel_layouts={layout}",
+        "-t", "0.4", *VIDEO, "-c:a", "flac", tmp_path / "a.mkv",
+    )  # fmt: skip
+    written = rewrite(tmp_path / "a.mkv", tmp_path / "b.mov")
+    (track,) = streams(written, "audio")
+    assert (track["codec_name"], track["channel_layout"]) == ("pcm_s24le", layout)
+    assert np.array_equal(sound(written), sound(tmp_path / "a.mkv"))
+
+
+@pytest.mark.parametrize(("rate", "channels", "kilobits"), [(48000, 2, 192), (16000, 1, 64)])
+def test_sound_that_is_encoded_has_enough_bits_and_no_more(tmp_path, rate, channels, kilobits):
+    ffmpeg(
+        *PICTURE, "-f", "lavfi", "-i", f"anoisesrc=seed=1:sample_rate={rate}:duration=2",
+        *VIDEO, "-c:a", "pcm_s16le", "-ac", channels, tmp_path / "a.mkv",
+    )  # fmt: skip
+    written = rewrite(tmp_path / "a.mkv", tmp_path / "b.mp4")
+    assert streams(written, "audio")[0]["codec_name"] == "aac"
+    bits = 8 * sum(len(data) for _, data in packets(written))
+    assert bits / 2000 == pytest.approx(kilobits, rel=0.15)
+
+
 def test_sound_of_a_range_that_is_encoded_begins_with_its_first_frame(tmp_path):
     ffmpeg(
         *PICTURE, "-f", "lavfi", "-i", "anoisesrc=seed=1:sample_rate=48000:duration=2",

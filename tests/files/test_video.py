@@ -658,7 +658,16 @@ def test_range_begins_decoding_at_a_key_frame(tmp_path, monkeypatch):
         type(reader), "_decode", lambda *a: (seen.append(pair[0]) or pair for pair in decode(*a))
     )
     list(reader)
-    assert seen[0] == 18
+    assert seen == [18, 19, 20, 21, 22]  # up to the first one that is not wanted
+
+
+@pytest.mark.parametrize("span", [(0, 4), (9, 12), (16, 29), (21, 21)])
+def test_range_of_a_clip_that_is_refreshed_bit_by_bit_equals_slice(tmp_path, span):
+    """Decoding can begin at a recovery point, and shows nothing until the picture is whole."""
+    options = {"x264-params": "keyint=8:intra-refresh=1"}
+    source = make_video(tmp_path / "a.mp4", moving_frames(30, 128, 96), options=options)
+    found = read_pixels(source, frames=span)
+    np.testing.assert_array_equal(found, read_pixels(source)[span[0] : span[1] + 1])
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv"])
