@@ -93,6 +93,7 @@ def pytest_sessionfinish():
 # Why nobody need notice what survives, by a part of the change.
 TUNED = "a tuned number: one step more is as good, and tests take it from the module"
 NOT_SEEN = "what lies outside is marked by the third value, and not trusted"
+ANY_NEGATIVE = "NumPy takes any negative number for -1"
 TWICE = "closing twice is the same as once"
 NO_SUCH_FILES = (
     "seeking or not, the frames are the same; where packets are no frames it would matter, and no "
@@ -102,7 +103,9 @@ REASONS: dict[str, dict[str, str]] = {
     "networks.layers": {
         "nn.ReLU(inplace=False)": "in place takes less memory; values are the same"
     },
+    "training.losses": {"mask = mask.to(prediction.dtype) -> pass": "PyTorch converts by itself"},
     "pixels": {
+        "FEW_PIXELS = 1025": "both ways give the same values",
         "raise NotImplementedError -> pass": "every kind of stored frame has its own",
         "np.ones((1, 1, 3), frame.dtype)": "no position is read; its type and channels count",
         "max(float(end), 1)": "the box has room for more than the kernels reach",
@@ -116,6 +119,7 @@ REASONS: dict[str, dict[str, str]] = {
     },
     "fill.motion": {
         "-> CONTEXT_PIXELS = 65": TUNED,
+        "weighted(pixels, 1 / np.maximum(share, 1e-6)) -> pass": "what is partly hole is not read",
         "-> GRID_STEP = 3": TUNED,
         "-> ELONGATION = 9": TUNED,
         "33 - width)": "flow needs 32 pixels, and has one more",
@@ -130,8 +134,13 @@ REASONS: dict[str, dict[str, str]] = {
         "-> SETTLE_PIXELS = 1.5": TUNED,
         "-> RELATION_STEP, LEAST_POINTS = 4": TUNED,
         "-> first = RELATION_STEP // 3": "the same of a step of three",
+        "reshape(-2, 3)": ANY_NEGATIVE,
     },
-    "fill.trace": {"-> ages = np.ones(len(rows)": "the age of what is seen nowhere is never read"},
+    "fill.merge": {"reshape(*shape, -2)": ANY_NEGATIVE},
+    "fill.trace": {
+        "values.size > 2)": "no frame has two pixels",
+        "-> ages = np.ones(len(rows)": "the age of what is seen nowhere is never read",
+    },
     "clips.scan": {"-> if (counted or timed)": NO_SUCH_FILES},
     "clips.write": {"self._container = None -> pass": TWICE},
     "clips.tracks": {

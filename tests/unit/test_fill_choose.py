@@ -6,6 +6,7 @@ from combcn_core.fill.choose import (
     BLUR_COST,
     FRAME_COST,
     HEARD_COST,
+    LOCAL_SHARE,
     LONELY_DISSENT,
     MAX_COST,
     MAX_GAP,
@@ -14,6 +15,7 @@ from combcn_core.fill.choose import (
     SECOND_COST,
     TRACE_COST,
     TRACE_ERROR_COST,
+    WHOLE_SHARE,
     Candidate,
     _dissent,
     best_sources,
@@ -191,6 +193,32 @@ def test_costs_of_registered_sources_grow_with_distance_blur_and_gap(target):
     unseen = sources[0]._replace(seen=np.zeros_like(target.hole))
     assert len(candidates_of(target, 5, [unseen, sources[1]], FAR_FROM_HOLES)) == 1
     assert candidates_of(target, 5, [], FAR_FROM_HOLES) == []
+
+
+@pytest.mark.parametrize("step", [0.02, 0.1])
+def test_cost_of_a_source_that_is_off_by_the_same_everywhere(target, step):
+    other = (target.soft + np.float32([step, -step, step / 4])).astype(np.float32)
+    (found,) = candidates_of(target, 2, [registered(target, 2, other)], FAR_FROM_HOLES)
+    gap = 255 * step * 2.25 / 3
+    # The median and half of the mean of the whole ring; and the ring nearby, where it is near.
+    whole = WHOLE_SHARE * 1.5 * gap
+    expected = (LOCAL_SHARE * gap + whole, LOCAL_SHARE * 1.5 * gap + whole)
+    np.testing.assert_allclose(found.cost[target.ring], expected[0], rtol=1e-3)
+    near = [np.isclose(found.cost, value, rtol=1e-3) for value in expected]
+    assert (near[0] | near[1])[target.hole].all()
+
+
+def test_candidates_know_how_near_their_places_are_to_a_hole(target):
+    hole = np.zeros((HEIGHT, WIDTH), bool)
+    hole[45:50, 90:130] = True
+    near = Nearness.of(hole)
+    one = registered(target, 4, target.soft)._replace(x=target.x + 9, y=target.y - 4)
+    (found,) = candidates_of(target, 0, [one], FAR_FROM_HOLES | {4: near})
+    x, y = (np.rint(at + shift + 1e-3).astype(int) for at, shift in ((target.x, 9), (target.y, -4)))
+    inside = (x > 0) & (x < WIDTH) & (y > 0) & (y < HEIGHT)
+    exact = near.values[y[inside], x[inside]]
+    assert np.abs(found.near[inside] - exact).max() < 0.07  # cells lie between two pixels
+    assert found.near[inside & (y > 46) & (y < 49) & (x > 92) & (x < 127)].min() == 1
 
 
 def test_costs_of_traces_grow_with_their_error_and_blur(target):

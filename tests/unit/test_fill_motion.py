@@ -1,5 +1,6 @@
 """Motion between two frames, and what its neighbours say of it."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -9,12 +10,13 @@ from combcn_core.fill.motion import (
     AGREEMENT_PIXELS,
     CONTEXT_PIXELS,
     GRID_STEP,
+    MARGIN_PIXELS,
     SIDE_PIXELS,
     dense_flow,
     speed,
     trusted_flow,
 )
-from combcn_core.pixels import Box, covers, grid
+from combcn_core.pixels import Box, PackedMask, covers, grid
 
 from ..scene import Scene, box_masks, make_motion, motion_of
 
@@ -67,6 +69,7 @@ def test_find_motion_at_reduced_resolution_against_true_motion(monkeypatch):
     height, width = 130, 180
     clip = Scene(8, shortest_pixels=12).clip(2, height, width, (2.4, -3.3))
     masks = box_masks(2, height, width, 40, 60, 80, 121)
+    clip[0][masks[0]], clip[1][masks[1]] = 0, 1  # the hole holds anything
     forward, backward = motion_of(*clip, *masks)
     assert forward.field.shape[1] < forward.box.width
     for motion, sign in ((forward, -1), (backward, 1)):
@@ -320,3 +323,27 @@ def test_places_that_are_sampled_have_their_flow_and_are_inside():
     place = np.array([(0.9, 5), (1, 1), (16, 11), (16.1, 5), (5, 11.1), (5, 0.9), (8, 6)])
     found = motion_module._within(place, (18, 13))
     assert found.tolist() == [False, True, True, False, False, False, True]
+
+
+def test_view_at_half_the_size_is_of_known_pixels():
+    random = np.random.default_rng(9)
+    frame = cv2.GaussianBlur(random.random((60, 80, 3), np.float32), (0, 0), 3)
+    hole = np.zeros((60, 80), bool)
+    hole[21:40, 31:48] = True  # ends within cells
+    hidden = frame.copy()
+    hidden[hole] = random.random((int(hole.sum()), 3))
+    view = motion_module._view(hidden, PackedMask.of(hole), Box(0, 0, 60, 80), (40, 30))
+    parts = frame.reshape(30, 2, 40, 2, 3).mean((1, 3)) @ (0.299, 0.587, 0.114)
+    known = ~hole.reshape(30, 2, 40, 2).any((1, 3))
+    assert np.abs(view.gray - 255 * parts)[known].max() <= 0.51
+    near = np.array(
+        [[np.hypot(*(np.argwhere(~known) - (y, x)).T).min() for x in range(40)] for y in range(30)]
+    )
+    assert view.near[near <= MARGIN_PIXELS - 1].all()
+    assert not view.near[near > MARGIN_PIXELS + 1].any()
+    # Soft colours are means of known ones, in and beside the hole too.
+    colors = frame.reshape(30, 2, 40, 2, 3).mean((1, 3))
+    assert np.abs(view.soft - colors)[near > 9].max() < 0.1
+    other = motion_module._view(frame, PackedMask.of(hole), Box(0, 0, 60, 80), (40, 30))
+    for one, two in zip(view, other, strict=True):
+        np.testing.assert_array_equal(one, two)

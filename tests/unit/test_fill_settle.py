@@ -149,7 +149,7 @@ def test_points_that_land_against_a_loop():
     field[..., 2] = random.choice([0.05, 0.06, 0.3, 3.0], (30, 40))
     coming = make_motion(30, 40, field, affine=(-0.6, 0.3))
     now = random.uniform(-1, 1, (height, width, 3)).astype(np.float32)
-    now[..., 2] = random.choice([0.0, 0.2, 5.0], (height, width))
+    now[..., 2] = random.choice([0.0, 0.065, 0.2, 5.0], (height, width))
     here = make_motion(height, width, now, affine=(0.5, -0.2))
     points = random.integers(0, height + 3, count), random.integers(0, width + 3, count)
     found, changed = _land((0, 4), {(0, 4): here}, {(1, 5): (coming, points)})

@@ -371,3 +371,10 @@ def test_arrays_of_a_clip_and_back(dtype):
     wanted = "float32" if dtype.is_floating_point else str(dtype).removeprefix("torch.")
     assert [str(frame.dtype) for frame in frames] == [wanted] * 2
     assert torch.equal(to_tensor(frames, clip), clip)
+
+
+def test_arrays_of_a_tensor_that_needs_its_gradient():
+    images = random_images(torch.float32).requires_grad_()
+    for frame, image in zip(to_arrays(images), images, strict=True):
+        np.testing.assert_array_equal(frame, image.detach().numpy())
+        assert frame.flags.c_contiguous
