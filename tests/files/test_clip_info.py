@@ -201,6 +201,22 @@ def test_alpha_turns_with_its_picture(tmp_path):
 
 
 @needs_ffmpeg
+@pytest.mark.parametrize(
+    ("codec", "sampling", "expected"),
+    [("ffvhuff", "yuv422p", "tff"), ("ffvhuff", "yuv444p", "tff"), ("ffvhuff", "yuv420p", "")],
+)
+def test_fields_that_the_container_alone_tells(tmp_path, codec, sampling, expected):
+    """Frames of 4:2:0 whose fields share chroma are taken for whole ones, unless they say so."""
+    ffmpeg(
+        "-f", "lavfi", "-i", "testsrc2=size=48x32:rate=25:duration=0.2", "-pix_fmt", sampling,
+        "-c:v", codec, "-field_order", "tt", tmp_path / "a.mov",
+    )  # fmt: skip
+    with av.open(str(tmp_path / "a.mov")) as container:
+        assert not next(container.decode(video=0)).interlaced_frame
+    assert open_reader(tmp_path / "a.mov").info.field_order == expected
+
+
+@needs_ffmpeg
 @pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
 def test_alpha_beside_the_picture_of_webm(tmp_path, codec):
     """FFmpeg's own decoders of these leave it out."""
