@@ -79,15 +79,21 @@ class VideoReader(FrameReader):
     def _items(self) -> Generator[Frame, None, None]:
         wanted = self.info.read_indices
         first, last = wanted[0], wanted[-1]
-        keys = [pts for index, pts in self._scan.keyframes if 0 < index <= first]
+        keys: list[tuple[int, int | None]] = [
+            (index, pts) for index, pts in self._scan.keyframes if 0 < index <= first
+        ]
         reformatter = VideoReformatter()
         num_yielded = 0
-        for start in [*keys[-1:], None]:  # pts; None is the start of the file
+        for key, start in [*keys[-1:], (0, None)]:  # None is the start of the file
+            latest = key
             for index, frame in self._decode(start):
                 if index > last:
                     break
-                if num_yielded == 0 and start is not None and index > first:
-                    break  # a stream that is refreshed bit by bit shows nothing at first
+                # A stream that is refreshed bit by bit shows nothing at first, and what FFmpeg
+                # shows then is not always whole.
+                if num_yielded == 0 and start is not None and index > latest:
+                    break
+                latest = first
                 if index >= first:
                     picture = self._picture(frame, index, reformatter)
                     stored = self._rgba(picture, frame) if self._with_alpha else None
