@@ -112,10 +112,13 @@ REASONS: dict[str, dict[str, str]] = {
     },
     "clips.color": {
         "_STRIPE_PIXELS * box.width": "rows at a time: a matter of speed",
+        "_STRIPE_PIXELS = 2**17": "rows at a time: a matter of speed",
+        "if blocks == flat.shape[2]": "with nothing left over, the longer way makes the same",
         "height > 576 else 6": "5 and 6 are one matrix",
     },
     "clips.decode": {
-        "('NONE' if not name in": "with threads, chance says how much of what is broken is noticed"
+        "('NONE' if not name in": "with threads, chance says how much of what is broken is noticed",
+        "crc32(packet[:stop]": "after slices that are whole, the checksum is where it began",
     },
     "fill.motion": {
         "-> CONTEXT_PIXELS = 65": TUNED,
@@ -141,7 +144,10 @@ REASONS: dict[str, dict[str, str]] = {
         "values.size > 2)": "no frame has two pixels",
         "-> ages = np.ones(len(rows)": "the age of what is seen nowhere is never read",
     },
-    "clips.scan": {"-> if (counted or timed)": NO_SUCH_FILES},
+    "clips.scan": {
+        "-> if (counted or timed)": NO_SUCH_FILES,
+        "-> is_mp4 = ('mp4' not in": "of the files at hand, decoding times alone depend on it",
+    },
     "clips.write": {"self._container = None -> pass": TWICE},
     "clips.tracks": {
         "min(96001, 4 * rate)": TUNED,
