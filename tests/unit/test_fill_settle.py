@@ -182,6 +182,21 @@ def test_points_that_land_against_a_loop():
     assert changed[where].all()
 
 
+def test_what_lands_less_sure_than_what_is_there_counts_for_nothing():
+    field = np.zeros((9, 13, 3), np.float32)
+    field[5, 5] = 0, 0, 0.05
+    field[5, 6] = -1, 0, 0.06  # to the same place
+    now = np.zeros((9, 13, 3), np.float32)
+    # With what is added for landing, one of them is surer than this.
+    now[5, 5] = 0.3, 0.3, (np.hypot(0.05, LEAST_SETTLE_PIXELS) + 0.06) / 2 + 0.003
+    points = np.array([5, 5]), np.array([5, 6])
+    coming, here = make_motion(9, 13, field), make_motion(9, 13, now)
+    found, _ = _land((0, 4), {(0, 4): here}, {(1, 5): (coming, points)})
+    np.testing.assert_allclose(
+        found.field[5, 5], (0, 0, np.hypot(0.05, LEAST_SETTLE_PIXELS)), atol=1e-6
+    )
+
+
 def test_relation_predicts_by_its_coefficients():
     random = np.random.default_rng(4)
     coefficients = random.standard_normal((5, 2)).astype(np.float32)
