@@ -136,10 +136,15 @@ REASONS: dict[str, dict[str, str]] = {
         "-> SETTLE_ROUNDS = 9": TUNED,
         "-> SETTLE_PIXELS = 1.5": TUNED,
         "-> RELATION_STEP, LEAST_POINTS = 4": TUNED,
+        "-> RELATION_STEP, LEAST_POINTS = 3, 61": TUNED,
         "-> first = RELATION_STEP // 3": "the same of a step of three",
         "reshape(-2, 3)": ANY_NEGATIVE,
     },
-    "fill.merge": {"reshape(*shape, -2)": ANY_NEGATIVE},
+    "fill.choose": {"-> BLUR_COST = 21.0": TUNED, "-> RING_CELLS = 3": TUNED},
+    "fill.merge": {
+        "reshape(*shape, -2)": ANY_NEGATIVE,
+        "DOUBT_SHIFT = 10.0, 4.0, 8, 1.5": TUNED,
+    },
     "fill.trace": {
         "values.size > 2)": "no frame has two pixels",
         "-> ages = np.ones(len(rows)": "the age of what is seen nowhere is never read",

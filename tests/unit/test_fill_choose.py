@@ -208,6 +208,15 @@ def test_cost_of_a_source_that_is_off_by_the_same_everywhere(target, step):
     assert (near[0] | near[1])[target.hole].all()
 
 
+def test_a_frame_far_off_that_fits_better_is_chosen_and_of_two_alike_the_nearer(target):
+    near = FAR_FROM_HOLES | dict.fromkeys(range(10, 30), FAR_FROM_HOLES[0])
+    worse = (target.soft + np.float32([0.04, -0.04, 0.04])).astype(np.float32)  # ten grey levels
+    for beside, expected in ((worse, 24), (target.soft, 4)):
+        sources = [registered(target, 4, beside), registered(target, 24, target.soft)]
+        found = choose(target, candidates_of(target, 2, sources, near), 1.0)
+        assert (found.source[target.hole] == expected).all()
+
+
 def test_candidates_know_how_near_their_places_are_to_a_hole(target):
     hole = np.zeros((HEIGHT, WIDTH), bool)
     hole[45:50, 90:130] = True
