@@ -51,7 +51,9 @@ def _yuv(info: ClipInfo) -> str:
 
 def _h264(info: ClipInfo) -> Settings:
     # x264's macroblock tree reads memory that it has not set: the same frames become other files.
-    options = {"preset": "medium", "x264-params": "mbtree=0"}
+    # Smaller dead zones keep more of the grain than its trellis does, in less time.
+    parameters = "mbtree=0:trellis=0:deadzone-inter=11:deadzone-intra=6"
+    options = {"preset": "medium", "x264-params": parameters}
     pixel_format = _yuv(info)
     if info.field_order:
         options["x264-params"] += f":{info.field_order}=1"

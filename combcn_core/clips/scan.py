@@ -62,8 +62,7 @@ class Opened(NamedTuple):
     @classmethod
     def of(cls, path: Path) -> Opened:
         """Open a file and decode its first frame."""
-        # The full path, so that a colon in a file name is no protocol.
-        container = av.open(str(path.absolute()), metadata_errors="ignore")
+        container = _open(path)
         try:
             stream = _video_stream(container, path)
             decoder = Decoder(stream)
@@ -226,11 +225,19 @@ def _scan(opened: Opened, path: Path, decode_all: bool) -> Scan | None:
 
 def _packets(container: InputContainer, path: Path) -> Iterator[Packet[Any]]:
     """The packets of an open file, from its start, whatever was read of it."""
-    # All that FFmpeg decodes frames for on opening is known; of others, times depend on it.
-    is_mp4 = "mp4" in container.format.name.split(",")
-    options = {"skip_frame": "all"} if is_mp4 else {}
-    with av.open(str(path), metadata_errors="ignore", options=options) as again:
+    with _open(path) as again:
         yield from again.demux()
+
+
+def _open(path: Path) -> InputContainer:
+    """Open a file; the container tells of its frames."""
+    # The full path, so that a colon in a file name is no protocol.
+    name = str(path.absolute())
+    container = av.open(name, metadata_errors="ignore", options={"skip_frame": "all"})
+    if "mp4" in container.format.name.split(","):
+        return container  # which says all that FFmpeg decodes the first frames for
+    container.close()
+    return av.open(name, metadata_errors="ignore")
 
 
 def _states_more(

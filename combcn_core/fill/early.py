@@ -12,7 +12,7 @@ from combcn_core.fill.settle import SETTLE_ROUNDS, settle
 from combcn_core.fill.threads import one_thread
 from combcn_core.pixels import PackedMask, Stored
 
-SETTLE_FRAMES = 32  # whose flow is settled at a time; more take more memory and less time
+SETTLE_FRAMES = 24  # whose flow is settled at a time; more take more memory and less time
 WAITING_PAIRS = 8  # at most; then reading waits
 
 Raw: TypeAlias = tuple[Motion, Motion] | None  # from a frame to the next, and back; None: no holes
