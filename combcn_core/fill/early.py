@@ -3,44 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from typing import TypeAlias
 
-from combcn_core.fill.motion import Motion, find_motion
-from combcn_core.fill.settle import SETTLE_ROUNDS, settle
+from combcn_core.fill.motion import find_motion
+from combcn_core.fill.settle import SETTLE_ROUNDS, Raw, Settled, settled_motions
 from combcn_core.fill.threads import one_thread
 from combcn_core.pixels import PackedMask, Stored
 
 SETTLE_FRAMES = 24  # whose flow is settled at a time; more take more memory and less time
 WAITING_PAIRS = 8  # at most; then reading waits
-
-Raw: TypeAlias = tuple[Motion, Motion] | None  # from a frame to the next, and back; None: no holes
-Settled: TypeAlias = tuple[Motion | None, Motion | None]  # to the next frame, and to the one before
-
-
-def settled_motions(
-    raw: Mapping[int, Raw], frames: Sequence[int], map_: Callable[..., Iterable]
-) -> dict[int, Settled]:
-    """Settle the motion of frames, as it is kept.
-
-    Args:
-        raw: measured motion by the first frame of each pair; a frame depends on those of the
-            `SETTLE_ROUNDS` pairs before it and after it, and one more.
-        frames: to be settled.
-        map_: `map`, or that of a pool of workers.
-    """
-    forward, backward = {}, {}
-    for t, pair in raw.items():
-        if pair is not None:
-            forward[t], backward[t + 1] = pair
-    forward, backward = settle(forward, backward, frames, map_)
-
-    def kept(t: int) -> Settled:
-        ahead, back = forward.get(t), backward.get(t)
-        return ahead and ahead.kept(), back and back.kept()
-
-    return dict(zip(frames, map_(kept, frames), strict=True))
 
 
 def motion_between(first: Stored, second: Stored, one: PackedMask, two: PackedMask) -> Raw:

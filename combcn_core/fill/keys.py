@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from combcn_core.fill.choose import SourceMap
-from combcn_core.fill.early import Settled
 from combcn_core.fill.levels import Levels
 from combcn_core.fill.register import Registered, Small, Target, homography_of
+from combcn_core.fill.settle import Settled
 from combcn_core.fill.trace import SURE_ERROR, Trace, error_unit
 from combcn_core.pixels import Array, Mask
 

@@ -35,6 +35,8 @@ LEAST_COVER = 0.2  # of a grid point; less is the edge of something beside it
 # what neighbouring frames tell.
 DOUBT_POINTS = 12
 
+Raw: TypeAlias = tuple[Motion, Motion] | None  # from a frame to the next, and back; None: no holes
+Settled: TypeAlias = tuple[Motion | None, Motion | None]  # to the next frame, and to the one before
 Way: TypeAlias = tuple[int, int]  # which motion: 0 to the next frame, 1 to the one before; of t
 _T = TypeVar("_T")
 
@@ -110,6 +112,30 @@ def relate(motion: Motion, other: Motion) -> Relation:
     # By the larger eigenvalue: how much longer an error to the other side gets on this one.
     growth = max(1.0, float(np.abs(np.linalg.eigvals(found[3:])).max()))
     return Relation(found.astype(np.float32), typical, growth)
+
+
+def settled_motions(
+    raw: Mapping[int, Raw], frames: Sequence[int], map_: Callable[..., Iterable]
+) -> dict[int, Settled]:
+    """Settle the motion of frames, as it is kept.
+
+    Args:
+        raw: measured motion by the first frame of each pair; a frame depends on those of the
+            `SETTLE_ROUNDS` pairs before it and after it, and one more.
+        frames: to be settled.
+        map_: `map`, or that of a pool of workers.
+    """
+    forward, backward = {}, {}
+    for t, pair in raw.items():
+        if pair is not None:
+            forward[t], backward[t + 1] = pair
+    forward, backward = settle(forward, backward, frames, map_)
+
+    def kept(t: int) -> Settled:
+        ahead, back = forward.get(t), backward.get(t)
+        return ahead and ahead.kept(), back and back.kept()
+
+    return dict(zip(frames, map_(kept, frames), strict=True))
 
 
 def settle(

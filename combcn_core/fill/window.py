@@ -8,18 +8,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from combcn_core.fill.early import (
-    SETTLE_FRAMES,
-    EarlyMotion,
-    Raw,
-    Settled,
-    motion_between,
-    settled_motions,
-)
+from combcn_core.fill.early import SETTLE_FRAMES, EarlyMotion, motion_between
 from combcn_core.fill.keys import KEY_STEP, SHARP_FRAMES, Key, LevelChain, key_near
 from combcn_core.fill.levels import Levels
 from combcn_core.fill.motion import Motion, speed
-from combcn_core.fill.settle import SETTLE_ROUNDS
+from combcn_core.fill.settle import SETTLE_ROUNDS, Raw, Settled, settled_motions
 from combcn_core.fill.threads import one_thread, parallel
 from combcn_core.fill.trace import Trace, trace
 from combcn_core.pixels import Array, Mask, PackedMask, PackedMasks, Patch, Stored
