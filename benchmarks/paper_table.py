@@ -1,6 +1,6 @@
 """The paper's table on footage of your own: l1 in the hole, 0..255, at the paper's settings.
 
-    python -m benchmarks.paper_table DATA --weights JOINT --weights-2dcn 2DCN [--output FOLDER]
+    python -m benchmarks.paper_table DATA --weights JOINT --weights-2dcn 2DCN [--fill smooth]
 
 128x128, 32 frames, networks alone: 3DCN (upsampled), 2DCN, CombCN, the smooth fill that they may
 start from, Telea, Navier-Stokes; one box for all frames, then another box in each. Mean over the
@@ -57,12 +57,20 @@ def main() -> None:
     parser.add_argument("--weights", required=True, help="a name or a path")
     parser.add_argument("--weights-2dcn", required=True, help="as --weights")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--fill",
+        choices=("rest", "smooth"),
+        default="rest",
+        help="what networks start from; smooth: each frame filled alone, so that of other frames "
+        "2DCN knows nothing and CombCN what guidance tells it",
+    )
     parser.add_argument("--output", type=Path, default=Path("paper_table"))
     args = parser.parse_args()
     config = EvaluateConfig(
         methods=tuple(COLUMNS),
         holes=tuple(HOLES),
         seeds=tuple(args.seeds),
+        fill=args.fill,
         frames=32,
         size=(128, 128),
     )
@@ -75,7 +83,9 @@ def main() -> None:
         progress=lambda done, total: print(f"\r{done} of {total}", end="", file=sys.stderr),
     )
     print(file=sys.stderr)
-    print(f"l1 in the hole, 0..255, 128x128, 32 frames. {describe_scores(scores)}")
+    print(
+        f"l1 in the hole, 0..255, 128x128, 32 frames, --fill {args.fill}. {describe_scores(scores)}"
+    )
     for hole in HOLES:
         print_table(scores, hole)
 

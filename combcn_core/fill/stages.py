@@ -16,6 +16,7 @@ from combcn_core.fill.carry import CARRY_FRAMES, fill_with_texture, find_ways
 from combcn_core.fill.cuts import find_shots
 from combcn_core.fill.keys import KEY_STEP
 from combcn_core.fill.propagate import Propagation
+from combcn_core.fill.smooth import fill_smoothly
 from combcn_core.fill.unseen import fill_unseen
 from combcn_core.fill.window import Window
 from combcn_core.masks import check_clip, to_arrays, to_tensor
@@ -83,6 +84,21 @@ def fill_rest(images: Tensor, masks: Tensor, *, on_progress: OnShare | None = No
         part = part_of(on_progress, start / len(frames), stop / len(frames))
         filled += fill_unseen(window, known, start, stop, start, part).values()
     return _filled(images, holes, filled)
+
+
+def fill_each_frame(images: Tensor, masks: Tensor) -> Tensor:
+    """Fill holes smoothly, each frame from its own surroundings alone; fast, and it flickers.
+
+    Args:
+        images: (T, H, W, 3), as in `inpaint`.
+        masks: (T, H, W) or (H, W), 1 inside the hole.
+
+    Returns:
+        As images; known pixels untouched.
+    """
+    holes = check_clip(images, masks)
+    pairs = zip(to_arrays(images), holes.numpy(), strict=True)
+    return _filled(images, holes, [fill_smoothly(Patch.of(frame), hole) for frame, hole in pairs])
 
 
 def synthesize_texture(

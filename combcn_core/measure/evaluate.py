@@ -34,7 +34,7 @@ from combcn_core.clips.pictures import (
     xt_slice,
 )
 from combcn_core.clips.video import PathLike
-from combcn_core.fill.stages import fill_rest
+from combcn_core.fill.stages import fill_each_frame, fill_rest
 from combcn_core.masks import composite
 from combcn_core.measure import metrics
 from combcn_core.measure.scores import Score, ScoreBook, Sheet, write_page
@@ -50,7 +50,7 @@ from combcn_core.measure.trials import (
 )
 from combcn_core.networks.inference import InferenceModel, Model, fast_precision
 from combcn_core.networks.layers import CombCN
-from combcn_core.networks.restore import infer_temporal, upsample_guidance
+from combcn_core.networks.restore import infer_temporal, restore_detail, upsample_guidance
 from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
 from combcn_core.version import RESULTS_VERSION
 
@@ -180,6 +180,8 @@ def _choose_methods(
         identity = digest(method, str(RESULTS_VERSION))
         if method in ("combcn", "no-network"):
             identity = digest(identity, config.unseen)
+        elif method not in CLASSICAL and config.fill != "rest":
+            identity = digest(identity, config.fill)
         networks = given[WEIGHTS[method]] if method in WEIGHTS else None
         if networks is None:
             uses[method] = _Use(None, identity)
@@ -205,19 +207,31 @@ def fill(
         As images.
     """
     pipeline = InpaintConfig(unseen=config.unseen, device=config.device, precision=config.precision)
-    networks_alone = replace(pipeline, propagate=False, unseen="smooth", match_grain=False)
     if method == "combcn":
         return inpaint(images, holes, model, pipeline)
     if method == "no-network":
         return inpaint(images, holes, None, pipeline)
-    if method == "smooth":
-        return fill_rest(images, holes)
     if method in CLASSICAL:
         return _fill_classically(images, holes, CLASSICAL[method])
+    if method == "smooth":
+        return _start(images, holes, config)
     assert model is not None
-    if method == "3dcn":
-        return _fill_temporal(images, holes, _prepare(model, config))
-    return inpaint(images, holes, model, networks_alone)
+    if method != "3dcn" and config.fill == "rest":
+        alone = replace(pipeline, propagate=False, unseen="smooth", match_grain=False)
+        return inpaint(images, holes, model, alone)
+    prepared = _prepare(model, config)
+    given = _start(images, holes, config) if model.config.input_fill == "classical" else images
+    coarse = infer_temporal(prepared, given, holes) if method != "2dcn" else None
+    if method != "3dcn":
+        return restore_detail(prepared, given, holes, coarse)
+    assert coarse is not None
+    height, width = images.shape[1:3]
+    return composite(upsample_guidance(coarse, (height, width)), images, holes)
+
+
+def _start(images: Tensor, holes: Tensor, config: EvaluateConfig) -> Tensor:
+    """What networks alone start from."""
+    return (fill_rest if config.fill == "rest" else fill_each_frame)(images, holes)
 
 
 def _fill_classically(images: Tensor, holes: Tensor, flag: int) -> Tensor:
@@ -226,14 +240,6 @@ def _fill_classically(images: Tensor, holes: Tensor, flag: int) -> Tensor:
         for image, hole in zip(images.numpy(), holes.numpy(), strict=True)
     ]
     return torch.from_numpy(np.stack(filled))
-
-
-def _fill_temporal(images: Tensor, holes: Tensor, model: InferenceModel) -> Tensor:
-    """Fill holes with 3DCN's frames, brought to full size."""
-    given = fill_rest(images, holes) if model.config.input_fill == "classical" else images
-    height, width = images.shape[1:3]
-    coarse = infer_temporal(model, given, holes)
-    return composite(upsample_guidance(coarse, (height, width)), images, holes)
 
 
 def _prepare(model: Model, config: EvaluateConfig) -> InferenceModel:

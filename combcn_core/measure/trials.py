@@ -45,6 +45,10 @@ class EvaluateConfig:
     unseen: Literal["texture", "smooth"] = "texture"
     """What combcn and no-network put where no frame shows anything, as in
     `InpaintConfig`; networks and 2dcn show what the networks predict."""
+    fill: Literal["rest", "smooth"] = "rest"
+    """What networks, 3dcn and 2dcn start from, and what smooth shows: rest, the smooth fill of the
+    pipeline, which other frames help to make; smooth, one of each frame alone, so that as in the
+    paper networks know of other frames what guidance tells them."""
     grow_pixels: int = 2
     """Grow the masks of removals by this many pixels, to cover soft edges."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -55,6 +59,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.unseen not in ("texture", "smooth"):
             raise ValueError(f"unseen is {self.unseen!r}; give 'texture' or 'smooth'.")
+        if self.fill not in ("rest", "smooth"):
+            raise ValueError(f"fill is {self.fill!r}; give 'rest' or 'smooth'.")
         for name, known in (("methods", METHODS), ("holes", get_args(Hole))):
             for value in getattr(self, name):
                 if value not in known:

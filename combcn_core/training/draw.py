@@ -16,10 +16,9 @@ import numpy.typing as npt
 import torch
 
 from combcn_core.fill.cuts import is_cut
-from combcn_core.fill.smooth import fill_smoothly
-from combcn_core.fill.stages import fill_rest, propagate
+from combcn_core.fill.stages import fill_each_frame, fill_rest, propagate
 from combcn_core.masks import downsample_known
-from combcn_core.pixels import Mask, Patch, Pixels
+from combcn_core.pixels import Mask, Pixels
 from combcn_core.training.config import DataConfig, FillKind
 from combcn_core.training.footage import Source, read_frames, reason, shrink
 from combcn_core.training.holes import make_holes
@@ -148,11 +147,7 @@ def _fill(frames: Pixels, holes: Mask, kind: FillKind) -> tuple[Pixels, Mask]:
         return filled.numpy(), remaining.numpy()
     if kind == "rest":
         return fill_rest(images, masks).numpy(), holes
-    smooth = [
-        fill_smoothly(Patch.of(frame), hole).whole()
-        for frame, hole in zip(frames, holes, strict=True)
-    ]
-    return np.stack(smooth), holes
+    return fill_each_frame(images, masks).numpy(), holes
 
 
 def _with_coarse(

@@ -21,12 +21,14 @@ import torch
 from skimage.metrics import structural_similarity
 
 from combcn_core import cli
+from combcn_core.fill.smooth import fill_smoothly
 from combcn_core.measure import evaluate as module
 from combcn_core.measure.evaluate import evaluate, fill
 from combcn_core.measure.scores import Score, describe_scores, format_table, summarize
 from combcn_core.measure.trials import EvaluateConfig, find_clips
 from combcn_core.networks.checkpoint import save_model
 from combcn_core.networks.layers import CombCN, NetworkConfig
+from combcn_core.pixels import Patch
 from combcn_core.shot import InpaintConfig, inpaint
 from combcn_core.training.holes import make_holes
 
@@ -271,6 +273,35 @@ def test_networks_are_those_of_the_pipeline(data, tmp_path, input_fill):
     no_network = fill("no-network", images, holes, None, config)
     assert torch.equal(no_network, inpaint(images, holes))
     assert not torch.equal(no_network, fill("combcn", images, holes, model, config))
+
+
+def test_networks_that_start_from_single_frames_know_others_by_guidance_alone(data, tmp_path):
+    images, holes = clip_and_hole()
+    changed = images.clone()
+    changed[-1] = 255 - changed[-1]
+    config = EvaluateConfig(
+        fill="smooth", methods=("smooth", "2dcn"), holes=("box",), seeds=(0,), frames=4
+    )
+    guided, alone = (model_of(g, input_fill="classical", guidance=bool(g)) for g in (1, 0))
+    for networks in (guided, alone):
+        for net in (networks.temporal, networks.detail):  # as if trained
+            for parameter in net.parameters():
+                torch.nn.init.normal_(parameter, std=0.1)
+
+    def first_frame(method, model, clip):
+        return fill(method, clip, holes, model, config)[0]
+
+    uses = {"smooth": (None, False), "2dcn": (alone, False), "networks": (guided, True)}
+    for method, (model, knows_others) in uses.items():
+        one, other = (first_frame(method, model, clip) for clip in (images, changed))
+        assert torch.equal(one, other) != knows_others, method
+    smooth = first_frame("smooth", None, images)
+    expected = fill_smoothly(Patch.of(images[0].numpy()), holes[0].numpy()).whole()
+    assert np.array_equal(smooth, expected)
+    scores = evaluate(data / "pan.mkv", tmp_path / "out", config, model_2dcn=alone)
+    rest = dataclasses.replace(config, fill="rest")
+    others = evaluate(data / "pan.mkv", tmp_path / "out", rest, model_2dcn=alone)
+    assert all(one.key != other.key for one, other in zip(scores, others, strict=True))
 
 
 def test_untrained_residual_networks_score_like_no_network(data, tmp_path):
@@ -620,6 +651,7 @@ def test_find_clips(data, tmp_path):
         ({"holes": ("star",)}, "holes has 'star'"),
         ({"holes": ()}, "holes is empty"),
         ({"holes": ("box", "box")}, "each one once"),
+        ({"fill": "wall"}, "fill is 'wall'; give 'rest' or 'smooth'"),
         ({"unseen": "wall"}, "unseen is 'wall'; give 'texture' or 'smooth'"),
         ({"seeds": ()}, "seeds is"),
         ({"seeds": (-1,)}, "seeds is"),
