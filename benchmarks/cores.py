@@ -50,6 +50,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--against", type=Path, metavar="CHECKOUT")
     arguments = parser.parse_args()
+    names = [run.name for run in STANDARD]
+    if unknown := set(arguments.only).difference(names):
+        parser.error(f"there is no case {', '.join(unknown)}; give {'; '.join(names)}.")
     here = Path(__file__).parents[1]
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
