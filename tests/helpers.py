@@ -1,6 +1,8 @@
 """Functions that several files of tests share; fixtures are in conftest.py."""
 
 import contextlib
+import json
+import subprocess
 import time
 
 import av
@@ -32,6 +34,23 @@ def write_video(path, frames, codec=None, pixel_format=None, options=None):
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
     return path
+
+
+def ffmpeg(*arguments):
+    command = ["ffmpeg", "-v", "error", "-y", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def probe(path, *arguments):
+    """What ffprobe says, as JSON."""
+    command = ["ffprobe", "-v", "error", "-of", "json", *arguments, str(path)]
+    return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
+
+
+def streams(path, kind=None):
+    found = probe(path, "-show_streams")["streams"]
+    return [stream for stream in found if kind is None or stream["codec_type"] == kind]
 
 
 def planar_frame(planes, pixel_format):

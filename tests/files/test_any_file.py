@@ -4,7 +4,6 @@ What comes out is looked at with ffprobe and ffmpeg, which share nothing with th
 """
 
 import contextlib
-import json
 import os
 import shutil
 import struct
@@ -23,28 +22,13 @@ from combcn_core.clips.formats import CODECS, CONTAINERS
 from combcn_core.clips.video import ClipInfo, open_reader, open_writer
 from combcn_core.clips.write import usual_priority
 
+from ..helpers import ffmpeg, probe, streams
+
 pytestmark = pytest.mark.skipif(
     shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None, reason="needs ffmpeg"
 )
 PICTURE = ["-f", "lavfi", "-i", "testsrc2=size=64x48:rate=25:duration=0.4"]
 HDR10 = "master-display=G(8500,39850)B(6550,2300)R(35400,14600)WP(15635,16450)L(10000000,50)"
-
-
-def ffmpeg(*arguments):
-    command = ["ffmpeg", "-v", "error", "-y", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-
-
-def probe(path, *arguments):
-    """What ffprobe says, as JSON."""
-    command = ["ffprobe", "-v", "error", "-of", "json", *arguments, str(path)]
-    return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
-
-
-def streams(path, kind=None):
-    found = probe(path, "-show_streams")["streams"]
-    return [stream for stream in found if kind is None or stream["codec_type"] == kind]
 
 
 def first_frame(path):

@@ -3,7 +3,6 @@
 Sources are made by ffmpeg, and results are looked at with ffprobe, ffmpeg and PyAV.
 """
 
-import json
 import shutil
 import subprocess
 from fractions import Fraction
@@ -14,27 +13,13 @@ import pytest
 
 from combcn_core.clips.video import open_reader, open_writer
 
+from ..helpers import ffmpeg, probe, streams
+
 pytestmark = pytest.mark.skipif(
     shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None, reason="needs ffmpeg"
 )
 PICTURE = ["-f", "lavfi", "-i", "testsrc2=size=32x32:rate=25:duration=2"]
 VIDEO = ["-c:v", "libx264", "-preset", "ultrafast"]
-
-
-def ffmpeg(*arguments):
-    command = ["ffmpeg", "-v", "error", "-y", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-
-
-def probe(path, *arguments):
-    command = ["ffprobe", "-v", "error", "-of", "json", *arguments, str(path)]
-    return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
-
-
-def streams(path, kind):
-    found = probe(path, "-show_streams")["streams"]
-    return [stream for stream in found if stream["codec_type"] == kind]
 
 
 def sound(path):
