@@ -6,7 +6,6 @@ Files are made with PyAV and ffmpeg.
 import os
 import shutil
 import struct
-import subprocess
 from fractions import Fraction
 
 import av
@@ -15,7 +14,7 @@ import pytest
 
 from combcn_core.clips.video import open_reader
 
-from ..helpers import planar_frame, write_video
+from ..helpers import ffmpeg, planar_frame, write_video
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
 
@@ -240,11 +239,6 @@ def test_alpha_beside_the_picture_of_webm(tmp_path, codec):
 
 
 # What else there is
-
-
-def ffmpeg(*arguments):
-    command = ["ffmpeg", "-v", "error", "-y", *map(str, arguments)]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
 
 
 @needs_ffmpeg
