@@ -2,7 +2,10 @@
 # What guidance is worth (REPRODUCTION.md): bash recipes/guidance.sh FOOTAGE 2DCN.safetensors FOLDER
 # FOOTAGE is clips/ of what recipes/footage.py writes, 2DCN the last stage of default_weights.sh. All
 # stages fill each frame alone, so that of other frames CombCN knows what 3DCN tells it. FOLDER gets
-# combcn.safetensors, and 2dcn.safetensors, the 2DCN trained on; about four hours on one core.
+# combcn.safetensors, and 2dcn.safetensors, the 2DCN trained on.
+# The stages were run one after another by hand; this script as a whole was not. The last of CombCN was
+# to be 1,700 steps up to its step 438, and that of 2DCN 1,500 up to its step 160, which the fall of the
+# rate depends on.
 set -euo pipefail
 footage=$1 single=$2 folder=$3
 mkdir -p "$folder"

@@ -155,7 +155,7 @@ def _scan(opened: Opened, path: Path, decode_all: bool) -> Scan | None:
     lasting: dict[int, int] = {}  # pts -> duration
     num_intact, end_seconds, damaged = 0, 0.0, False
     try:
-        for packet in _packets(container, path):
+        for packet in _packets(path):
             if packet.pts is not None:
                 end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
                 end_seconds = max(end_seconds, end)
@@ -223,8 +223,8 @@ def _scan(opened: Opened, path: Path, decode_all: bool) -> Scan | None:
     )
 
 
-def _packets(container: InputContainer, path: Path) -> Iterator[Packet[Any]]:
-    """The packets of an open file, from its start, whatever was read of it."""
+def _packets(path: Path) -> Iterator[Packet[Any]]:
+    """The packets of a file, whatever was read of it."""
     with _open(path) as again:
         yield from again.demux()
 

@@ -221,10 +221,11 @@ def fill(
         return inpaint(images, holes, model, alone)
     prepared = _prepare(model, config)
     given = _start(images, holes, config) if model.config.input_fill == "classical" else images
-    coarse = infer_temporal(prepared, given, holes) if method != "2dcn" else None
-    if method != "3dcn":
+    if method == "2dcn":
+        return restore_detail(prepared, given, holes)
+    coarse = infer_temporal(prepared, given, holes)
+    if method == "networks":
         return restore_detail(prepared, given, holes, coarse)
-    assert coarse is not None
     height, width = images.shape[1:3]
     return composite(upsample_guidance(coarse, (height, width)), images, holes)
 

@@ -372,7 +372,10 @@ def lowered(chroma):
 def test_chroma_made_half_the_size_against_weights_written_out(size, has_fields):
     chroma = np.random.default_rng(2).integers(0, 2**16, size).astype(np.uint16)
     exact, (rows, columns) = chroma.astype(float), size
-    both = lambda field: lowered(halved(field))  # noqa: E731
+
+    def both(field):
+        return lowered(halved(field))
+
     for shape, function in (
         ((rows, columns // 2), halved),
         ((rows // 2, columns), lowered),
