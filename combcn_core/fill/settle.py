@@ -18,12 +18,15 @@ import cv2
 import numpy as np
 
 from combcn_core.fill.motion import Motion, normalise
-from combcn_core.pixels import Array, Mask
+from combcn_core.pixels import Array, Mask, weighted
 
 SETTLE_ROUNDS = 8  # frames away that the flow inside a hole may be taken from
 SETTLE_PIXELS = 0.5  # error of the flow onwards where nothing tells how it goes with that back
 LEAST_SETTLE_PIXELS = 0.03  # at least, where something does; and of landing in the next frame
 RELATION_STEP, LEAST_POINTS = 3, 60  # grid points apart that a relation is measured at; of these
+# Side of the square of grid points that flow is averaged over for it, the same for both: least
+# squares take noise of the flow to the other side for a lack of depth, and what follows lags.
+RELATION_POINTS = 9
 TYPICAL = 0.6  # quantile of the errors of a relation that stands for them
 FIT_ROUNDS, FIT_SHRINKAGE = 4, 1e-3
 # Of the points that land in one place those count whose error is about the least; and of these what
@@ -86,19 +89,24 @@ def relate(motion: Motion, other: Motion) -> Relation:
         other: to the other.
     """
     height, width = motion.field.shape[:2]
-    first = RELATION_STEP // 2
-    rows, columns = np.mgrid[first:height:RELATION_STEP, first:width:RELATION_STEP].reshape(2, -1)
-    measured = motion.measured[rows, columns]
-    rows, columns = rows[measured], columns[measured]
+    rows, columns = np.mgrid[:height, :width].reshape(2, -1)
     x, y = motion.positions(rows, columns)
     there = other.sample(x, y)
     # Between grid points: hardly anything completed may be mixed in.
     known = (there[:, 2] < LEAST_SETTLE_PIXELS / 3) & other.covers(x, y)
+    known = (known & motion.measured.ravel()).reshape(height, width)
+    here, there = (
+        _averaged(field.reshape(height, width, 3)[..., :2], known)
+        for field in (motion.field, there)
+    )
+    step = slice(RELATION_STEP // 2, None, RELATION_STEP)
+    known = known[step, step]
     if np.count_nonzero(known) < LEAST_POINTS:
         return STEADY
-    x, y = normalise(x[known], y[known], motion.box)
-    terms = np.column_stack([np.ones_like(x), x, y, there[known, :2]]).astype(np.float64)
-    wanted = motion.field[rows[known], columns[known], :2].astype(np.float64)
+    x, y = (part.reshape(height, width)[step, step][known] for part in (x, y))
+    x, y = normalise(x, y, motion.box)
+    there, wanted = (part[step, step][known].astype(np.float64) for part in (there, here))
+    terms = np.column_stack([np.ones_like(x), x, y, there]).astype(np.float64)
     shrinkage = FIT_SHRINKAGE * np.eye(5)
     weights = np.ones(len(terms))
     for _ in range(FIT_ROUNDS):
@@ -112,6 +120,14 @@ def relate(motion: Motion, other: Motion) -> Relation:
     # By the larger eigenvalue: how much longer an error to the other side gets on this one.
     growth = max(1.0, float(np.abs(np.linalg.eigvals(found[3:])).max()))
     return Relation(found.astype(np.float32), typical, growth)
+
+
+def _averaged(values: Array, known: Mask) -> Array:
+    """(h, w, 2), means of the known values around each."""
+    side = RELATION_POINTS, RELATION_POINTS
+    weights = known.astype(np.float32)
+    share = np.maximum(cv2.blur(weights, side), np.float32(1e-6))
+    return weighted(cv2.blur(weighted(values, weights), side), 1 / share)
 
 
 def settled_motions(

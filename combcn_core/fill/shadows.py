@@ -42,7 +42,7 @@ LEAST_GAP, SURE_GAP = 0.1, 0.4  # by how much more than at the same place of the
 # The same of what is darker in all channels alike, as a shadow is, and by so much. Its shape may
 # change with the object's, and a long one lies where it lay for several frames.
 SHADOW_RATIO, SHADOW_TINT, SHADOW_SPREAD = 0.3, 0.5, 0.5
-LEAST_SHADOW_ALONG, SURE_SHADOW_ALONG, SURE_SHADOW_GAP = 0.4, 0.6, 0.1
+LEAST_SHADOW_ALONG, SURE_SHADOW_ALONG, SURE_SHADOW_GAP = 0.4, 0.7, 0.1
 LEAST_EXCESS, SURE_EXCESS = 1.5, 4.0  # times the median difference: water differs everywhere
 TOLERANCE_PIXELS = 2  # of the place beside the object
 EDGE_SHARE = 0.4  # of the difference nearby: less comes from the averaging
