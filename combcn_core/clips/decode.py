@@ -14,7 +14,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from combcn_core.clips.frames import MAX_FRAME_PIXELS
+from combcn_core.clips.frames import MAX_FRAME_PIXELS, ColorTags
 
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -34,6 +34,16 @@ def decodes_alpha(stream: VideoStream) -> bool:
     return stream.metadata.get("alpha_mode") == "1" and decoder in av.codecs_available
 
 
+def color_tags(context: VideoCodecContext) -> ColorTags:
+    """The colours of a stream, as known so far."""
+    return ColorTags(
+        int(context.colorspace),
+        int(context.color_range),
+        int(context.color_primaries),
+        int(context.color_trc),
+    )
+
+
 class Decoder:
     """Decodes a stream and notices what is broken."""
 
@@ -47,6 +57,7 @@ class Decoder:
         stream.codec_context.options["max_pixels"] = str(MAX_FRAME_PIXELS)  # of any later frame
         self._stream = stream
         self._context = stream.codec_context
+        self.stated = color_tags(stream.codec_context)  # by the container: frames overwrite it
         if with_alpha and decodes_alpha(stream):
             context = VideoCodecContext.create(_ALPHA_DECODERS[name], "r")
             assert isinstance(context, VideoCodecContext)

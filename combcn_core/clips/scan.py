@@ -22,7 +22,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from combcn_core.clips.color import check_matrix, has_alpha
-from combcn_core.clips.decode import Decoder, decodes_alpha, is_cut_short
+from combcn_core.clips.decode import Decoder, color_tags, decodes_alpha, is_cut_short
 from combcn_core.clips.frames import ClipInfo, ColorTags, check_frame_size
 from combcn_core.clips.hdr import read_mastering
 from combcn_core.clips.tracks import has_more_tracks
@@ -171,7 +171,7 @@ def _scan(opened: Opened, path: Path, decode_all: bool) -> Scan | None:
         damaged = True
     frames = [frame.pts for frame in coming] if decode_all else [first.pts]
     if not first.format.is_rgb:
-        check_matrix(_color_tags(first, stream), path)
+        check_matrix(_color_tags(first, stream, decoder.stated), path)
 
     packet_pts = sorted(pts for pts, _ in packets if pts is not None)
     damaged |= (
@@ -206,6 +206,7 @@ def _scan(opened: Opened, path: Path, decode_all: bool) -> Scan | None:
         info=_describe(
             container,
             stream,
+            decoder.stated,
             first,
             pts=shown if timed else [],
             indices=indices,
@@ -260,6 +261,7 @@ def _states_more(
 def _describe(
     container: InputContainer,
     stream: VideoStream,
+    stated: ColorTags,
     first: VideoFrame,
     pts: Sequence[int],
     indices: Sequence[int],
@@ -289,7 +291,7 @@ def _describe(
         dtype=np.dtype(np.uint8 if bits <= 8 else np.uint16),
         total_frames=total_frames,
         indices=indices,
-        color=replace(_color_tags(first, stream), mastering=read_mastering(first)),
+        color=replace(_color_tags(first, stream, stated), mastering=read_mastering(first)),
         full_chroma=first.format.chroma_width(2) == 2 and not first.format.name.startswith("gray"),
         sample_aspect_ratio=aspect,
         time_base=stream.time_base,
@@ -388,17 +390,33 @@ def _orientation(frame: VideoFrame) -> tuple[int, int, int, int]:
     return (1 if a > 0 else -1, 0, 0, 1 if d > 0 else -1)
 
 
-def _color_tags(frame: VideoFrame, stream: VideoStream) -> ColorTags:
+def _color_tags(frame: VideoFrame, stream: VideoStream, stated: ColorTags) -> ColorTags:
+    """The colours of a clip: of its frames, or as the container stated where these leave it open.
+
+    Args:
+        frame: its first.
+        stream: decoded as far as that.
+        stated: see `Decoder`.
+    """
     context, name = stream.codec_context, frame.format.name
-    # A ProRes frame may leave to the container what it is.
-    matrix = int(frame.colorspace if frame.colorspace != 2 else context.colorspace)
-    value_range = int(frame.color_range or context.color_range)
+    found = color_tags(context)
+    matrix = _first_named(int(frame.colorspace), found.matrix, stated.matrix)
+    value_range = int(frame.color_range or found.range or stated.range)
     if frame.format.is_rgb:
         matrix, value_range = 0, 2
     elif name.startswith("gray"):
-        matrix = matrix or 2
         if value_range == 0 and context.name not in ("h264", "hevc"):
             value_range = 2
     elif name.startswith("yuvj"):
         value_range = 2
-    return ColorTags(matrix, value_range, int(context.color_primaries), int(context.color_trc))
+    return ColorTags(
+        matrix,
+        value_range,
+        _first_named(found.primaries, stated.primaries),
+        _first_named(found.transfer, stated.transfer),
+    )
+
+
+def _first_named(*codes: int) -> int:
+    """The first code point that says something: 2 is "not stated", and 0 reserved or RGB."""
+    return next((code for code in codes if code not in (0, 2)), 2)

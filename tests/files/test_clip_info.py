@@ -318,3 +318,18 @@ def test_of_many_files_each_is_itself(tmp_path):
     for n in (19, 0, 7):
         found = [frame.pixels for frame in open_reader(paths[n])]
         assert np.array_equal(found, noise(1 + n % 4, seed=n))
+
+
+@needs_ffmpeg
+def test_colours_that_only_the_container_states(tmp_path):
+    """ProRes whose frames leave open what they are, in a MOV that says it; and as they say."""
+    source = "-f lavfi -i testsrc2=s=64x48:r=25:d=0.2 -pix_fmt yuv422p10 -c:v prores_ks"
+    color = "-color_primaries bt2020 -color_trc smpte2084 -colorspace bt2020nc -color_range tv"
+    open_frames = "colorspace=unknown:color_trc=unknown:color_primaries=unknown"
+    own = "colorspace=bt709:color_trc=bt709:color_primaries=bt709"
+    for name, metadata, expected in (("open", open_frames, (9, 9, 16)), ("own", own, (1, 1, 1))):
+        path = tmp_path / f"{name}.mov"
+        ffmpeg(*f"{source} {color} -bsf:v prores_metadata={metadata}".split(), path)
+        with open_reader(path) as reader:
+            found = reader.info.color
+        assert (found.matrix, found.primaries, found.transfer) == expected, name
