@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROWS = 160  # of frames, which are made this small; lengths below are pixels of such frames
-REACH_PIXELS = 32  # from the mask, within which effects are looked for
+REACH_PIXELS = 40  # from the mask, within which effects are looked for
 DARK = 8 / 255  # added before ratios are taken, so that noise in the dark counts little
 AREA_PIXELS = 5  # side of the square that ratios are averaged over
 LEAST_RATIO, SURE_RATIO = 0.05, 0.12  # of logarithms: to count as a difference, to start one
@@ -37,12 +37,12 @@ EVEN_LIGHT = 0.04  # of logarithms, from the median of all frames: less is left 
 COMPARED_FRAMES = (3, 6, 10, 15, 20)  # before and after: what differs is looked for there
 PASSED_PIXELS = 16  # by the object over the ground, until a frame compared counts in full
 SEEN_FRAMES = 1.0  # of such a weight, or there is too little to tell
-LEAST_ALONG, SURE_ALONG = 0.65, 0.85  # likeness beside the object, to count and to start one
+LEAST_ALONG, SURE_ALONG = 0.65, 0.9  # likeness beside the object, to count and to start one
 LEAST_GAP, SURE_GAP = 0.1, 0.4  # by how much more than at the same place of the ground
 # The same of what is darker in all channels alike, as a shadow is, and by so much. Its shape may
 # change with the object's, and a long one lies where it lay for several frames.
 SHADOW_RATIO, SHADOW_TINT, SHADOW_SPREAD = 0.3, 0.5, 0.5
-LEAST_SHADOW_ALONG, SURE_SHADOW_ALONG, SURE_SHADOW_GAP = 0.4, 0.7, 0.1
+LEAST_SHADOW_ALONG, SURE_SHADOW_ALONG, SURE_SHADOW_GAP = 0.4, 0.55, 0.1
 LEAST_EXCESS, SURE_EXCESS = 1.5, 4.0  # times the median difference: water differs everywhere
 TOLERANCE_PIXELS = 2  # of the place beside the object
 EDGE_SHARE = 0.4  # of the difference nearby: less comes from the averaging
