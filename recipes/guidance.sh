@@ -3,9 +3,10 @@
 # FOOTAGE is clips/ of what recipes/footage.py writes, 2DCN the last stage of default_weights.sh. All
 # stages fill each frame alone, so that of other frames CombCN knows what 3DCN tells it. FOLDER gets
 # combcn.safetensors, and 2dcn.safetensors, the 2DCN trained on.
-# The stages were run one after another by hand; this script as a whole was not. The last of CombCN was
-# to be 1,700 steps up to its step 438, and that of 2DCN 1,500 up to its step 160, which the fall of the
-# rate depends on.
+# The stages were run one after another by hand; this script as a whole was not. The last ones were gone
+# on with: that of CombCN was to be 1,700, 1,250, 4,500, 4,000 steps up to its steps 438, 1,250, 2,216 and
+# 2,340, about, and that of 2DCN 1,500, 1,000, 4,500, 4,000 up to 160, 1,000, 2,330 and 2,490: the rate
+# fell to 0 at 1,250 and at 1,000, and began again.
 set -euo pipefail
 footage=$1 single=$2 folder=$3
 mkdir -p "$folder"
@@ -27,8 +28,8 @@ both=(--repeats 5 --calibration-clips 200 --half --detail-frames 3 --learning-ra
 train joint --mode joint "${both[@]}" --holes box random-box random-box moving-box object \
     --seed 43 --steps 1500 --start "$folder/3dcn.safetensors" --start-detail "$single"
 mostly_boxes=(--steady-frames 0 --holes box box random-box moving-box object)
-train combcn --mode joint "${both[@]}" "${mostly_boxes[@]}" --seed 45 --steps 1250 \
+train combcn --mode joint "${both[@]}" "${mostly_boxes[@]}" --seed 45 --steps 3600 \
     --start "$folder/joint.safetensors"
 
 # For comparison, 2DCN on the same.
-train 2dcn --mode scratch "${both[@]}" "${mostly_boxes[@]}" --seed 46 --steps 1000 --start "$single"
+train 2dcn --mode scratch "${both[@]}" "${mostly_boxes[@]}" --seed 46 --steps 2900 --start "$single"
