@@ -46,10 +46,8 @@ LEAST_SHADOW_ALONG, SURE_SHADOW_ALONG, SURE_SHADOW_GAP = 0.4, 0.55, 0.1
 LEAST_EXCESS, SURE_EXCESS = 1.5, 4.0  # times the median difference: water differs everywhere
 TOLERANCE_PIXELS = 2  # of the place beside the object
 EDGE_SHARE = 0.4  # of the difference nearby: less comes from the averaging
-LEAST_SHARE = 1.0  # of the root of the object's pixels: less is noise
-# Of a part, that the two frames before or after found too, or so many pixels beside it: a shadow
-# does not go quite as its object does.
-LINK_SHARE, LINK_PIXELS = 0.5, 3
+LEAST_SHARE = 1.2  # of the root of the object's pixels: less is noise
+LINK_SHARE = 0.5  # of a part, that the two frames before or after found too
 # Beside the object its shadow is darkest, by so much, and often no other frame shows the ground.
 CONTACT_PIXELS, CONTACT_RATIO = 8, 0.6
 TRAIL_FRAMES = 8  # in which what was found is looked for at its place beside the object
@@ -432,11 +430,10 @@ def _parts(
         np.isin(labels, np.setdiff1d(labels[pixels], 0))
         for labels, pixels in zip(parts, strong, strict=True)
     ]
-    order, beside = range(len(parts)), disk(LINK_PIXELS * unit)
+    order = range(len(parts))
     for step, frames in ((1, order[1:]), (-1, order[-2::-1])):
         for number in frames:
             before = _from_near(found, tracks, number, -step)
-            before = cv2.dilate(before.astype(np.uint8), beside) > 0
             for label in np.setdiff1d(parts[number][before & ~found[number]], 0):
                 part = parts[number] == label
                 if (part & before).sum() >= LINK_SHARE * part.sum():
