@@ -3,10 +3,9 @@
 # FOOTAGE is clips/ of what recipes/footage.py writes, 2DCN the last stage of default_weights.sh. All
 # stages fill each frame alone, so that of other frames CombCN knows what 3DCN tells it. FOLDER gets
 # combcn.safetensors, and 2dcn.safetensors, the 2DCN trained on.
-# The stages were run one after another by hand; this script as a whole was not. The last ones were gone
-# on with: that of CombCN was to be 1,700, 1,250, 4,500, 4,000 steps up to its steps 438, 1,250, 2,216 and
-# 2,340, about, and that of 2DCN 1,500, 1,000, 4,500, 4,000 up to 160, 1,000, 2,330 and 2,490: the rate
-# fell to 0 at 1,250 and at 1,000, and began again.
+# The stages were run one after another by hand; this script as a whole was not. The last two were run in
+# pieces, each begun with more --steps: the rate fell to 0 at 1,250 and again at 3,600 steps of CombCN,
+# and at 1,000 and 2,900 of 2DCN.
 set -euo pipefail
 footage=$1 single=$2 folder=$3
 mkdir -p "$folder"

@@ -170,8 +170,9 @@ def _scan(opened: Opened, path: Path, decode_all: bool) -> Scan | None:
     except av.FFmpegError:
         damaged = True
     frames = [frame.pts for frame in coming] if decode_all else [first.pts]
+    color = _color_tags(first, stream, decoder.stated)
     if not first.format.is_rgb:
-        check_matrix(_color_tags(first, stream, decoder.stated), path)
+        check_matrix(color, path)
 
     packet_pts = sorted(pts for pts, _ in packets if pts is not None)
     damaged |= (
@@ -206,7 +207,7 @@ def _scan(opened: Opened, path: Path, decode_all: bool) -> Scan | None:
         info=_describe(
             container,
             stream,
-            decoder.stated,
+            color,
             first,
             pts=shown if timed else [],
             indices=indices,
@@ -261,7 +262,7 @@ def _states_more(
 def _describe(
     container: InputContainer,
     stream: VideoStream,
-    stated: ColorTags,
+    color: ColorTags,
     first: VideoFrame,
     pts: Sequence[int],
     indices: Sequence[int],
@@ -291,7 +292,7 @@ def _describe(
         dtype=np.dtype(np.uint8 if bits <= 8 else np.uint16),
         total_frames=total_frames,
         indices=indices,
-        color=replace(_color_tags(first, stream, stated), mastering=read_mastering(first)),
+        color=replace(color, mastering=read_mastering(first)),
         full_chroma=first.format.chroma_width(2) == 2 and not first.format.name.startswith("gray"),
         sample_aspect_ratio=aspect,
         time_base=stream.time_base,

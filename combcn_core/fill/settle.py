@@ -89,23 +89,22 @@ def relate(motion: Motion, other: Motion) -> Relation:
         other: to the other.
     """
     height, width = motion.field.shape[:2]
-    rows, columns = np.mgrid[:height, :width].reshape(2, -1)
-    x, y = motion.positions(rows, columns)
+    x, y = motion.positions(*np.mgrid[:height, :width].reshape(2, -1))
     there = other.sample(x, y)
     # Between grid points: hardly anything completed may be mixed in.
     known = (there[:, 2] < LEAST_SETTLE_PIXELS / 3) & other.covers(x, y)
-    known = (known & motion.measured.ravel()).reshape(height, width)
-    here, there = (
-        _averaged(field.reshape(height, width, 3)[..., :2], known)
-        for field in (motion.field, there)
-    )
+    measured = known.reshape(height, width) & motion.measured
+    both = cv2.merge([there.reshape(height, width, 3)[..., :2], motion.field[..., :2]])
+    is_known, side = measured.astype(np.float32), (RELATION_POINTS, RELATION_POINTS)
+    sums, share = cv2.blur(weighted(both, is_known), side), cv2.blur(is_known, side)
     step = slice(RELATION_STEP // 2, None, RELATION_STEP)
-    known = known[step, step]
-    if np.count_nonzero(known) < LEAST_POINTS:
+    measured = measured[step, step]
+    if np.count_nonzero(measured) < LEAST_POINTS:
         return STEADY
-    x, y = (part.reshape(height, width)[step, step][known] for part in (x, y))
+    x, y = (part.reshape(height, width)[step, step][measured] for part in (x, y))
     x, y = normalise(x, y, motion.box)
-    there, wanted = (part[step, step][known].astype(np.float64) for part in (there, here))
+    means = sums[step, step][measured] / share[step, step][measured][:, None]
+    there, wanted = np.split(means.astype(np.float64), 2, axis=1)
     terms = np.column_stack([np.ones_like(x), x, y, there]).astype(np.float64)
     shrinkage = FIT_SHRINKAGE * np.eye(5)
     weights = np.ones(len(terms))
@@ -120,14 +119,6 @@ def relate(motion: Motion, other: Motion) -> Relation:
     # By the larger eigenvalue: how much longer an error to the other side gets on this one.
     growth = max(1.0, float(np.abs(np.linalg.eigvals(found[3:])).max()))
     return Relation(found.astype(np.float32), typical, growth)
-
-
-def _averaged(values: Array, known: Mask) -> Array:
-    """(h, w, 2), means of the known values around each."""
-    side = RELATION_POINTS, RELATION_POINTS
-    weights = known.astype(np.float32)
-    share = np.maximum(cv2.blur(weights, side), np.float32(1e-6))
-    return weighted(cv2.blur(weighted(values, weights), side), 1 / share)
 
 
 def settled_motions(
