@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROWS = 160  # of frames, which are made this small; lengths below are pixels of such frames
-REACH_PIXELS = 40  # from the mask, within which effects are looked for
+REACH_PIXELS = 40  # from the mask, within which effects are looked for,
+BELOW_PIXELS = 18  # and so far below that: the ground lies below what jumps
 DARK = 8 / 255  # added before ratios are taken, so that noise in the dark counts little
 AREA_PIXELS = 5  # side of the square that ratios are averaged over
 LEAST_RATIO, SURE_RATIO = 0.05, 0.12  # of logarithms: to count as a difference, to start one
@@ -37,20 +38,22 @@ EVEN_LIGHT = 0.04  # of logarithms, from the median of all frames: less is left 
 COMPARED_FRAMES = (3, 6, 10, 15, 20)  # before and after: what differs is looked for there
 PASSED_PIXELS = 16  # by the object over the ground, until a frame compared counts in full
 SEEN_FRAMES = 1.0  # of such a weight, or there is too little to tell
-LEAST_ALONG, SURE_ALONG = 0.65, 0.9  # likeness beside the object, to count and to start one
+LEAST_ALONG, SURE_ALONG = 0.65, 0.95  # likeness beside the object, to count and to start one
 LEAST_GAP, SURE_GAP = 0.1, 0.4  # by how much more than at the same place of the ground
 # The same of what is darker in all channels alike, as a shadow is, and by so much. Its shape may
 # change with the object's, and a long one lies where it lay for several frames.
-SHADOW_RATIO, SHADOW_TINT, SHADOW_SPREAD = 0.3, 0.5, 0.5
-LEAST_SHADOW_ALONG, SURE_SHADOW_ALONG, SURE_SHADOW_GAP = 0.4, 0.55, 0.1
+SHADOW_RATIO, SHADOW_TINT, SHADOW_SPREAD = 0.15, 0.5, 0.8
+LEAST_SHADOW_ALONG, SURE_SHADOW_ALONG, SURE_SHADOW_GAP = 0.25, 0.45, 0.1
 LEAST_EXCESS, SURE_EXCESS = 1.5, 4.0  # times the median difference: water differs everywhere
+CLEAR_PIXELS = 14  # from what is only guessed, or nothing starts: the prediction is poor beside it
 TOLERANCE_PIXELS = 2  # of the place beside the object
 EDGE_SHARE = 0.4  # of the difference nearby: less comes from the averaging
-LEAST_SHARE = 1.2  # of the root of the object's pixels: less is noise
+LEAST_SHARE = 0.8  # of the root of the object's pixels: nothing smaller starts
 LINK_SHARE = 0.5  # of a part, that the two frames before or after found too
 # Beside the object its shadow is darkest, by so much, and often no other frame shows the ground.
 CONTACT_PIXELS, CONTACT_RATIO = 8, 0.6
-TRAIL_FRAMES = 8  # in which what was found is looked for at its place beside the object
+# In so many frames what was found is looked for at its place beside the object.
+TRAIL_FRAMES, TRAIL_RATIO = 8, 0.3
 SEEN_SHARE = 0.5  # of the surroundings that other frames must show
 
 
@@ -158,6 +161,7 @@ def find_effects(
     if not objects.any():
         return list(objects), []
     wide = grow(torch.from_numpy(objects), max(2.0, REACH_PIXELS * unit))
+    wide = torch.from_numpy(_extended_down(wide.numpy(), round(BELOW_PIXELS * unit)))
     frames = _evenly_lit(frames, wide.numpy())
     predicted, remaining = propagate(torch.from_numpy(frames), wide, on_progress=on_progress)
     looked = wide.numpy() & ~objects
@@ -168,6 +172,12 @@ def find_effects(
         if where.any() and known.sum() < SEEN_SHARE * where.sum()
     ]
     return _belonging(frames, objects, predicted.numpy(), sure, looked), unseen
+
+
+def _extended_down(masks: Array, pixels: int) -> Array:
+    """(T, H, W) bool: masks, and what lies below them by up to so many pixels."""
+    column, bottom = np.ones((pixels + 1, 1), np.uint8), (0, pixels)
+    return np.stack([cv2.dilate(m.astype(np.uint8), column, anchor=bottom) > 0 for m in masks])
 
 
 def _belonging(
@@ -209,6 +219,8 @@ def _belonging(
             spread[rows, columns] < SHADOW_SPREAD
         )
         is_strong |= shades & (along > SURE_SHADOW_ALONG) & (gap > SURE_SHADOW_GAP)
+        guessed = (looked[number] & ~sure[number]).astype(np.uint8)
+        is_strong &= cv2.dilate(guessed, disk(CLEAR_PIXELS * unit))[rows, columns] == 0
         weak[number, rows, columns], strong[number, rows, columns] = is_weak, is_strong
     found = _parts(weak, strong, objects, company.parts, unit)
     order = range(len(found))
@@ -238,19 +250,20 @@ def _follow_the_dark(
         left -= left > 0
         beside = cv2.dilate(objects[number].astype(np.uint8), disk(CONTACT_PIXELS * unit)) > 0
         near = (beside | (left > 0)) & ~objects[number]
-        dark = near & _darker(frames[number], near | found[number] | objects[number])
+        least = np.where(left > 0, TRAIL_RATIO, CONTACT_RATIO)
+        dark = near & _darker(frames[number], near | found[number] | objects[number], least)
         found[number] |= _joined(dark, found[number] | (left > 0), unit)
         left[found[number]] = TRAIL_FRAMES
         last = number
 
 
-def _darker(frame: Array, where: Mask) -> Mask:
-    """What is darker than the ground around a place by as much as a shadow under its object."""
+def _darker(frame: Array, where: Mask, least: Array) -> Mask:
+    """What is darker than the ground around a place, alike in all channels, by a least ratio."""
     light = frame.astype(np.float32) / 255
     ground = push_pull(light, (~where).astype(np.float32))
     darker = np.log((ground + DARK) / (cv2.GaussianBlur(light, (0, 0), 1) + DARK))
     depth = darker.mean(-1)
-    result: Mask = (depth > CONTACT_RATIO) & (np.ptp(darker, axis=-1) < SHADOW_TINT * depth)
+    result: Mask = (depth > least) & (np.ptp(darker, axis=-1) < SHADOW_TINT * depth)
     return result
 
 
@@ -420,15 +433,15 @@ def _parts(
         unit: see `ROWS`.
 
     Returns:
-        (H, W) bool each; small parts are left out, small gaps closed, and those of one frame.
+        (H, W) bool each; nothing starts from small parts, small gaps are closed, and those of one
+        frame.
     """
     parts = [
-        _large_parts(pixels, sure, LEAST_SHARE * mask.sum() ** 0.5, unit)
-        for pixels, sure, mask in zip(weak, strong, objects, strict=True)
+        _connected_parts(pixels, sure, unit) for pixels, sure in zip(weak, strong, strict=True)
     ]
     found = [
-        np.isin(labels, np.setdiff1d(labels[pixels], 0))
-        for labels, pixels in zip(parts, strong, strict=True)
+        _starts(labels, sure, LEAST_SHARE * mask.sum() ** 0.5)
+        for labels, sure, mask in zip(parts, strong, objects, strict=True)
     ]
     order = range(len(parts))
     for step, frames in ((1, order[1:]), (-1, order[-2::-1])):
@@ -444,8 +457,8 @@ def _parts(
     ]
 
 
-def _large_parts(weak: Mask, strong: Mask, least_area: float, unit: float) -> Array:
-    """(H, W): the connected parts numbered from 1, without those that are small.
+def _connected_parts(weak: Mask, strong: Mask, unit: float) -> Array:
+    """(H, W): the connected parts numbered from 1.
 
     Thin ones are noise, but not where they are sure: a car's shadow is a strip under it.
     """
@@ -453,8 +466,15 @@ def _large_parts(weak: Mask, strong: Mask, least_area: float, unit: float) -> Ar
     opened = cv2.morphologyEx(closed, cv2.MORPH_OPEN, disk(0.7 * unit))
     near_sure = cv2.dilate(strong.astype(np.uint8), disk(2 * unit))
     kept = cv2.bitwise_or(opened, cv2.bitwise_and(closed, near_sure))
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(kept)
-    return np.where(stats[labels, cv2.CC_STAT_AREA] >= least_area, labels, 0)
+    labels: Array = cv2.connectedComponents(kept)[1]
+    return labels
+
+
+def _starts(parts: Array, strong: Mask, least_area: float) -> Mask:
+    """(H, W): those parts that hold a strong pixel and are as large as that."""
+    is_large = np.bincount(parts.ravel()) >= least_area
+    labels = np.setdiff1d(parts[strong], 0)
+    return np.isin(parts, labels[is_large[labels]])
 
 
 def _from_near(found: Sequence[Mask], tracks: Sequence[Array], number: int, step: int) -> Mask:

@@ -7,7 +7,14 @@ import torch
 
 from combcn_core import cli
 from combcn_core.fill.objects import shift_between, track_objects
-from combcn_core.fill.shadows import SURE_RATIO, ShadowSize, _log_ratio, _parts, take_shadows
+from combcn_core.fill.shadows import (
+    SURE_RATIO,
+    ShadowSize,
+    _extended_down,
+    _log_ratio,
+    _parts,
+    take_shadows,
+)
 
 from ..helpers import write_pngs
 
@@ -156,6 +163,38 @@ def test_what_was_found_in_one_frame_is_followed_along_with_its_object():
     outside = np.stack([cv2.dilate(frame.astype(np.uint8), np.ones((5, 5))) for frame in expected])
     assert found[inside > 0].all()
     assert not found[outside == 0].any()
+
+
+def test_what_is_small_is_followed_but_starts_nothing():
+    objects, weak, strong = np.zeros((3, 6, 60, 90), bool)
+    for t in range(6):
+        left = 5 + 4 * t
+        objects[t, 5:35, left : left + 30] = True  # 900 pixels: parts below 24 are small
+        weak[t, 40:44, left : left + (10 if t < 3 else 5)] = True
+        weak[t, 50:54, left : left + 5] = True  # never large
+    strong[1, 42, 12] = strong[1, 52, 12] = True
+    found = np.stack(_parts(weak, strong, objects, track_objects(objects, 1.0), 1.0))
+    assert found[:, 40:44].any((1, 2)).all()
+    assert not found[:, 48:].any()
+
+
+def test_shadow_far_below_what_jumps_is_found():
+    frames, masks, effects = scene("detached")
+    high = np.zeros_like(masks)
+    high[:, :-22] = masks[:, 22:]  # 27 pixels above its shadow
+    pixels = frames.numpy().copy()
+    pixels[masks & ~high] = np.median(pixels, axis=0)[np.nonzero(masks & ~high)[1:]]
+    taken = take_shadows(torch.from_numpy(pixels), torch.from_numpy(high))
+    assert overlap(taken.masks.numpy() & ~high, effects) > 0.7
+
+
+@pytest.mark.parametrize("pixels", [0, 1, 4])
+def test_masks_are_extended_down(pixels):
+    masks = np.random.default_rng(3).random((2, 9, 7)) > 0.9
+    expected = masks.copy()
+    for row in range(9):
+        expected[:, row] = masks[:, max(0, row - pixels) : row + 1].any(1)
+    assert (_extended_down(masks, pixels) == expected).all()
 
 
 def test_take_shadows_says_where_the_ground_is_never_seen():
