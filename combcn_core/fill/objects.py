@@ -74,8 +74,11 @@ def shift_between(here: Mask, there: Mask) -> tuple[float, float] | None:
     return 2.0 * (x2 + column - left), 2.0 * (y2 + row - top)
 
 
-def carry_along(values: Array, tracks: Array, to: Array) -> Array:
-    """Values beside objects in one frame, (H, W) uint8, moved with them to another; 0 elsewhere."""
+def carry_along(values: Array, tracks: Array, to: Array, *, stays_level: bool = False) -> Array:
+    """Values beside objects in one frame, (H, W) uint8, moved with them to another; 0 elsewhere.
+
+    Along x alone if they stay level, as a shadow does below what jumps.
+    """
     carried = np.zeros_like(values)
     if not values.any():
         return carried
@@ -83,7 +86,8 @@ def carry_along(values: Array, tracks: Array, to: Array) -> Array:
     for part in np.setdiff1d(owner, 0):
         shift = shift_between(tracks == part, to == part)
         if shift is not None:
-            matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
+            down = 0.0 if stays_level else shift[1]
+            matrix = np.array([[1, 0, shift[0]], [0, 1, down]])
             mine = np.where(owner == part, values, np.uint8(0))
             moved = cv2.warpAffine(mine, matrix, values.shape[::-1], flags=cv2.INTER_NEAREST)
             carried = np.maximum(carried, moved)

@@ -43,9 +43,9 @@ LEAST_GAP, SURE_GAP = 0.1, 0.4  # by how much more than at the same place of the
 # The same of what is darker in all channels alike, as a shadow is, and by so much. Its shape may
 # change with the object's, and a long one lies where it lay for several frames.
 SHADOW_RATIO, SHADOW_TINT, SHADOW_SPREAD = 0.15, 0.5, 0.8
-LEAST_SHADOW_ALONG, SURE_SHADOW_ALONG, SURE_SHADOW_GAP = 0.25, 0.45, 0.1
+LEAST_SHADOW_ALONG, SURE_SHADOW_ALONG, SURE_SHADOW_GAP = 0.15, 0.45, 0.1
 LEAST_EXCESS, SURE_EXCESS = 1.5, 4.0  # times the median difference: water differs everywhere
-CLEAR_PIXELS = 14  # from what is only guessed, or nothing starts: the prediction is poor beside it
+CLEAR_PIXELS = 16  # from what is only guessed, or nothing starts: the prediction is poor beside it
 TOLERANCE_PIXELS = 2  # of the place beside the object
 EDGE_SHARE = 0.4  # of the difference nearby: less comes from the averaging
 LEAST_SHARE = 0.8  # of the root of the object's pixels: nothing smaller starts
@@ -482,5 +482,7 @@ def _from_near(found: Sequence[Mask], tracks: Sequence[Array], number: int, step
     near = np.zeros_like(found[number])
     for other in (number + step, number + 2 * step):
         if 0 <= other < len(found):
-            near |= carry_along(found[other].astype(np.uint8), tracks[other], tracks[number]) > 0
+            seen, pair = found[other].astype(np.uint8), (tracks[other], tracks[number])
+            near |= carry_along(seen, *pair) > 0
+            near |= carry_along(seen, *pair, stays_level=True) > 0
     return near

@@ -178,6 +178,18 @@ def test_what_is_small_is_followed_but_starts_nothing():
     assert not found[:, 48:].any()
 
 
+def test_shadow_that_stays_level_is_followed_while_its_object_rises():
+    objects, weak, strong = np.zeros((3, 5, 60, 80), bool)
+    for t in range(5):
+        left, top = 5 + 4 * t, 30 - 6 * t
+        objects[t, top : top + 12, left : left + 12] = True
+        weak[t, 50:54, left : left + 10] = True
+    strong[0, 52, 9] = True
+    found = np.stack(_parts(weak, strong, objects, track_objects(objects, 1.0), 1.0))
+    for t in range(5):
+        assert found[t, 51:53, 6 + 4 * t : 14 + 4 * t].all()
+
+
 def test_shadow_far_below_what_jumps_is_found():
     frames, masks, effects = scene("detached")
     high = np.zeros_like(masks)
