@@ -74,10 +74,10 @@ def shift_between(here: Mask, there: Mask) -> tuple[float, float] | None:
     return 2.0 * (x2 + column - left), 2.0 * (y2 + row - top)
 
 
-def carry_along(values: Array, tracks: Array, to: Array, *, stays_level: bool = False) -> Array:
+def carry_along(values: Array, tracks: Array, to: Array, *, or_level: bool = False) -> Array:
     """Values beside objects in one frame, (H, W) uint8, moved with them to another; 0 elsewhere.
 
-    Along x alone if they stay level, as a shadow does below what jumps.
+    Also along x alone if they may stay level, as a shadow does below what jumps.
     """
     carried = np.zeros_like(values)
     if not values.any():
@@ -86,11 +86,11 @@ def carry_along(values: Array, tracks: Array, to: Array, *, stays_level: bool = 
     for part in np.setdiff1d(owner, 0):
         shift = shift_between(tracks == part, to == part)
         if shift is not None:
-            down = 0.0 if stays_level else shift[1]
-            matrix = np.array([[1, 0, shift[0]], [0, 1, down]])
             mine = np.where(owner == part, values, np.uint8(0))
-            moved = cv2.warpAffine(mine, matrix, values.shape[::-1], flags=cv2.INTER_NEAREST)
-            carried = np.maximum(carried, moved)
+            for down in {shift[1], 0.0} if or_level else {shift[1]}:
+                matrix = np.array([[1, 0, shift[0]], [0, 1, down]])
+                moved = cv2.warpAffine(mine, matrix, values.shape[::-1], flags=cv2.INTER_NEAREST)
+                carried = np.maximum(carried, moved)
     return carried
 
 

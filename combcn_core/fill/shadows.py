@@ -249,10 +249,11 @@ def _follow_the_dark(
         left = carry_along(left, tracks[last], tracks[number])
         left -= left > 0
         beside = cv2.dilate(objects[number].astype(np.uint8), disk(CONTACT_PIXELS * unit)) > 0
-        near = (beside | (left > 0)) & ~objects[number]
-        least = np.where(left > 0, TRAIL_RATIO, CONTACT_RATIO)
+        trail = left > 0
+        near = (beside | trail) & ~objects[number]
+        least = np.where(trail, TRAIL_RATIO, CONTACT_RATIO)
         dark = near & _darker(frames[number], near | found[number] | objects[number], least)
-        found[number] |= _joined(dark, found[number] | (left > 0), unit)
+        found[number] |= _joined(dark, found[number] | trail, unit)
         left[found[number]] = TRAIL_FRAMES
         last = number
 
@@ -483,6 +484,5 @@ def _from_near(found: Sequence[Mask], tracks: Sequence[Array], number: int, step
     for other in (number + step, number + 2 * step):
         if 0 <= other < len(found):
             seen, pair = found[other].astype(np.uint8), (tracks[other], tracks[number])
-            near |= carry_along(seen, *pair) > 0
-            near |= carry_along(seen, *pair, stays_level=True) > 0
+            near |= carry_along(seen, *pair, or_level=True) > 0
     return near
