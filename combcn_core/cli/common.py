@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -87,6 +88,16 @@ def load_weights(name: str | None, wanted: bool) -> CombCN | None:
     from combcn_core.networks.checkpoint import load_model
 
     return load_model(name)
+
+
+def parse_rate(text: str) -> Fraction:
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate <= 0:
+        raise ValueError(f"--fps is {text}; give a rate such as 25, 23.976 or 24000/1001.")
+    return rate
 
 
 def parse_frames(text: str) -> tuple[int, int]:

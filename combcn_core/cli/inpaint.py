@@ -6,14 +6,21 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
-from combcn_core.cli.common import RunBar, Unchecked, load_weights, parse_frames, settings, summary
+from combcn_core.cli.common import (
+    RunBar,
+    Unchecked,
+    load_weights,
+    parse_frames,
+    parse_rate,
+    settings,
+    summary,
+)
 from combcn_core.clips.mask_rules import MaskConfig
 from combcn_core.clips.video import open_reader
 from combcn_core.shot import InpaintConfig
@@ -73,7 +80,7 @@ class Inpaint(Unchecked, InpaintConfig, MaskConfig, _Files):
         config, mask_config = self.config(), settings(self, MaskConfig)
         frames = None if self.frames is None else parse_frames(self.frames)
         references = _parse_references(self.reference)
-        fps = None if self.fps is None else _parse_rate(self.fps)
+        fps = None if self.fps is None else parse_rate(self.fps)
         if self.memory_limit is not None and self.memory_limit <= 0:
             raise ValueError(f"--memory-limit is {self.memory_limit:g}; give GiB, above 0.")
         if self.report is not None:
@@ -118,16 +125,6 @@ def _parse_references(texts: Iterable[str]) -> dict[int, Path]:
             raise ValueError(f"--reference names frame {match[1]} twice; give one picture for it.")
         references[int(match[1])] = Path(match[2])
     return references
-
-
-def _parse_rate(text: str) -> Fraction:
-    try:
-        rate = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        rate = Fraction(0)
-    if rate <= 0:
-        raise ValueError(f"--fps is {text}; give a rate such as 25, 23.976 or 24000/1001.")
-    return rate
 
 
 def _check_report(command: Inpaint) -> None:

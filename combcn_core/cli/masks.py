@@ -9,7 +9,7 @@ from typing import Annotated
 from tqdm.contrib.logging import logging_redirect_tqdm
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from combcn_core.cli.common import RunBar, Unchecked, parse_frames, settings
+from combcn_core.cli.common import RunBar, Unchecked, parse_frames, parse_rate, settings
 from combcn_core.clips.mask_rules import MaskConfig
 from combcn_core.progress import Progress
 
@@ -34,6 +34,9 @@ class Masks(Unchecked, MaskConfig):
     """Grow the masks by this many pixels; negative numbers shrink them."""
     frames: Annotated[str | None, arg(metavar="A-B")] = None
     """First and last frame to write a mask for, counted from 0."""
+    fps: Annotated[str | None, arg(metavar="RATE")] = None
+    """Frames per second, such as 25 or 24000/1001, of a folder of frames whose masks or preview
+    become a video."""
     fit_mask: FlagCreatePairsOff[bool] = False
     """Resize a mask that has another size than the frames."""
     allow_truncated: FlagCreatePairsOff[bool] = False
@@ -44,6 +47,7 @@ class Masks(Unchecked, MaskConfig):
 
         mask_config = settings(self, MaskConfig)
         frames = None if self.frames is None else parse_frames(self.frames)
+        fps = None if self.fps is None else parse_rate(self.fps)
         count = 0
         with logging_redirect_tqdm(), RunBar(self.output.name) as bar:
 
@@ -57,6 +61,7 @@ class Masks(Unchecked, MaskConfig):
                 self.mask,
                 self.output,
                 frames=frames,
+                fps=fps,
                 mask_config=mask_config,
                 fit_mask=self.fit_mask,
                 allow_truncated=self.allow_truncated,

@@ -287,6 +287,7 @@ def write_masks(
     output: PathLike,
     *,
     frames: tuple[int, int] | None = None,
+    fps: Fraction | None = None,
     mask_config: MaskConfig | None = None,
     fit_mask: bool = False,
     allow_truncated: bool = False,
@@ -297,7 +298,7 @@ def write_masks(
     """Write the masks that `inpaint_file` would use, one a frame, to be looked at and corrected.
 
     Args:
-        input, mask, frames, mask_config, fit_mask, allow_truncated: as in `inpaint_file`.
+        input, mask, frames, fps, mask_config, fit_mask, allow_truncated: as in `inpaint_file`.
         output: a folder, for PNGs with the numbers of the frames; or .mkv.
         grow_pixels: grow the masks by this many pixels; negative numbers shrink them.
         preview: a video, or a folder, for the frames with an outline around the masks, in 8 bits.
@@ -324,10 +325,13 @@ def write_masks(
     stages("opening", 1)
     with ExitStack() as stack:
         masks = stack.enter_context(clip.open_masks(info))
-        writer = stack.enter_context(open_writer(output, form))
+        writer = stack.enter_context(open_writer(output, form, fps=fps))
         if preview is not None:
             frames_shown = stack.enter_context(clip.open_frames(clip.start, clip.stop))
-            shown, pictures = stack.enter_context(open_writer(preview, form)), iter(frames_shown)
+            shown, pictures = (
+                stack.enter_context(open_writer(preview, form, fps=fps)),
+                iter(frames_shown),
+            )
         for hole in grown_masks(masks, grow_pixels):
             gray = hole.whole().astype(np.uint8) * np.uint8(255)
             writer.write(np.repeat(gray[..., None], 3, axis=2))

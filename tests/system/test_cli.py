@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from combcn_core import cli, demo
+from combcn_core.clips.video import open_reader
 from combcn_core.networks.checkpoint import save_model
 from combcn_core.networks.layers import CombCN, NetworkConfig
 from combcn_core.version import __version__
@@ -536,6 +537,30 @@ def test_installed_command_says_what_it_does():
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert "lost.mp4 does not exist" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("output", "preview", "rate", "written"),
+    [
+        ("masks", "shown.mp4", "24000/1001", "shown.mp4"),
+        ("masks.mkv", "shown", "25", "masks.mkv"),
+    ],
+)
+def test_masks_of_images_become_a_video_at_the_rate_given(
+    folder, capsys, output, preview, rate, written
+):
+    write_pngs(folder / "frames", moving_frames())
+    command = ["masks", "frames", "--mask", "mask.png", "--output", output, "--preview", preview]
+    before = everything(folder)
+    assert cli.main(command) == 2
+    assert f"{written} is a video but the clip has no frame rate; pass --fps" in (
+        capsys.readouterr().err
+    )
+    assert everything(folder) == before
+    assert cli.main([*command, "--fps", rate]) == 0
+    assert open_reader(folder / written).info.fps == Fraction(rate)
+    assert cli.main([*command[:4], "--output", "other", "--fps", "0"]) == 2
+    assert "--fps is 0; give a rate such as" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [(), ("--resume", "--grow-pixels", "2"), ("--follow-masks",)])
