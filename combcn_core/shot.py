@@ -451,7 +451,7 @@ class ShotInpainter:
     def _run_networks(
         self, prefilled: Prefilled, span: range, on_progress: OnShare | None
     ) -> dict[int, Patch]:
-        from combcn_core.networks.restore import paint_unseen
+        from combcn_core.networks.scales import paint_unseen
 
         assert self.model is not None
         return paint_unseen(self.model, prefilled.filled, prefilled.unseen, span, on_progress)

@@ -6,8 +6,8 @@ Images are (T, H, W, 3) RGB, uint8, uint16 or float in [0, 1]; masks (T, H, W), 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial, reduce
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import cv2
@@ -23,13 +23,12 @@ from combcn_core.networks.jobs import (
     NetworkJob,
     default_batch_frames,
     default_memory_bytes,
-    detail_crop,
     plan_batches,
     plan_runs,
 )
 from combcn_core.networks.layers import detail_step, fill_mean, temporal_halo, time_multiple
 from combcn_core.networks.regions import Span
-from combcn_core.pixels import Box, PackedMask, Patch, crop, find_box, replaced
+from combcn_core.pixels import Box
 from combcn_core.progress import OnShare, part_of
 from combcn_core.segments import SEGMENT_FRAMES, plan_shot
 
@@ -78,7 +77,7 @@ def infer_temporal(
     is_filled = model.config.input_fill == "classical"
     shrunk = partial(downsample_known, size=size, is_filled=is_filled)
     if frames is not None:
-        return _complete_small(network, *shrunk(images, holes), frames, memory_bytes, on_progress)
+        return complete_small(network, *shrunk(images, holes), frames, memory_bytes, on_progress)
     halo, multiple = temporal_halo(model.config), time_multiple(model.config)
     parts = []
     for start, stop in find_shots(to_arrays(images)):
@@ -88,11 +87,11 @@ def infer_temporal(
             wanted = segment.start - low, segment.stop - low
             part = part_of(on_progress, segment.start / len(images), segment.stop / len(images))
             window = images[low:high], holes[low:high]
-            parts.append(_complete_small(network, *shrunk(*window), wanted, memory_bytes, part))
+            parts.append(complete_small(network, *shrunk(*window), wanted, memory_bytes, part))
     return torch.cat(parts)
 
 
-def _complete_small(
+def complete_small(
     model: InferenceModel,
     small: Tensor,
     small_holes: Tensor,
@@ -331,84 +330,16 @@ def _detail_input(
     low_size = [-(-length // config.ratio) for length in images.shape[1:3]]
     guide = upsample_guidance(guidance[slice(*time)], (low_size[0], low_size[1]))
     (top, bottom), (left, right) = places
-    rows, columns = _low_slices(Box(top, left, bottom, right), config.ratio)
+    rows, columns = low_slices(Box(top, left, bottom, right), config.ratio)
     return [frame, mask, guide[:, rows, columns].permute(0, 3, 1, 2)]
 
 
-def _low_slices(box: Box, ratio: int) -> tuple[slice, slice]:
+def low_slices(box: Box, ratio: int) -> tuple[slice, slice]:
     """Rows and columns of the guidance that belong to a part of the frame."""
     return (
         slice(box.top // ratio, -(-box.bottom // ratio)),
         slice(box.left // ratio, -(-box.right // ratio)),
     )
-
-
-def paint_unseen(
-    model: InferenceModel,
-    filled: Mapping[int, Patch],
-    unseen: Mapping[int, PackedMask],
-    span: range,
-    on_progress: OnShare | None = None,
-) -> dict[int, Patch]:
-    """Let the networks restore what other frames do not show of a segment.
-
-    Args:
-        model: the networks, prepared.
-        filled: consecutive frames of one shot by number, filled without networks.
-        unseen: where these fills are to be replaced, in the same frames.
-        span: the frames wanted.
-        on_progress: as in `inpaint`.
-
-    Returns:
-        The frames wanted, by number.
-    """
-    config = model.config
-    height, width = next(iter(unseen.values())).shape
-    # Steadiness wants the frames around those, from one that `detail_step` counts.
-    first, reach = next(iter(filled)), config.steady_frames
-    before = max(0, span.start - reach - first) // detail_step(config) * detail_step(config)
-    near = range(first + before, min(first + len(filled), span.stop + reach))
-    guidance = None
-    if config.guidance:
-        # Frame by frame: many whole frames as tensors would be the most memory of all.
-        size = coarse_size(model, height, width)
-        is_filled = config.input_fill == "classical"
-        low = [
-            downsample_known(
-                torch.from_numpy(filled[t].whole()[None]),
-                torch.from_numpy(unseen[t].whole()[None]),
-                size=size,
-                is_filled=is_filled,
-            )
-            for t in filled
-        ]
-        small, small_holes = (torch.cat(parts) for parts in zip(*low, strict=True))
-        wanted = near.start - first, near.stop - first
-        part = part_of(on_progress, 0, 0.3, shows=False)  # its frames are small
-        guidance = _complete_small(model, small, small_holes, wanted, None, part)
-    box = find_box(reduce(np.logical_or, (unseen[t].whole() for t in near)))
-    assert box is not None
-    box = detail_crop(box, height, width)
-    holes = np.stack([crop(unseen[t].whole(), box) for t in near])
-    images = np.stack([filled[t].crop(box) for t in near])
-    if guidance is not None:
-        ratio = config.ratio
-        part_of_each = (slice(None), *_low_slices(box, ratio))
-        wide = -(-height // ratio), -(-width // ratio)
-        # One by one here too: enlarged, they are as large as the frames.
-        enlarged = (upsample_guidance(frame[None], wide) for frame in guidance)
-        guidance = torch.cat([frame[part_of_each] for frame in enlarged])
-    painted = restore_detail(
-        model,
-        torch.from_numpy(images),
-        torch.from_numpy(holes),
-        guidance,
-        frames=(span.start - near.start, span.stop - near.start),
-        on_progress=part_of(on_progress, 0.3, 1, shows=False),
-    )
-    return {
-        t: replaced(filled[t], box, frame) for t, frame in zip(span, painted.numpy(), strict=True)
-    }
 
 
 def _to_volume(images: Tensor) -> Tensor:
