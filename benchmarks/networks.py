@@ -34,7 +34,8 @@ from combcn_core.networks.jobs import (
 )
 from combcn_core.networks.layers import CombCN, NetworkConfig, temporal_halo
 from combcn_core.networks.regions import Span
-from combcn_core.networks.restore import coarse_size, infer_temporal, restore_detail
+from combcn_core.networks.restore import coarse_size, infer_temporal
+from combcn_core.networks.scales import restore_detail
 
 SEGMENT_FRAMES = 32
 STEP_PIXELS = 2  # that the hole moves a frame

@@ -25,12 +25,8 @@ if TYPE_CHECKING:
     from combcn_core.networks.config import NetworkConfig
     from combcn_core.networks.inference import InferenceModel, prepare
     from combcn_core.networks.layers import CombCN
-    from combcn_core.networks.restore import (
-        coarse_size,
-        infer_temporal,
-        restore_detail,
-        upsample_guidance,
-    )
+    from combcn_core.networks.restore import coarse_size, infer_temporal, upsample_guidance
+    from combcn_core.networks.scales import restore_detail
     from combcn_core.progress import Progress
     from combcn_core.shot import InpaintConfig, inpaint
     from combcn_core.stream.files import inpaint_file, write_masks
@@ -55,7 +51,8 @@ _EXPORTS = {
     "networks.config": "NetworkConfig",
     "networks.inference": "InferenceModel prepare",
     "networks.layers": "CombCN",
-    "networks.restore": "coarse_size infer_temporal restore_detail upsample_guidance",
+    "networks.restore": "coarse_size infer_temporal upsample_guidance",
+    "networks.scales": "restore_detail",
     "progress": "Progress",
     "shot": "InpaintConfig inpaint",
     "stream.files": "inpaint_file write_masks",

@@ -50,7 +50,8 @@ from combcn_core.measure.trials import (
 )
 from combcn_core.networks.inference import InferenceModel, Model, fast_precision
 from combcn_core.networks.layers import CombCN
-from combcn_core.networks.restore import infer_temporal, restore_detail, upsample_guidance
+from combcn_core.networks.restore import infer_temporal, upsample_guidance
+from combcn_core.networks.scales import restore_detail
 from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
 from combcn_core.version import RESULTS_VERSION
 

@@ -1,4 +1,4 @@
-"""The networks on whole clips as tensors: 3DCN at low resolution, CombCN at full size.
+"""The networks on clips as tensors: 3DCN at low resolution, CombCN at the size of the frames.
 
 Images are (T, H, W, 3) RGB, uint8, uint16 or float in [0, 1]; masks (T, H, W), 1 inside the hole.
 """
@@ -159,7 +159,21 @@ def upsample_guidance(
     return torch.from_numpy(np.stack(resized)).to(coarse.device)
 
 
-def restore_detail(
+def check_guidance(model: Model, images: Tensor, guidance: Tensor | None) -> None:
+    """Raise ValueError unless there is guidance for each image of a model that takes it."""
+    if (guidance is not None) != model.config.guidance:
+        has, wants = ("no guidance", "with it") if guidance is None else ("guidance", "without")
+        raise ValueError(
+            f"restore_detail got {has}, but the model was trained {wants}; pass the result of "
+            f"infer_temporal to a model with guidance, and None to one without."
+        )
+    if guidance is not None and len(guidance) != len(images):
+        raise ValueError(
+            f"guidance has {len(guidance)} frames but images has {len(images)}; give one for each."
+        )
+
+
+def restore_at_size(
     model: Model,
     images: Tensor,
     masks: Tensor,
@@ -171,41 +185,9 @@ def restore_detail(
     batch_frames: int | None = None,
     on_progress: OnShare | None = None,
 ) -> Tensor:
-    """CombCN: restore detail at full resolution and composite.
-
-    Only what the hole needs is computed, which equals the whole frame. Each frame is restored by
-    itself, unless the model's `steady_frames` want averages over a shot.
-
-    Args:
-        model: the networks, as in `infer_temporal`.
-        images: (T, H, W, 3), as in `inpaint`; the hole as in `infer_temporal`.
-        masks: (T, H, W) or (H, W), 1 inside the hole.
-        guidance: (T, h, w, 3) coarse frames, resized here if they are not (H/ratio, W/ratio); None
-            for a model without guidance.
-        frames: as in `infer_temporal`, where the first of `images` is the shot's first or a
-            multiple of `networks.run_multiple` after it.
-        precision: as in `prepare`.
-        memory_bytes: as in `infer_temporal`; larger holes are computed in tiles.
-        batch_frames: frames computed together at most, if their holes are alike; None: as many as
-            keep the device busy.
-        on_progress: as in `inpaint`, after each batch.
-
-    Returns:
-        As images; known pixels untouched.
-
-    Source: METHOD "CombCN"; section "Spatial details" and Table 1 of the paper.
-    """
+    """CombCN on frames as large as they are: `scales.restore_detail`, but at one scale."""
     holes = check_clip(images, masks)
-    if (guidance is not None) != model.config.guidance:
-        has, wants = ("no guidance", "with it") if guidance is None else ("guidance", "without")
-        raise ValueError(
-            f"restore_detail got {has}, but the model was trained {wants}; pass the result of "
-            f"infer_temporal to a model with guidance, and None to one without."
-        )
-    if guidance is not None and len(guidance) != len(images):
-        raise ValueError(
-            f"guidance has {len(guidance)} frames but images has {len(images)}; give one for each."
-        )
+    check_guidance(model, images, guidance)
     network = prepare(model, precision=precision)
     device = network.detail.device
     memory_bytes = memory_bytes or network.memory_bytes or default_memory_bytes(device)
@@ -294,7 +276,7 @@ def _paint(
     batch_frames: int,
     on_progress: OnShare | None,
 ) -> Tensor:
-    """Paint each frame by itself, as `restore_detail` returns them."""
+    """Paint each frame by itself, as `restore_at_size` returns them."""
     batches = plan_batches(
         network.detail, holes, memory_bytes=memory_bytes, batch_frames=batch_frames
     )

@@ -1,32 +1,34 @@
-"""The networks where no frame shows anything, at the scale at which a hole is as wide as those they
-were trained on.
+"""CombCN at the scales at which a hole is as wide as those it was trained on.
 
-They learn on small frames, where a box is some 56 pixels wide. In a wider hole most of what they
-see is their own start, and they hardly change it. So frames are halved until the hole is about as
-wide as in training, and what the networks add there is brought back to full size, where texture
-follows.
+It learns on small frames, where a box is some 56 pixels wide. In a wider hole most of what it sees
+is its own start, and it hardly changes that. So frames are halved until the hole is about as wide
+as in training, and what it adds there is brought back to full size, where texture follows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from functools import reduce
+from collections.abc import Callable, Mapping
+from functools import partial, reduce
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
-from combcn_core.masks import downsample_known
-from combcn_core.networks.inference import InferenceModel
+from combcn_core.fill.cuts import find_shots
+from combcn_core.masks import check_clip, downsample_known, to_arrays, to_tensor
+from combcn_core.networks.config import NetworkConfig
+from combcn_core.networks.inference import InferenceModel, Model, Precision, prepare
 from combcn_core.networks.jobs import detail_crop
 from combcn_core.networks.layers import detail_step
 from combcn_core.networks.restore import (
+    check_guidance,
     coarse_size,
     complete_small,
     low_slices,
-    restore_detail,
+    restore_at_size,
     upsample_guidance,
 )
 from combcn_core.pixels import (
@@ -51,6 +53,68 @@ KNOWN_WIDTH_PIXELS = 56  # of the holes in training: boxes of 48 to 64 on frames
 BLEND = 0.5  # the part of the way from one scale to the next, in octaves, where both count
 
 
+def restore_detail(
+    model: Model,
+    images: Tensor,
+    masks: Tensor,
+    guidance: Tensor | None = None,
+    *,
+    frames: tuple[int, int] | None = None,
+    precision: Precision = "auto",
+    memory_bytes: int | None = None,
+    batch_frames: int | None = None,
+    on_progress: OnShare | None = None,
+) -> Tensor:
+    """CombCN: restore detail and composite.
+
+    Only what the hole needs is computed, which equals the whole frame. Each frame is restored by
+    itself, unless the model's `steady_frames` want averages over a shot. Wide holes are restored in
+    shrunk frames, see `scale_shares`.
+
+    Args:
+        model: the networks, as in `infer_temporal`.
+        images: (T, H, W, 3), as in `inpaint`; the hole as in `infer_temporal`.
+        masks: (T, H, W) or (H, W), 1 inside the hole.
+        guidance: (T, h, w, 3) coarse frames, resized here if they are not (H/ratio, W/ratio); None
+            for a model without guidance.
+        frames: as in `infer_temporal`, where the first of `images` is the shot's first or a
+            multiple of `networks.run_multiple` after it.
+        precision: as in `prepare`.
+        memory_bytes: as in `infer_temporal`; larger holes are computed in tiles.
+        batch_frames: frames computed together at most, if their holes are alike; None: as many as
+            keep the device busy.
+        on_progress: as in `inpaint`, after each batch.
+
+    Returns:
+        As images; known pixels untouched.
+
+    Source: METHOD "CombCN"; section "Spatial details" and Table 1 of the paper.
+    """
+    holes = check_clip(images, masks)
+    check_guidance(model, images, guidance)
+    network = prepare(model, precision=precision)
+    restore = partial(
+        restore_at_size, network, memory_bytes=memory_bytes, batch_frames=batch_frames
+    )
+    unseen = [PackedMask.of(hole) for hole in holes.numpy(force=True)]
+    if all(scale_shares(hole).keys() <= {1} for hole in unseen):
+        return restore(images, holes, guidance, frames=frames, on_progress=on_progress)
+    start, stop = frames or (0, len(images))
+    arrays = to_arrays(images)
+    is_cut = frames is None and model.config.steady_frames
+    done: list[Pixels] = []
+    for first, end in find_shots(arrays) if is_cut else [(0, len(images))]:
+        span = range(max(first, start), min(end, stop))
+        parts = part_of(on_progress, first / len(images), end / len(images))
+        shot = range(first, end)
+        low = None if guidance is None else {t: guidance[t] for t in shot}
+        filled, holes_of = {t: Patch.of(arrays[t]) for t in shot}, {t: unseen[t] for t in shot}
+        restored = _restore(restore, model.config, filled, holes_of, low, span, parts)
+        done += [restored[t].whole() for t in span]
+    wanted = slice(start, stop)
+    return torch.where(holes[wanted, ..., None], to_tensor(done, images), images[wanted])
+
+
 def paint_unseen(
     model: InferenceModel,
     filled: Mapping[int, Patch],
@@ -70,16 +134,57 @@ def paint_unseen(
     Returns:
         The frames wanted, by number.
     """
+    guidance = None
+    if model.config.guidance:
+        # Frame by frame: many whole frames as tensors would be the most memory of all.
+        low = [
+            downsample_known(
+                torch.from_numpy(filled[t].whole()[None]),
+                torch.from_numpy(unseen[t].whole()[None]),
+                size=coarse_size(model, *unseen[t].shape),
+                is_filled=model.config.input_fill == "classical",
+            )
+            for t in filled
+        ]
+        small, small_holes = (torch.cat(parts) for parts in zip(*low, strict=True))
+        first, near = next(iter(filled)), _near(model.config, filled, span)
+        wanted = near.start - first, near.stop - first
+        part = part_of(on_progress, 0, 0.3, shows=False)  # its frames are small
+        coarse = complete_small(model, small, small_holes, wanted, None, part)
+        guidance = dict(zip(near, coarse, strict=True))
+    part = part_of(on_progress, 0.3, 1, shows=False)
+    restore = partial(restore_at_size, model)
+    return _restore(restore, model.config, filled, unseen, guidance, span, part)
+
+
+def _near(config: NetworkConfig, frames: Mapping[int, Patch], span: range) -> range:
+    """What steadiness wants of consecutive frames for a span: those around it, too, from one that
+    `detail_step` counts."""
+    first, reach, step = next(iter(frames)), config.steady_frames, detail_step(config)
+    before = max(0, span.start - reach - first) // step * step
+    return range(first + before, min(first + len(frames), span.stop + reach))
+
+
+def _restore(
+    restore: Callable[..., Tensor],
+    config: NetworkConfig,
+    filled: Mapping[int, Patch],
+    unseen: Mapping[int, PackedMask],
+    guidance: Mapping[int, Tensor] | None,
+    span: range,
+    on_progress: OnShare | None,
+) -> dict[int, Patch]:
+    """Restore a span of frames, at all scales that their holes want."""
     shares = {t: scale_shares(unseen[t]) for t in span}
     scales = sorted({scale for one in shares.values() for scale in one})
-    # The work shrinks with the square of the scale.
     work = np.cumsum([0.0, *(1 / scale**2 for scale in scales)])
+    work /= work[-1] or 1
     painted: dict[int, _Painted] = {}
-    for scale, begin, end in zip(scales, work, work[1:], strict=False):
+    for scale, *part in zip(scales, work, work[1:], strict=False):
         times = [t for t in span if scale in shares[t]]
-        part = part_of(on_progress, float(begin / work[-1]), float(end / work[-1]), shows=False)
         run = range(times[0], times[-1] + 1)
-        painted[scale] = _paint_at(model, filled, unseen, run, scale, part)
+        told = part_of(on_progress, *map(float, part), shows=scale == 1)
+        painted[scale] = _paint_at(restore, config, filled, unseen, guidance, run, scale, told)
     result = {}
     for t in span:
         frame, hole = filled[t], unseen[t]
@@ -116,93 +221,78 @@ def scale_shares(hole: PackedMask) -> dict[int, float]:
 
 
 class _Painted(NamedTuple):
-    """What the networks make of frames at one scale.
+    """What CombCN makes of frames at one scale.
 
     Attributes:
         scale: by which the frames were shrunk.
         box: of the shrunk frames, what the others hold.
         first: number of the first frame.
-        before, after: (T, h, w, 3).
+        before: (T, h, w, 3), what it started from; None if from nothing.
+        after: (T, h, w, 3).
     """
 
     scale: int
     box: Box
     first: int
-    before: Pixels
+    before: Pixels | None
     after: Pixels
 
     def at(self, t: int, box: Box, own: Pixels) -> Pixels:
-        """A box of a frame at full size, which the networks got as `own`, in [0, 1]."""
+        """A box of a frame at full size, which CombCN got as `own`, in [0, 1]."""
         scale = self.scale
         # Two cells more on each side for the cubic kernel, where there are any.
         top, left, bottom, right = _shrunk(box, scale)
         cells = intersection(Box(top - 2, left - 2, bottom + 2, right + 2), self.box)
         assert cells is not None
         inner = moved_box(cells, self.box)
-        after = to_unit(crop(self.after[t - self.first], inner))
         there = moved_box(box, Box(cells.top * scale, cells.left * scale, 0, 0))
+        change = to_unit(crop(self.after[t - self.first], inner))
         if scale == 1:
-            return crop(after, there)
+            return crop(change, there)
         size = (cells.width * scale, cells.height * scale)
-        change = after - to_unit(crop(self.before[t - self.first], inner))
+        if self.before is None:
+            return crop(cv2.resize(change, size, interpolation=cv2.INTER_CUBIC), there)
+        change -= to_unit(crop(self.before[t - self.first], inner))
         change = cv2.resize(change, size, interpolation=cv2.INTER_CUBIC)
         return to_unit(own) + crop(change, there)
 
 
 def _paint_at(
-    model: InferenceModel,
+    restore: Callable[..., Tensor],
+    config: NetworkConfig,
     filled: Mapping[int, Patch],
     unseen: Mapping[int, PackedMask],
+    guidance: Mapping[int, Tensor] | None,
     span: range,
     scale: int,
     on_progress: OnShare | None,
 ) -> _Painted:
-    """Let the networks restore the frames of a span, shrunk by `scale`."""
-    config = model.config
+    """Restore a span of frames that are shrunk by `scale`."""
+    near = _near(config, filled, span)
     shape = next(iter(unseen.values())).shape
     height, width = (-(-length // scale) for length in shape)
-    # Steadiness wants the frames around those, from one that `detail_step` counts.
-    first, reach = next(iter(filled)), config.steady_frames
-    before = max(0, span.start - reach - first) // detail_step(config) * detail_step(config)
-    near = range(first + before, min(first + len(filled), span.stop + reach))
-    guidance = None
-    if config.guidance:
-        # Frame by frame: many whole frames as tensors would be the most memory of all.
-        low = [
-            downsample_known(
-                torch.from_numpy(_padded(filled[t].whole(), scale)[None]),
-                torch.from_numpy(_padded(unseen[t].whole(), scale)[None]),
-                size=coarse_size(model, height, width),
-                is_filled=config.input_fill == "classical",
-            )
-            for t in filled
-        ]
-        small, small_holes = (torch.cat(parts) for parts in zip(*low, strict=True))
-        wanted = near.start - first, near.stop - first
-        part = part_of(on_progress, 0, 0.3, shows=False)  # its frames are small
-        guidance = complete_small(model, small, small_holes, wanted, None, part)
     holes_box = reduce(union, (hole.box for t in near if (hole := unseen[t]).box is not None))
     box = detail_crop(_shrunk(holes_box, scale), height, width)
     there = _enlarged(box, scale, shape)
     holes = np.stack([_any_of(unseen[t].crop(there), scale) for t in near])
     images = np.stack([_means(filled[t].crop(there), scale) for t in near])
+    guide = None
     if guidance is not None:
-        ratio = config.ratio
-        part_of_each = (slice(None), *low_slices(box, ratio))
-        wide = -(-height // ratio), -(-width // ratio)
-        # One by one here too: enlarged, they are as large as the frames.
-        enlarged = (upsample_guidance(frame[None], wide) for frame in guidance)
-        guidance = torch.cat([frame[part_of_each] for frame in enlarged])
-    painted = restore_detail(
-        model,
+        size = -(-height // config.ratio), -(-width // config.ratio)
+        part = (slice(None), *low_slices(box, config.ratio))
+        # One by one: enlarged, they are as large as the frames.
+        enlarged = (upsample_guidance(guidance[t][None], size) for t in near)
+        guide = torch.cat([frame[part] for frame in enlarged])
+    start, stop = span.start - near.start, span.stop - near.start
+    painted = restore(
         torch.from_numpy(images),
         torch.from_numpy(holes),
-        guidance,
-        frames=(span.start - near.start, span.stop - near.start),
-        on_progress=part_of(on_progress, 0.3, 1, shows=False),
+        guide,
+        frames=(start, stop),
+        on_progress=on_progress,
     )
-    start = images[span.start - near.start :][: len(span)]
-    return _Painted(scale, box, span.start, start, painted.numpy())
+    before = images[start:stop] if config.input_fill == "classical" else None
+    return _Painted(scale, box, span.start, before, painted.numpy())
 
 
 def _shrunk(box: Box, scale: int) -> Box:

@@ -20,9 +20,10 @@ from combcn_core.networks.layers import CombCN, NetworkConfig, temporal_halo
 from combcn_core.networks.restore import (
     coarse_size,
     infer_temporal,
-    restore_detail,
+    restore_at_size,
     upsample_guidance,
 )
+from combcn_core.networks.scales import restore_detail
 from combcn_core.pixels import Box, PackedMask
 from combcn_core.segments import plan_shot
 from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
@@ -1080,7 +1081,7 @@ def test_model_bounds_the_memory_of_its_networks():
         network.memory_bytes = memory_bytes
         shares = []
         guidance = infer_temporal(network, clip, masks, on_progress=lambda *call: None)
-        restore_detail(
+        restore_at_size(
             network,
             clip,
             masks,

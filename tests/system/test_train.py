@@ -24,7 +24,8 @@ from combcn_core.cli import main
 from combcn_core.networks.checkpoint import load_model, load_tensors, read_model_info, save_model
 from combcn_core.networks.inference import prepare
 from combcn_core.networks.layers import CombCN, NetworkConfig
-from combcn_core.networks.restore import infer_temporal, restore_detail, upsample_guidance
+from combcn_core.networks.restore import infer_temporal, upsample_guidance
+from combcn_core.networks.scales import restore_detail
 from combcn_core.training.batches import iterate_batches
 from combcn_core.training.calibrate import calibrate, scale_residual
 from combcn_core.training.config import (

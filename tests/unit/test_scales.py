@@ -1,13 +1,14 @@
-"""The networks where no frame shows anything: at what scale, and what becomes of it."""
+"""CombCN at the scale of a hole: which one, and what becomes of it."""
 
 import numpy as np
 import pytest
 import torch
 
+from combcn_core.fill.stages import fill_rest
 from combcn_core.networks import scales
 from combcn_core.networks.inference import prepare
-from combcn_core.networks.restore import infer_temporal, restore_detail
-from combcn_core.networks.scales import paint_unseen, scale_shares
+from combcn_core.networks.restore import infer_temporal, restore_at_size, upsample_guidance
+from combcn_core.networks.scales import paint_unseen, restore_detail, scale_shares
 from combcn_core.pixels import PackedMask, Patch
 from combcn_core.shot import InpaintConfig, inpaint
 from combcn_core.training.holes import BOX_SIDE
@@ -27,6 +28,18 @@ def square(side, height=400, width=500):
     mask = np.zeros((height, width), bool)
     mask[20 : 20 + side, 30 : 30 + side] = True
     return mask
+
+
+def growing_hole():
+    """One shot of a camera that stands still; the hole is 5 to 24 wide, so scales 1 to 4."""
+    rng = np.random.default_rng(6)
+    clip = 0.9 * rng.random((1, 40, 50, 3), np.float32)
+    clip = clip + 0.1 * rng.random((20, 40, 50, 3), np.float32)
+    masks = torch.zeros(20, 40, 50, dtype=torch.bool)
+    for t in range(20):
+        masks[t, 4 : 9 + t, 6 : 11 + t] = True
+    masks[3:5] = False
+    return torch.from_numpy(clip), masks
 
 
 @pytest.mark.parametrize(
@@ -69,15 +82,9 @@ def test_shares_change_little_from_width_to_width():
         before = shares
 
 
-# 3DCN sees cells that are cut from the frame itself, not from the shrunk one: the same where the
-# hole's edges lie between cells.
-@pytest.mark.parametrize(
-    ("fields", "hole"),
-    [({}, np.s_[18:35, 10:26]), ({"guidance": False}, np.s_[19:35, 10:25])],
-    ids=["combcn", "2dcn"],
-)
+@pytest.mark.parametrize("fields", [{}, {"guidance": False}], ids=["combcn", "2dcn"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_paints_shrunk_frames_and_brings_what_was_added_back(narrow, fields, hole, dtype):
+def test_paints_shrunk_frames_and_brings_what_was_added_back(narrow, fields, dtype):
     model = prepare(make_model(input_fill="classical", **fields), precision="fp32")
     rng = np.random.default_rng(5)
     images = 0.9 * rng.random((35, 44, 3), np.float32)  # of one shot
@@ -85,7 +92,7 @@ def test_paints_shrunk_frames_and_brings_what_was_added_back(narrow, fields, hol
     if dtype == np.uint8:
         images = np.rint(images * 255).astype(np.uint8)
     holes = np.zeros((3, 35, 44), bool)
-    holes[(slice(None), *hole)] = True  # 16 wide: halved
+    holes[:, 19:35, 10:25] = True  # 16 wide: halved
     full = dict(enumerate(images))
 
     painted = paint_unseen(
@@ -104,8 +111,11 @@ def test_paints_shrunk_frames_and_brings_what_was_added_back(narrow, fields, hol
             small[:, row, column] = unit[cells].mean((1, 2))
             small_holes[:, row, column] = holes[cells].any((1, 2))
     clip, masks = torch.from_numpy(small), torch.from_numpy(small_holes)
-    guidance = infer_temporal(model, clip, masks) if model.config.guidance else None
-    change = (restore_detail(model, clip, masks, guidance) - clip).permute(0, 3, 1, 2)
+    guidance = None
+    if model.config.guidance:
+        coarse = infer_temporal(model, torch.from_numpy(images), torch.from_numpy(holes))
+        guidance = upsample_guidance(coarse, (9, 11))
+    change = (restore_at_size(model, clip, masks, guidance) - clip).permute(0, 3, 1, 2)
     change = torch.nn.functional.interpolate(change, scale_factor=2, mode="bicubic")
     expected = unit + change.permute(0, 2, 3, 1).numpy()[:, :35]
     assert np.abs(expected - unit)[holes].max() > 0.02
@@ -117,16 +127,42 @@ def test_paints_shrunk_frames_and_brings_what_was_added_back(narrow, fields, hol
         assert np.abs(result - wanted).max() < (0.6 / 255 if dtype == np.uint8 else 1e-4)
 
 
+def test_a_mean_fill_is_not_looked_into(narrow):
+    model = prepare(make_model(input_fill="mean"), precision="fp32")
+    rng = np.random.default_rng(7)
+    clip = torch.from_numpy(rng.random((2, 40, 48, 3), np.float32))
+    masks = torch.zeros(2, 40, 48, dtype=torch.bool)
+    masks[:, 8:30, 10:32] = True  # scales 2 and 4
+    other = clip.clone()
+    other[masks] = float("nan")
+    guidance = torch.rand(2, 20, 24, 3)
+    result = restore_detail(model, clip, masks, guidance)
+    assert torch.equal(result, restore_detail(model, other, masks, guidance))
+    assert torch.equal(result[~masks], clip[~masks])
+    assert (result - clip)[masks].abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("fill", "steady"), [("mean", 0), ("classical", 0), ("classical", 4)])
+def test_stages_give_what_inpaint_gives_where_holes_are_wide(narrow, fill, steady):
+    model = prepare(make_model(input_fill=fill, steady_frames=steady), precision="fp32")
+    clip, masks = growing_hole()
+    config = InpaintConfig(propagate=False, unseen="smooth", match_grain=False)
+    images = fill_rest(clip, masks)
+    coarse = infer_temporal(model, images, masks)
+    result = restore_detail(model, images, masks, coarse)
+    assert (result - inpaint(clip, masks, model, config)).abs().max() <= 1e-5
+    parts = [
+        restore_detail(model, images[:12], masks[:12], coarse[:12], frames=(0, 6)),
+        restore_detail(model, images, masks, coarse, frames=(6, 20)),
+    ]
+    assert (result - torch.cat(parts)).abs().max() <= 1e-5
+
+
 @pytest.mark.parametrize("steady", [0, 4])
 def test_segments_equal_the_whole_where_holes_grow(narrow, steady):
     fields = {"input_fill": "classical", "channel_divisor": 4, "steady_frames": steady}
     model = make_model(**fields)
-    rng = np.random.default_rng(6)
-    clip = torch.from_numpy(rng.random((20, 40, 50, 3), np.float32))
-    masks = torch.zeros(20, 40, 50, dtype=torch.bool)
-    for t in range(20):
-        masks[t, 4 : 9 + t, 6 : 11 + t] = True  # 5 to 24 wide: scales 1 to 2
-    masks[3:5] = False
+    clip, masks = growing_hole()
     settings = {"propagate": False, "unseen": "smooth", "match_grain": False}
     whole, parts = (
         inpaint(clip, masks, model, InpaintConfig(**settings, precision="fp32", segment_frames=n))
