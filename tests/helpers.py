@@ -12,8 +12,11 @@ import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
+from torch import nn
 
 from combcn_core.networks import layers
+from combcn_core.networks.config import NetworkConfig
+from combcn_core.networks.layers import CombCN
 from combcn_core.pixels import Box
 
 
@@ -111,6 +114,20 @@ def shrink_networks(patch, channels):
         table = [row._replace(channels=of(row.channels)) for row in getattr(layers, name)]
         table[-1] = table[-1]._replace(channels=3)
         patch.setattr(layers, name, tuple(table))
+
+
+def strong_model(**fields):
+    """Random weights, strong enough that what goes in decides what comes out."""
+    torch.manual_seed(0)
+    model = CombCN(NetworkConfig(**fields)).eval()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+            nn.init.kaiming_normal_(module.weight)
+    for network in (model.temporal, model.detail):
+        last = network.layers[str(len(network.table))][0]
+        nn.init.normal_(last.weight, std=0.01)
+        nn.init.constant_(last.bias, 0.5 if model.config.input_fill == "mean" else 0.02)
+    return model
 
 
 # Of tests with drawn values: the same ones each time.

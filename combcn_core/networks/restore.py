@@ -32,7 +32,7 @@ from combcn_core.pixels import Box
 from combcn_core.progress import OnShare, part_of
 from combcn_core.segments import SEGMENT_FRAMES, plan_shot
 
-COARSE_SIDE_PIXELS = 128  # low-resolution short side at most, so that 3DCN sees the whole frame
+COARSE_SIDE_PIXELS = 64  # low-resolution short side at most, as in training: the whole frame
 
 Upsampling = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
@@ -124,7 +124,7 @@ def complete_small(
 
 
 def coarse_size(model: Model, height: int, width: int) -> tuple[int, int]:
-    """(h, w) that 3DCN runs at: the frame by the model's ratio, its short side at most 128."""
+    """(h, w) that 3DCN runs at: the frame by the model's ratio, its short side at most 64."""
     ratio = max(float(model.config.ratio), min(height, width) / COARSE_SIDE_PIXELS)
     return -int(-height // ratio), -int(-width // ratio)
 

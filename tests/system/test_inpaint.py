@@ -4,7 +4,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from combcn_core.fill import early
 from combcn_core.fill.cuts import is_cut
@@ -27,6 +26,8 @@ from combcn_core.networks.scales import restore_detail
 from combcn_core.pixels import Box, PackedMask
 from combcn_core.segments import plan_shot
 from combcn_core.shot import InpaintConfig, ShotInpainter, inpaint
+
+from ..helpers import strong_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -55,19 +56,7 @@ def make_masks(num_frames, height, width, drift=0):
     return masks
 
 
-@functools.cache
-def make_model(**fields):
-    """Random weights, strong enough that what goes in decides what comes out."""
-    torch.manual_seed(0)
-    model = CombCN(NetworkConfig(**fields)).eval()
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
-            nn.init.kaiming_normal_(module.weight)
-    for network in (model.temporal, model.detail):
-        last = network.layers[str(len(network.table))][0]
-        nn.init.normal_(last.weight, std=0.01)
-        nn.init.constant_(last.bias, 0.5 if model.config.input_fill == "mean" else 0.02)
-    return model
+make_model = functools.cache(strong_model)
 
 
 def as_type(clip, dtype):
@@ -536,10 +525,10 @@ def test_fill_rest_fills_a_frame_that_is_covered_whole_from_its_neighbours():
 def test_coarse_size_follows_from_the_frame_alone():
     two, four = make_sizes_model(2), make_sizes_model(4)
     assert coarse_size(two, 47, 61) == (24, 31)
-    assert coarse_size(two, 256, 256) == (128, 128)
-    assert coarse_size(two, 1080, 1920) == (128, 228)  # 1920 * 128 / 1080 = 227.6
-    assert coarse_size(two, 1920, 1080) == (228, 128)
-    assert coarse_size(four, 480, 640) == (120, 160)
+    assert coarse_size(two, 128, 128) == (64, 64)
+    assert coarse_size(two, 1080, 1920) == (64, 114)  # 1920 * 64 / 1080 = 113.8
+    assert coarse_size(two, 1920, 1080) == (114, 64)
+    assert coarse_size(four, 240, 320) == (60, 80)
     assert coarse_size(four, 1, 5) == (1, 2)
 
 

@@ -13,8 +13,7 @@ from combcn_core.pixels import PackedMask, Patch
 from combcn_core.shot import InpaintConfig, inpaint
 from combcn_core.training.holes import BOX_SIDE
 
-from ..helpers import shrink_networks
-from ..system.test_inpaint import make_model
+from ..helpers import shrink_networks, strong_model
 
 
 @pytest.fixture
@@ -85,7 +84,7 @@ def test_shares_change_little_from_width_to_width():
 @pytest.mark.parametrize("fields", [{}, {"guidance": False}], ids=["combcn", "2dcn"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_paints_shrunk_frames_and_brings_what_was_added_back(narrow, fields, dtype):
-    model = prepare(make_model(input_fill="classical", **fields), precision="fp32")
+    model = prepare(strong_model(input_fill="classical", **fields), precision="fp32")
     rng = np.random.default_rng(5)
     images = 0.9 * rng.random((35, 44, 3), np.float32)  # of one shot
     images = images + 0.1 * rng.random((3, 35, 44, 3), np.float32)
@@ -128,7 +127,7 @@ def test_paints_shrunk_frames_and_brings_what_was_added_back(narrow, fields, dty
 
 
 def test_a_mean_fill_is_not_looked_into(narrow):
-    model = prepare(make_model(input_fill="mean"), precision="fp32")
+    model = prepare(strong_model(input_fill="mean"), precision="fp32")
     rng = np.random.default_rng(7)
     clip = torch.from_numpy(rng.random((2, 40, 48, 3), np.float32))
     masks = torch.zeros(2, 40, 48, dtype=torch.bool)
@@ -144,7 +143,7 @@ def test_a_mean_fill_is_not_looked_into(narrow):
 
 @pytest.mark.parametrize(("fill", "steady"), [("mean", 0), ("classical", 0), ("classical", 4)])
 def test_stages_give_what_inpaint_gives_where_holes_are_wide(narrow, fill, steady):
-    model = prepare(make_model(input_fill=fill, steady_frames=steady), precision="fp32")
+    model = prepare(strong_model(input_fill=fill, steady_frames=steady), precision="fp32")
     clip, masks = growing_hole()
     config = InpaintConfig(propagate=False, unseen="smooth", match_grain=False)
     images = fill_rest(clip, masks)
@@ -161,7 +160,7 @@ def test_stages_give_what_inpaint_gives_where_holes_are_wide(narrow, fill, stead
 @pytest.mark.parametrize("steady", [0, 4])
 def test_segments_equal_the_whole_where_holes_grow(narrow, steady):
     fields = {"input_fill": "classical", "channel_divisor": 4, "steady_frames": steady}
-    model = make_model(**fields)
+    model = strong_model(**fields)
     clip, masks = growing_hole()
     settings = {"propagate": False, "unseen": "smooth", "match_grain": False}
     whole, parts = (
