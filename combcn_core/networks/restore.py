@@ -159,41 +159,26 @@ def upsample_guidance(
     return torch.from_numpy(np.stack(resized)).to(coarse.device)
 
 
-def check_guidance(model: Model, images: Tensor, guidance: Tensor | None) -> None:
-    """Raise ValueError unless there is guidance for each image of a model that takes it."""
-    if (guidance is not None) != model.config.guidance:
-        has, wants = ("no guidance", "with it") if guidance is None else ("guidance", "without")
-        raise ValueError(
-            f"restore_detail got {has}, but the model was trained {wants}; pass the result of "
-            f"infer_temporal to a model with guidance, and None to one without."
-        )
-    if guidance is not None and len(guidance) != len(images):
-        raise ValueError(
-            f"guidance has {len(guidance)} frames but images has {len(images)}; give one for each."
-        )
-
-
 def restore_at_size(
-    model: Model,
+    network: InferenceModel,
     images: Tensor,
-    masks: Tensor,
+    holes: Tensor,
     guidance: Tensor | None = None,
     *,
     frames: tuple[int, int] | None = None,
-    precision: Precision = "auto",
     memory_bytes: int | None = None,
     batch_frames: int | None = None,
     on_progress: OnShare | None = None,
 ) -> Tensor:
-    """CombCN on frames as large as they are: `scales.restore_detail`, but at one scale."""
-    holes = check_clip(images, masks)
-    check_guidance(model, images, guidance)
-    network = prepare(model, precision=precision)
+    """`scales.restore_detail` with prepared networks, on frames as large as they are.
+
+    Takes holes as (T, H, W) bool, and guidance for each image of a model that wants it.
+    """
     device = network.detail.device
     memory_bytes = memory_bytes or network.memory_bytes or default_memory_bytes(device)
     together = batch_frames or default_batch_frames(device)
     paint = partial(_paint, network, memory_bytes=memory_bytes, batch_frames=together)
-    if not model.config.steady_frames:
+    if not network.config.steady_frames:
         some = slice(*(frames or (0, len(images))))
         guide = None if guidance is None else guidance[some]
         return paint(images[some], holes[some], guide, on_progress=on_progress)

@@ -24,7 +24,6 @@ from combcn_core.networks.inference import InferenceModel, Model, Precision, pre
 from combcn_core.networks.jobs import detail_crop
 from combcn_core.networks.layers import detail_step
 from combcn_core.networks.restore import (
-    check_guidance,
     coarse_size,
     complete_small,
     low_slices,
@@ -91,7 +90,16 @@ def restore_detail(
     Source: METHOD "CombCN"; section "Spatial details" and Table 1 of the paper.
     """
     holes = check_clip(images, masks)
-    check_guidance(model, images, guidance)
+    if (guidance is not None) != model.config.guidance:
+        has, wants = ("no guidance", "with it") if guidance is None else ("guidance", "without")
+        raise ValueError(
+            f"restore_detail got {has}, but the model was trained {wants}; pass the result of "
+            f"infer_temporal to a model with guidance, and None to one without."
+        )
+    if guidance is not None and len(guidance) != len(images):
+        raise ValueError(
+            f"guidance has {len(guidance)} frames but images has {len(images)}; give one for each."
+        )
     network = prepare(model, precision=precision)
     restore = partial(
         restore_at_size, network, memory_bytes=memory_bytes, batch_frames=batch_frames
@@ -104,13 +112,17 @@ def restore_detail(
     is_cut = frames is None and model.config.steady_frames
     done: list[Pixels] = []
     for first, end in find_shots(arrays) if is_cut else [(0, len(images))]:
-        span = range(max(first, start), min(end, stop))
-        parts = part_of(on_progress, first / len(images), end / len(images))
         shot = range(first, end)
-        low = None if guidance is None else {t: guidance[t] for t in shot}
-        filled, holes_of = {t: Patch.of(arrays[t]) for t in shot}, {t: unseen[t] for t in shot}
-        restored = _restore(restore, model.config, filled, holes_of, low, span, parts)
-        done += [restored[t].whole() for t in span]
+        given = _Given(
+            restore,
+            model.config,
+            {t: Patch.of(arrays[t]) for t in shot},
+            {t: unseen[t] for t in shot},
+            None if guidance is None else {t: guidance[t] for t in shot},
+        )
+        part = part_of(on_progress, first / len(images), end / len(images), shows=False)
+        span = range(max(first, start), min(end, stop))
+        done += [frame.whole() for frame in _restore(given, span, part).values()]
     wanted = slice(start, stop)
     return torch.where(holes[wanted, ..., None], to_tensor(done, images), images[wanted])
 
@@ -134,7 +146,7 @@ def paint_unseen(
     Returns:
         The frames wanted, by number.
     """
-    guidance = None
+    given = _Given(partial(restore_at_size, model), model.config, filled, unseen, None)
     if model.config.guidance:
         # Frame by frame: many whole frames as tensors would be the most memory of all.
         low = [
@@ -147,47 +159,55 @@ def paint_unseen(
             for t in filled
         ]
         small, small_holes = (torch.cat(parts) for parts in zip(*low, strict=True))
-        first, near = next(iter(filled)), _near(model.config, filled, span)
+        first, near = next(iter(filled)), given.near(span)
         wanted = near.start - first, near.stop - first
         part = part_of(on_progress, 0, 0.3, shows=False)  # its frames are small
         coarse = complete_small(model, small, small_holes, wanted, None, part)
-        guidance = dict(zip(near, coarse, strict=True))
-    part = part_of(on_progress, 0.3, 1, shows=False)
-    restore = partial(restore_at_size, model)
-    return _restore(restore, model.config, filled, unseen, guidance, span, part)
+        given = given._replace(guidance=dict(zip(near, coarse, strict=True)))
+    return _restore(given, span, part_of(on_progress, 0.3, 1, shows=False))
 
 
-def _near(config: NetworkConfig, frames: Mapping[int, Patch], span: range) -> range:
-    """What steadiness wants of consecutive frames for a span: those around it, too, from one that
-    `detail_step` counts."""
-    first, reach, step = next(iter(frames)), config.steady_frames, detail_step(config)
-    before = max(0, span.start - reach - first) // step * step
-    return range(first + before, min(first + len(frames), span.stop + reach))
+class _Given(NamedTuple):
+    """Consecutive frames of one shot, by number, and what restores them.
+
+    Attributes:
+        restore: `restore_at_size` with the networks.
+        config: theirs.
+        filled: the frames.
+        unseen: where they are to be restored.
+        guidance: (h, w, 3) each, of those that are needed; None for a model without.
+    """
+
+    restore: Callable[..., Tensor]
+    config: NetworkConfig
+    filled: Mapping[int, Patch]
+    unseen: Mapping[int, PackedMask]
+    guidance: Mapping[int, Tensor] | None
+
+    def near(self, span: range) -> range:
+        """What steadiness wants for a span: the frames around it, too, from one that `detail_step`
+        counts."""
+        first, reach = next(iter(self.filled)), self.config.steady_frames
+        step = detail_step(self.config)
+        before = max(0, span.start - reach - first) // step * step
+        return range(first + before, min(first + len(self.filled), span.stop + reach))
 
 
-def _restore(
-    restore: Callable[..., Tensor],
-    config: NetworkConfig,
-    filled: Mapping[int, Patch],
-    unseen: Mapping[int, PackedMask],
-    guidance: Mapping[int, Tensor] | None,
-    span: range,
-    on_progress: OnShare | None,
-) -> dict[int, Patch]:
+def _restore(given: _Given, span: range, on_progress: OnShare | None) -> dict[int, Patch]:
     """Restore a span of frames, at all scales that their holes want."""
-    shares = {t: scale_shares(unseen[t]) for t in span}
+    shares = {t: scale_shares(given.unseen[t]) for t in span}
     scales = sorted({scale for one in shares.values() for scale in one})
     work = np.cumsum([0.0, *(1 / scale**2 for scale in scales)])
     work /= work[-1] or 1
     painted: dict[int, _Painted] = {}
-    for scale, *part in zip(scales, work, work[1:], strict=False):
+    for scale, *ends in zip(scales, work, work[1:], strict=False):
         times = [t for t in span if scale in shares[t]]
         run = range(times[0], times[-1] + 1)
-        told = part_of(on_progress, *map(float, part), shows=scale == 1)
-        painted[scale] = _paint_at(restore, config, filled, unseen, guidance, run, scale, told)
+        part = part_of(on_progress, *map(float, ends), shows=False)
+        painted[scale] = _paint_at(given, run, scale, part)
     result = {}
     for t in span:
-        frame, hole = filled[t], unseen[t]
+        frame, hole = given.filled[t], given.unseen[t]
         if hole.box is not None:
             own = frame.crop(hole.box)
             parts = [
@@ -257,18 +277,10 @@ class _Painted(NamedTuple):
         return to_unit(own) + crop(change, there)
 
 
-def _paint_at(
-    restore: Callable[..., Tensor],
-    config: NetworkConfig,
-    filled: Mapping[int, Patch],
-    unseen: Mapping[int, PackedMask],
-    guidance: Mapping[int, Tensor] | None,
-    span: range,
-    scale: int,
-    on_progress: OnShare | None,
-) -> _Painted:
+def _paint_at(given: _Given, span: range, scale: int, on_progress: OnShare | None) -> _Painted:
     """Restore a span of frames that are shrunk by `scale`."""
-    near = _near(config, filled, span)
+    _, config, filled, unseen, guidance = given
+    near = given.near(span)
     shape = next(iter(unseen.values())).shape
     height, width = (-(-length // scale) for length in shape)
     holes_box = reduce(union, (hole.box for t in near if (hole := unseen[t]).box is not None))
@@ -284,7 +296,7 @@ def _paint_at(
         enlarged = (upsample_guidance(guidance[t][None], size) for t in near)
         guide = torch.cat([frame[part] for frame in enlarged])
     start, stop = span.start - near.start, span.stop - near.start
-    painted = restore(
+    painted = given.restore(
         torch.from_numpy(images),
         torch.from_numpy(holes),
         guide,

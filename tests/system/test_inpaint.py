@@ -1073,7 +1073,7 @@ def test_model_bounds_the_memory_of_its_networks():
         restore_at_size(
             network,
             clip,
-            masks,
+            masks.expand(4, -1, -1),
             guidance,
             on_progress=lambda share, _, shares=shares: shares.append(share),
         )
