@@ -136,6 +136,12 @@ def covers(box: Box, other: Box) -> bool:
     )
 
 
+def cells_of(box: Box, scale: int) -> Box:
+    """The cells of scale x scale pixels that a box touches."""
+    top, left, bottom, right = box
+    return Box(top // scale, left // scale, -(-bottom // scale), -(-right // scale))
+
+
 def union(box: Box, other: Box) -> Box:
     """The smallest box around two boxes."""
     return Box(

@@ -28,7 +28,7 @@ from combcn_core.networks.jobs import (
 )
 from combcn_core.networks.layers import detail_step, fill_mean, temporal_halo, time_multiple
 from combcn_core.networks.regions import Span
-from combcn_core.pixels import Box
+from combcn_core.pixels import Box, cells_of
 from combcn_core.progress import OnShare, part_of
 from combcn_core.segments import SEGMENT_FRAMES, plan_shot
 
@@ -297,16 +297,9 @@ def _detail_input(
     low_size = [-(-length // config.ratio) for length in images.shape[1:3]]
     guide = upsample_guidance(guidance[slice(*time)], (low_size[0], low_size[1]))
     (top, bottom), (left, right) = places
-    rows, columns = low_slices(Box(top, left, bottom, right), config.ratio)
-    return [frame, mask, guide[:, rows, columns].permute(0, 3, 1, 2)]
-
-
-def low_slices(box: Box, ratio: int) -> tuple[slice, slice]:
-    """Rows and columns of the guidance that belong to a part of the frame."""
-    return (
-        slice(box.top // ratio, -(-box.bottom // ratio)),
-        slice(box.left // ratio, -(-box.right // ratio)),
-    )
+    low = cells_of(Box(top, left, bottom, right), config.ratio)
+    guide = guide[:, low.top : low.bottom, low.left : low.right]
+    return [frame, mask, guide.permute(0, 3, 1, 2)]
 
 
 def _to_volume(images: Tensor) -> Tensor:

@@ -26,17 +26,15 @@ from combcn_core.networks.layers import detail_step
 from combcn_core.networks.restore import (
     coarse_size,
     complete_small,
-    low_slices,
     restore_at_size,
     upsample_guidance,
 )
 from combcn_core.pixels import (
-    Array,
     Box,
-    Mask,
     PackedMask,
     Patch,
     Pixels,
+    cells_of,
     crop,
     crop_box,
     from_unit,
@@ -209,16 +207,11 @@ def _restore(given: _Given, span: range, on_progress: OnShare | None) -> dict[in
     for t in span:
         frame, hole = given.filled[t], given.unseen[t]
         if hole.box is not None:
-            own = frame.crop(hole.box)
-            parts = [
-                share * painted[scale].at(t, hole.box, own) for scale, share in shares[t].items()
-            ]
-            # A patch shows 8 pixels around what it replaces.
-            box = crop_box(hole.box, 8, 1, *hole.shape)
-            pixels = frame.crop(box)
-            inside = hole.crop(box)
-            pixels[inside] = from_unit(reduce(np.add, parts), own.dtype)[hole.crop(hole.box)]
-            frame = replaced(frame, box, pixels)
+            box = crop_box(hole.box, 8, 1, *hole.shape)  # a patch shows so much around its change
+            own, inside = frame.crop(box), hole.crop(box)
+            parts = [share * painted[scale].at(t, box, own) for scale, share in shares[t].items()]
+            own[inside] = from_unit(reduce(np.add, parts)[inside], own.dtype)
+            frame = replaced(frame, box, own)
         result[t] = frame
     return result
 
@@ -261,7 +254,7 @@ class _Painted(NamedTuple):
         """A box of a frame at full size, which CombCN got as `own`, in [0, 1]."""
         scale = self.scale
         # Two cells more on each side for the cubic kernel, where there are any.
-        top, left, bottom, right = _shrunk(box, scale)
+        top, left, bottom, right = cells_of(box, scale)
         cells = intersection(Box(top - 2, left - 2, bottom + 2, right + 2), self.box)
         assert cells is not None
         inner = moved_box(cells, self.box)
@@ -284,33 +277,21 @@ def _paint_at(given: _Given, span: range, scale: int, on_progress: OnShare | Non
     shape = next(iter(unseen.values())).shape
     height, width = (-(-length // scale) for length in shape)
     holes_box = reduce(union, (hole.box for t in near if (hole := unseen[t]).box is not None))
-    box = detail_crop(_shrunk(holes_box, scale), height, width)
+    box = detail_crop(cells_of(holes_box, scale), height, width)
     there = _enlarged(box, scale, shape)
-    holes = np.stack([_any_of(unseen[t].crop(there), scale) for t in near])
-    images = np.stack([_means(filled[t].crop(there), scale) for t in near])
+    parts = zip(*(_shrink(filled[t], unseen[t], there, scale) for t in near), strict=True)
+    images, holes = (torch.stack(part) for part in parts)
     guide = None
     if guidance is not None:
         size = -(-height // config.ratio), -(-width // config.ratio)
-        part = (slice(None), *low_slices(box, config.ratio))
+        top, left, bottom, right = cells_of(box, config.ratio)
         # One by one: enlarged, they are as large as the frames.
         enlarged = (upsample_guidance(guidance[t][None], size) for t in near)
-        guide = torch.cat([frame[part] for frame in enlarged])
+        guide = torch.cat([frame[:, top:bottom, left:right] for frame in enlarged])
     start, stop = span.start - near.start, span.stop - near.start
-    painted = given.restore(
-        torch.from_numpy(images),
-        torch.from_numpy(holes),
-        guide,
-        frames=(start, stop),
-        on_progress=on_progress,
-    )
-    before = images[start:stop] if config.input_fill == "classical" else None
+    painted = given.restore(images, holes, guide, frames=(start, stop), on_progress=on_progress)
+    before = images[start:stop].numpy() if config.input_fill == "classical" else None
     return _Painted(scale, box, span.start, before, painted.numpy())
-
-
-def _shrunk(box: Box, scale: int) -> Box:
-    """The cells of scale x scale pixels that a box touches."""
-    top, left, bottom, right = box
-    return Box(top // scale, left // scale, -(-bottom // scale), -(-right // scale))
 
 
 def _enlarged(cells: Box, scale: int, shape: tuple[int, int]) -> Box:
@@ -319,24 +300,19 @@ def _enlarged(cells: Box, scale: int, shape: tuple[int, int]) -> Box:
     return Box(top, left, min(bottom, shape[0]), min(right, shape[1]))
 
 
-def _padded(pixels: Array, scale: int) -> Array:
-    """(h, w, ...) up to whole cells; its last row and column are repeated."""
-    beyond = [(0, -length % scale) for length in pixels.shape[:2]]
-    return np.pad(pixels, [*beyond, *[(0, 0)] * (pixels.ndim - 2)], mode="edge")
-
-
-def _means(pixels: Pixels, scale: int) -> Pixels:
-    """(h, w, 3) as the means of its cells, float32 in [0, 1]; at scale 1 as it is."""
+def _shrink(frame: Patch, hole: PackedMask, box: Box, scale: int) -> tuple[Tensor, Tensor]:
+    """A part of a frame, and of its hole, in cells of scale x scale pixels; at scale 1 as it is."""
+    pixels, inside = frame.crop(box), hole.crop(box)
     if scale == 1:
-        return pixels
-    padded = to_unit(_padded(pixels, scale))
-    rows, columns = padded.shape[0] // scale, padded.shape[1] // scale
-    return cv2.resize(padded, (columns, rows), interpolation=cv2.INTER_AREA)
-
-
-def _any_of(mask: Mask, scale: int) -> Mask:
-    """(h, w): which cells have any pixel of the hole."""
-    padded = _padded(mask, scale)
-    rows, columns = padded.shape[0] // scale, padded.shape[1] // scale
-    cells = padded.reshape(rows, scale, columns, scale)
-    return np.logical_or.reduce(cells, axis=(1, 3), dtype=bool)
+        return torch.from_numpy(pixels), torch.from_numpy(inside)
+    beyond = [(0, -length % scale) for length in inside.shape]  # up to whole cells
+    pixels = np.pad(pixels, [*beyond, (0, 0)], mode="edge")
+    inside = np.pad(inside, beyond, mode="edge")
+    height, width = (length // scale for length in inside.shape)
+    small, cells = downsample_known(
+        torch.from_numpy(pixels[None]),
+        torch.from_numpy(inside[None]),
+        size=(height, width),
+        is_filled=True,
+    )
+    return small[0], cells[0]

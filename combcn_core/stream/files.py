@@ -328,10 +328,8 @@ def write_masks(
         writer = stack.enter_context(open_writer(output, form, fps=fps))
         if preview is not None:
             frames_shown = stack.enter_context(clip.open_frames(clip.start, clip.stop))
-            shown, pictures = (
-                stack.enter_context(open_writer(preview, form, fps=fps)),
-                iter(frames_shown),
-            )
+            shown = stack.enter_context(open_writer(preview, form, fps=fps))
+            pictures = iter(frames_shown)
         for hole in grown_masks(masks, grow_pixels):
             gray = hole.whole().astype(np.uint8) * np.uint8(255)
             writer.write(np.repeat(gray[..., None], 3, axis=2))
